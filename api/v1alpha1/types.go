@@ -1,0 +1,455 @@
+// Package v1alpha1 holds the documents that configure Attaché. The same YAML
+// works in a folder on a laptop and as custom resources in a cluster.
+package v1alpha1
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Group and version of every document.
+const (
+	APIVersion = "attache.dev/v1alpha1"
+
+	KindCredentialProvider = "CredentialProvider"
+	KindAccessPolicy       = "AccessPolicy"
+	KindAttacheConfig      = "AttacheConfig"
+)
+
+// TypeMeta names a document's schema.
+type TypeMeta struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+}
+
+// ObjectMeta names a document.
+type ObjectMeta struct {
+	Name        string            `json:"name"`
+	Namespace   string            `json:"namespace,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// Duration is a time.Duration written as Go text ("90s", "5m").
+type Duration time.Duration
+
+// D returns d as a time.Duration.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+// MarshalJSON implements [json.Marshaler].
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("a duration is text such as \"90s\" or \"5m\"")
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("%q is no duration; write it as \"90s\" or \"5m\"", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Destination is a place that requests may go to and how it is reached and
+// verified. Providers and policies both list destinations; two entries for one
+// host and port must not differ.
+type Destination struct {
+	// Host is an exact name, "*.example.com" (one label) or
+	// "**.example.com" (one or more labels).
+	Host string `json:"host"`
+	// Port defaults to 443, or 80 where Scheme is http.
+	Port int `json:"port,omitempty"`
+	// Scheme is https (default) or http.
+	Scheme string `json:"scheme,omitempty"`
+	// Addresses pins the name to these IP addresses, with an optional port
+	// ("127.0.0.1" or "127.0.0.1:8443"). Only a pinned name may point at
+	// loopback or private space.
+	Addresses []string `json:"addresses,omitempty"`
+	// CAFile and CABundle add roots (PEM) for this destination alone; with
+	// OnlyCA the system's roots do not count.
+	CAFile   string `json:"caFile,omitempty"`
+	CABundle string `json:"caBundle,omitempty"`
+	OnlyCA   bool   `json:"onlyCA,omitempty"`
+	// ServerName is verified in the certificate instead of Host.
+	ServerName string `json:"serverName,omitempty"`
+	// ClientSVID presents the workload's X.509-SVID to the upstream.
+	ClientSVID bool `json:"clientSVID,omitempty"`
+}
+
+// CredentialProvider says how one kind of credential is minted, where it may
+// go, and how it is put on a request.
+type CredentialProvider struct {
+	TypeMeta `json:",inline"`
+	Metadata ObjectMeta             `json:"metadata"`
+	Spec     CredentialProviderSpec `json:"spec"`
+}
+
+// CredentialProviderSpec has exactly one of OAuth2, APIKey, JWT, or a Preset
+// that fills them in.
+type CredentialProviderSpec struct {
+	// Preset is "anthropic" or "openai": their workload identity federation.
+	Preset string `json:"preset,omitempty"`
+	// Destinations are the only places this provider's credentials may go,
+	// whatever a policy says.
+	Destinations []Destination `json:"destinations"`
+	OAuth2       *OAuth2       `json:"oauth2,omitempty"`
+	APIKey       *APIKey       `json:"apiKey,omitempty"`
+	JWT          *JWT          `json:"jwt,omitempty"`
+	Inject       Injection     `json:"inject,omitempty"`
+	// Placeholders are set in the agent's environment, random for each run.
+	Placeholders []Placeholder `json:"placeholders,omitempty"`
+	// BaseURLs open local listeners that stand for a destination.
+	BaseURLs []BaseURL `json:"baseURLs,omitempty"`
+	// TTL bounds new requests with one credential. Default 5m.
+	TTL Duration `json:"ttl,omitempty"`
+	// RetryStatus lists statuses that mean a stale credential: the call is
+	// repeated once with a fresh one where that is safe. Default [401].
+	RetryStatus []int `json:"retryStatus,omitempty"`
+	// UnsafeCleartext lets the credential travel over unencrypted http.
+	UnsafeCleartext bool `json:"unsafeCleartext,omitempty"`
+}
+
+// OAuth2 mints access tokens at an authorization server.
+type OAuth2 struct {
+	// Issuer is resolved by RFC 8414 or OpenID discovery; TokenEndpoint and
+	// RevocationEndpoint name the endpoints directly.
+	Issuer             string `json:"issuer,omitempty"`
+	TokenEndpoint      string `json:"tokenEndpoint,omitempty"`
+	RevocationEndpoint string `json:"revocationEndpoint,omitempty"`
+	// CAFile, CABundle and Addresses apply to the server's endpoints.
+	CAFile    string   `json:"caFile,omitempty"`
+	CABundle  string   `json:"caBundle,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+	// Grant is clientCredentials, tokenExchange or jwtBearer.
+	Grant string `json:"grant"`
+	// ClientAuth is privateKeyJWT, jwtSVID, jwtSPIFFE or none.
+	ClientAuth string `json:"clientAuth,omitempty"`
+	// ClientID defaults to the workload's SPIFFE ID.
+	ClientID string `json:"clientID,omitempty"`
+	// AssertionAudience is the aud of the client assertion; default: issuer.
+	AssertionAudience string `json:"assertionAudience,omitempty"`
+	// Body is form (default) or json.
+	Body string `json:"body,omitempty"`
+	// Scopes, Audience and Resources are sent where the rule names none.
+	Scopes    []string `json:"scopes,omitempty"`
+	Audience  string   `json:"audience,omitempty"`
+	Resources []string `json:"resources,omitempty"`
+	// Subject of a tokenExchange: human (default) or workload.
+	Subject          string `json:"subject,omitempty"`
+	SubjectTokenType string `json:"subjectTokenType,omitempty"`
+	// Actor of a tokenExchange: workload or none (default: workload when
+	// Subject is human).
+	Actor          string `json:"actor,omitempty"`
+	ActorTokenType string `json:"actorTokenType,omitempty"`
+	// RequireAct refuses a JWT access token without the right act claim.
+	RequireAct         bool              `json:"requireAct,omitempty"`
+	RequestedTokenType string            `json:"requestedTokenType,omitempty"`
+	Extra              map[string]string `json:"extra,omitempty"`
+	Headers            map[string]string `json:"headers,omitempty"`
+	DPoP               bool              `json:"dpop,omitempty"`
+	// Timeout of one call to the server. Default 10s.
+	Timeout Duration `json:"timeout,omitempty"`
+}
+
+// APIKey reads a vendor's static key from exactly one place.
+type APIKey struct {
+	File string `json:"file,omitempty"`
+	// Env is a variable of Attaché's own environment, wiped once read.
+	Env   string   `json:"env,omitempty"`
+	Vault *VaultKV `json:"vault,omitempty"`
+}
+
+// VaultKV reads a field of a KV v2 (or v1) secret with JWT auth from
+// HashiCorp Vault or OpenBao.
+type VaultKV struct {
+	Address   string `json:"address"`
+	CAFile    string `json:"caFile,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	AuthMount string `json:"authMount,omitempty"` // default jwt
+	Role      string `json:"role"`
+	Audience  string `json:"audience,omitempty"` // default: Address
+	Path      string `json:"path"`               // as in the API: secret/data/openai
+	Field     string `json:"field,omitempty"`    // default value
+	// Addresses pins the server's name, as in Destination.
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// JWT presents a JWT-SVID of the workload as bearer token.
+type JWT struct {
+	// Audience defaults to https://HOST of the destination.
+	Audience string `json:"audience,omitempty"`
+}
+
+// Injection says how the credential is put on a request.
+type Injection struct {
+	// As is bearer (default), header, basic, query or dpop.
+	As string `json:"as,omitempty"`
+	// Name of the header or query parameter.
+	Name string `json:"name,omitempty"`
+	// Prefix stands before the value in a header ("Token ").
+	Prefix string `json:"prefix,omitempty"`
+	// Username of basic; the credential is the password.
+	Username string `json:"username,omitempty"`
+	// Headers are further fixed headers (no secrets).
+	Headers map[string]string `json:"headers,omitempty"`
+	// RequirePlaceholder injects only where the request carries this run's
+	// placeholder; default true if the provider declares placeholders.
+	RequirePlaceholder *bool `json:"requirePlaceholder,omitempty"`
+}
+
+// Placeholder is a worthless value that an SDK insists on.
+type Placeholder struct {
+	Env string `json:"env"`
+	// Prefix makes the value look right to the SDK ("sk-").
+	Prefix string `json:"prefix,omitempty"`
+}
+
+// BaseURL is a local listener that stands for https://Host:Port.
+type BaseURL struct {
+	// Env receives the listener's URL plus Path.
+	Env    string `json:"env"`
+	Host   string `json:"host"`
+	Port   int    `json:"port,omitempty"`
+	Path   string `json:"path,omitempty"`
+	Scheme string `json:"scheme,omitempty"` // of the local listener: http (default) or https
+	Listen string `json:"listen,omitempty"` // default 127.0.0.1:0
+}
+
+// AccessPolicy says which workloads may make which calls with which
+// credential.
+type AccessPolicy struct {
+	TypeMeta `json:",inline"`
+	Metadata ObjectMeta       `json:"metadata"`
+	Spec     AccessPolicySpec `json:"spec"`
+}
+
+// AccessPolicySpec is the body of an AccessPolicy.
+type AccessPolicySpec struct {
+	// Mode is enforce (default) or audit: record what would be denied and let
+	// it pass without a credential.
+	Mode string `json:"mode,omitempty"`
+	// Workloads the policy speaks of; empty means all.
+	Workloads    []WorkloadSelector `json:"workloads,omitempty"`
+	Destinations []Destination      `json:"destinations,omitempty"`
+	Rules        []Rule             `json:"rules"`
+}
+
+// WorkloadSelector matches a workload when every given field does.
+type WorkloadSelector struct {
+	// SPIFFEID is exact, or a prefix that ends in "/*".
+	SPIFFEID        string            `json:"spiffeID,omitempty"`
+	Namespaces      []string          `json:"namespaces,omitempty"`
+	ServiceAccounts []string          `json:"serviceAccounts,omitempty"`
+	MatchLabels     map[string]string `json:"matchLabels,omitempty"`
+}
+
+// AgentCredentials says what happens to credentials that the agent itself put
+// on the request.
+type AgentCredentials string
+
+// AnswerCredentials says what happens to credentials in an answer.
+type AnswerCredentials string
+
+// Durability is what a begin record survives before the call is sent.
+type Durability string
+
+// Values of the enumerations above; the first is the default.
+const (
+	AgentCredentialsStrip AgentCredentials = "strip"
+	AgentCredentialsPass  AgentCredentials = "pass"
+
+	AnswersSeal AnswerCredentials = "seal"
+	AnswersPass AnswerCredentials = "pass"
+
+	DurabilityProcess Durability = "process"
+	DurabilityPower   Durability = "power"
+)
+
+// Rule actions.
+const (
+	ActionAllow       = "allow"
+	ActionDeny        = "deny"
+	ActionPassthrough = "passthrough"
+)
+
+// Rule matches requests and says what happens to them. Every given field must
+// match.
+type Rule struct {
+	Name string `json:"name"`
+	// Hosts are exact names, "*.x" (one label), "**.x" (one or more), "*" (any).
+	Hosts   []string     `json:"hosts"`
+	Ports   []int        `json:"ports,omitempty"`   // default: 443 and 80
+	Methods []string     `json:"methods,omitempty"` // default: any
+	Paths   []string     `json:"paths,omitempty"`   // templates; default: any
+	Headers []ValueMatch `json:"headers,omitempty"`
+	Query   []ValueMatch `json:"query,omitempty"`
+	// Protocols are http, grpc, websocket; default any.
+	Protocols []string `json:"protocols,omitempty"`
+	// When is a CEL expression over request, workload, task, human and time.
+	When string `json:"when,omitempty"`
+	// Action is allow, deny or passthrough.
+	Action string `json:"action"`
+	// Credential is put on allowed requests.
+	Credential *CredentialRef `json:"credential,omitempty"`
+	// Reason is shown with a deny: why, and how to ask for access.
+	Reason string `json:"reason,omitempty"`
+
+	AgentCredential   AgentCredentials  `json:"agentCredential,omitempty"`
+	AnswerCredentials AnswerCredentials `json:"answerCredentials,omitempty"`
+	// AllowCrossSite lets browser requests from other sites carry the credential.
+	AllowCrossSite bool `json:"allowCrossSite,omitempty"`
+	// EchoRisk marks answers that may repeat the request; Range is dropped.
+	EchoRisk bool `json:"echoRisk,omitempty"`
+	// RawPaths says that the protocol owns encoded slashes and dot segments.
+	RawPaths bool `json:"rawPaths,omitempty"`
+	// CredentialCall allows a call whose purpose is to hand out credentials.
+	CredentialCall bool `json:"credentialCall,omitempty"`
+	// OpenTask lets the agent open tasks by itself.
+	OpenTask   bool       `json:"openTask,omitempty"`
+	MaxStream  Duration   `json:"maxStream,omitempty"`
+	Durability Durability `json:"durability,omitempty"`
+}
+
+// ValueMatch matches a header or query parameter. With neither Exact nor
+// Prefix it asks only that it is present; Absent asks the opposite.
+type ValueMatch struct {
+	Name   string `json:"name"`
+	Exact  string `json:"exact,omitempty"`
+	Prefix string `json:"prefix,omitempty"`
+	Absent bool   `json:"absent,omitempty"`
+}
+
+// CredentialRef asks a provider for a credential.
+type CredentialRef struct {
+	Provider             string          `json:"provider"`
+	Scope                []string        `json:"scope,omitempty"`
+	Audience             string          `json:"audience,omitempty"`
+	Resources            []string        `json:"resources,omitempty"`
+	Role                 string          `json:"role,omitempty"`
+	AuthorizationDetails json.RawMessage `json:"authorizationDetails,omitempty"`
+	TTL                  Duration        `json:"ttl,omitempty"`
+}
+
+// AttacheConfig configures the program itself. A folder holds at most one.
+type AttacheConfig struct {
+	TypeMeta `json:",inline"`
+	Metadata ObjectMeta        `json:"metadata"`
+	Spec     AttacheConfigSpec `json:"spec"`
+}
+
+// AttacheConfigSpec is the body of an AttacheConfig. Every field has a
+// default.
+type AttacheConfigSpec struct {
+	// TrustDomain of the embedded issuer. Default attache.local.
+	TrustDomain string         `json:"trustDomain,omitempty"`
+	Workload    WorkloadConfig `json:"workload,omitempty"`
+	Identity    IdentityConfig `json:"identity,omitempty"`
+	Humans      []HumanIssuer  `json:"humans,omitempty"`
+	Tasks       TasksConfig    `json:"tasks,omitempty"`
+	Audit       AuditConfig    `json:"audit,omitempty"`
+	Limits      Limits         `json:"limits,omitempty"`
+	Upstream    UpstreamConfig `json:"upstream,omitempty"`
+	Admin       AdminConfig    `json:"admin,omitempty"`
+	Tracing     TracingConfig  `json:"tracing,omitempty"`
+}
+
+// WorkloadConfig describes the workload of attache run.
+type WorkloadConfig struct {
+	// Name is the last part of the SPIFFE ID spiffe://TRUSTDOMAIN/agent/NAME.
+	// Default: the base name of the command.
+	Name   string            `json:"name,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+	Owner  string            `json:"owner,omitempty"`
+}
+
+// IdentityConfig chooses the source of identity documents.
+type IdentityConfig struct {
+	// Source is embedded (default) or spiffe.
+	Source string `json:"source,omitempty"`
+	// Socket of the SPIFFE Workload API; default $SPIFFE_ENDPOINT_SOCKET.
+	Socket string `json:"socket,omitempty"`
+	// IssuerURL is the iss of JWT-SVIDs; default: the discovery listener's URL.
+	IssuerURL string `json:"issuerURL,omitempty"`
+	// Listen serves discovery and JWKS over HTTPS; "" means not at all.
+	Listen string `json:"listen,omitempty"`
+	// RotateEvery is how long a signing key signs. Default 24h.
+	RotateEvery Duration `json:"rotateEvery,omitempty"`
+}
+
+// HumanIssuer is an OpenID provider whose tokens may open tasks.
+type HumanIssuer struct {
+	Issuer string `json:"issuer"`
+	// Audiences of which the token must carry one: ours.
+	Audiences []string `json:"audiences"`
+	CAFile    string   `json:"caFile,omitempty"`
+	CABundle  string   `json:"caBundle,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+	// MaxAge of iat. Default 10m.
+	MaxAge Duration `json:"maxAge,omitempty"`
+	// RequireBinding asks for may_act.sub or azp naming the workload. Default true.
+	RequireBinding *bool `json:"requireBinding,omitempty"`
+}
+
+// TasksConfig bounds tasks.
+type TasksConfig struct {
+	MaxTTL Duration `json:"maxTTL,omitempty"` // default 1h
+}
+
+// AuditConfig configures the record spool.
+type AuditConfig struct {
+	// Dir of the spool. Default: audit below the state folder.
+	Dir          string `json:"dir,omitempty"`
+	MaxBytes     int64  `json:"maxBytes,omitempty"`     // default 1 GiB
+	SegmentBytes int64  `json:"segmentBytes,omitempty"` // default 64 MiB
+	// OnFull is refuse (default) or overwrite (drop the oldest closed segment).
+	OnFull     string     `json:"onFull,omitempty"`
+	Durability Durability `json:"durability,omitempty"`
+	Heartbeat  Duration   `json:"heartbeat,omitempty"` // default 30s
+}
+
+// Limits of the data path. Zero means the default.
+type Limits struct {
+	MaxHeaderBytes    int      `json:"maxHeaderBytes,omitempty"`    // default 65536
+	MaxHeaders        int      `json:"maxHeaders,omitempty"`        // default 200
+	MaxConnections    int      `json:"maxConnections,omitempty"`    // default 10000
+	MaxStreams        int      `json:"maxStreams,omitempty"`        // h2 streams a connection, default 250
+	HeaderTimeout     Duration `json:"headerTimeout,omitempty"`     // default 10s
+	IdleTimeout       Duration `json:"idleTimeout,omitempty"`       // default 3m
+	DialTimeout       Duration `json:"dialTimeout,omitempty"`       // default 10s
+	TLSTimeout        Duration `json:"tlsTimeout,omitempty"`        // default 10s
+	ResponseTimeout   Duration `json:"responseTimeout,omitempty"`   // to the answer's head; default 10m
+	DrainTimeout      Duration `json:"drainTimeout,omitempty"`      // default 20s
+	MaxIdlePerHost    int      `json:"maxIdlePerHost,omitempty"`    // default 256
+	LeafCacheSize     int      `json:"leafCacheSize,omitempty"`     // default 1024
+	CredentialCache   int      `json:"credentialCache,omitempty"`   // default 4096
+	MaxRequestsPerSec int      `json:"maxRequestsPerSec,omitempty"` // 0: unlimited
+}
+
+// UpstreamConfig says how upstreams are reached.
+type UpstreamConfig struct {
+	// ParentProxy is http://host:port; default: Attaché's own environment.
+	// "none" ignores the environment.
+	ParentProxy string `json:"parentProxy,omitempty"`
+	// AllowPrivate lets unpinned names resolve to private (RFC 1918, ULA)
+	// addresses; never to loopback, link-local or metadata addresses.
+	AllowPrivate bool `json:"allowPrivate,omitempty"`
+}
+
+// AdminConfig is the operator's own listener, out of the agent's reach.
+type AdminConfig struct {
+	// Listen is a Unix socket path ("unix:/…") or host:port. Default: a Unix
+	// socket in the state folder.
+	Listen string `json:"listen,omitempty"`
+}
+
+// TracingConfig exports OpenTelemetry traces.
+type TracingConfig struct {
+	// OTLPEndpoint is an http(s) URL; empty: no export.
+	OTLPEndpoint string `json:"otlpEndpoint,omitempty"`
+	// SampleRatio of traces that the agent did not start. Default 0.01.
+	SampleRatio *float64 `json:"sampleRatio,omitempty"`
+}
