@@ -1,0 +1,55 @@
+// Package proxy holds what its rooms share: front doors accept connections
+// and read requests (proxy/front with the codec proxy/http1), the pipeline
+// decides and sends them on (proxy/pipeline through proxy/upstream). The
+// pipeline takes an *http.Request and knows nothing of the codec that read it.
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/proxy/destination"
+)
+
+// Doors by which a request comes in.
+const (
+	DoorConnect     = "connect"
+	DoorAbsolute    = "absolute"
+	DoorBaseURL     = "base-url"
+	DoorTransparent = "transparent"
+)
+
+// Conn is what is known of the agent's connection that a request came on. It
+// is immutable and found in the request's context.
+type Conn struct {
+	ID     string // unique in this process
+	Door   string
+	Caller identity.Caller
+	// Refusal, if not nil, is why every request on this connection is refused
+	// (unattested caller, limit reached). The front door still reads the
+	// request, so that the refusal is answered in the protocol's own form.
+	Refusal error
+	// Dest is the one destination that this connection may talk to: the
+	// CONNECT authority confirmed by SNI, or the base URL's. It is zero for
+	// absolute-form requests, where each request names its own.
+	Dest destination.Destination
+	// Local is the local listener's own authority (host:port) for base URLs.
+	Local string
+
+	Accepted time.Time
+	Attested time.Time
+}
+
+type connKey struct{}
+
+// WithConn returns a context that carries c.
+func WithConn(ctx context.Context, c *Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// ConnFrom returns the connection of a request's context, or nil.
+func ConnFrom(ctx context.Context) *Conn {
+	c, _ := ctx.Value(connKey{}).(*Conn)
+	return c
+}
