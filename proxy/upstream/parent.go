@@ -1,0 +1,62 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/attache-dev/attache/proxy/destination"
+)
+
+// dialParent asks the parent proxy for a tunnel (RFC 9110 section 9.3.6). The
+// transports do this by themselves; raw tunnels need it here.
+func (p *Pool) dialParent(ctx context.Context, u *url.URL, d destination.Destination) (net.Conn, error) {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"https": "443"}[u.Scheme]
+		if port == "" {
+			port = "80"
+		}
+	}
+	c, err := p.dial.dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port), nil, true)
+	if err != nil {
+		return nil, fmt.Errorf("dial parent proxy: %w", err)
+	}
+	deadline := time.Now().Add(p.cfg.Limits.DialTimeout.D())
+	_ = c.SetDeadline(deadline)
+	if u.Scheme == "https" {
+		tc := tls.Client(c, &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("parent proxy TLS: %w", err)
+		}
+		c = tc
+	}
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: d.HostPort()}, Host: d.HostPort(), Header: http.Header{}}
+	if u.User != nil {
+		pw, _ := u.User.Password()
+		req.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+pw)))
+	}
+	if err := req.Write(c); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("ask parent proxy: %w", err)
+	}
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("parent proxy answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK || br.Buffered() > 0 {
+		_ = c.Close()
+		return nil, fmt.Errorf("parent proxy refuses the tunnel to %s: %s", d.HostPort(), resp.Status)
+	}
+	_ = c.SetDeadline(time.Time{})
+	return c, nil
+}

@@ -1,0 +1,263 @@
+// Package upstream reaches origins: it dials checked addresses, verifies
+// certificates and pools connections so that no two identities ever share one.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/net/http/httpproxy"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/proxy/destination"
+)
+
+// maxPools bounds the destinations whose idle connections are kept.
+const maxPools = 1024
+
+// Config of a [Pool]. Limits must have their defaults filled in.
+type Config struct {
+	Limits   v1alpha1.Limits
+	Upstream v1alpha1.UpstreamConfig
+	Identity identity.Source // for destinations with clientSVID; may be nil
+	Resolver *net.Resolver   // nil: the system's
+	// Dialed is called after each new upstream connection; may be nil.
+	Dialed func(destination.Destination)
+}
+
+// Key says which connections a request may share: the same destination,
+// reached the same way, for the same identity where the connection carries it.
+type Key struct {
+	Dest     destination.Destination
+	Route    string // pins, roots, server name
+	Parent   string // parent proxy
+	Identity string // workload + task + human, only where the connection carries identity
+}
+
+// Pool sends requests upstream. It is safe for concurrent use.
+type Pool struct {
+	cfg    Config
+	dial   *dialer
+	own    ownAddresses
+	parent func(*url.URL) (*url.URL, error)
+	routes atomic.Pointer[Routes]
+
+	mu         sync.Mutex
+	transports *lru.Cache[Key, *http.Transport]
+}
+
+// New returns a Pool that knows no routes yet.
+func New(cfg Config) (*Pool, error) {
+	p := &Pool{cfg: cfg}
+	p.dial = &dialer{timeout: cfg.Limits.DialTimeout.D(), allowPrivate: cfg.Upstream.AllowPrivate, own: &p.own, resolver: cfg.Resolver}
+	var err error
+	if p.parent, err = parentProxy(cfg.Upstream.ParentProxy); err != nil {
+		return nil, err
+	}
+	p.transports, err = lru.NewWithEvict(maxPools, func(_ Key, t *http.Transport) { t.CloseIdleConnections() })
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// parentProxy returns the chooser of the proxy above us.
+func parentProxy(configured string) (func(*url.URL) (*url.URL, error), error) {
+	switch configured {
+	case "none":
+		return func(*url.URL) (*url.URL, error) { return nil, nil }, nil
+	case "":
+		return httpproxy.FromEnvironment().ProxyFunc(), nil
+	}
+	u, err := url.Parse(configured)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, fmt.Errorf("spec.upstream.parentProxy: want http://host:port, https://host:port or none")
+	}
+	return func(*url.URL) (*url.URL, error) { return u, nil }, nil
+}
+
+// SetRoutes replaces the routes; connections to unchanged destinations stay.
+func (p *Pool) SetRoutes(rs *Routes) { p.routes.Store(rs) }
+
+// SetOwn names our own listeners, which no request may reach.
+func (p *Pool) SetOwn(addrs []net.Addr) {
+	m := make(map[netip.AddrPort]bool, len(addrs))
+	for _, a := range addrs {
+		if t, ok := a.(*net.TCPAddr); ok {
+			ap := t.AddrPort()
+			m[netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())] = true
+		}
+	}
+	p.own.set.Store(&m)
+}
+
+// Who is the identity that a request is sent for.
+type Who struct {
+	Workload *identity.Workload
+	Task     *identity.Task
+}
+
+// Send sends r, whose URL holds the canonical destination. Redirects are not
+// followed. The caller closes the body.
+func (p *Pool) Send(r *http.Request, d destination.Destination, who Who) (*http.Response, error) {
+	t, err := p.transport(d, who)
+	if err != nil {
+		return nil, err
+	}
+	return t.RoundTrip(r)
+}
+
+// Secure reports whether a credential may travel to d: only over TLS that we
+// verify ourselves.
+func Secure(d destination.Destination) bool { return d.Scheme == "https" }
+
+func (p *Pool) transport(d destination.Destination, who Who) (*http.Transport, error) {
+	route := p.routes.Load().Find(d)
+	key := Key{Dest: d, Route: route.id}
+	var parent *url.URL
+	if len(route.pins) == 0 { // a pinned name is reached directly
+		u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
+		if err != nil {
+			return nil, fmt.Errorf("choose parent proxy: %w", err)
+		}
+		if parent = u; u != nil {
+			key.Parent = u.String()
+		}
+	}
+	if route.clientSVID {
+		if who.Workload == nil || p.cfg.Identity == nil {
+			return nil, errors.New("destination wants a client SVID and there is no identity source")
+		}
+		key.Identity = identityKey(who)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t, ok := p.transports.Get(key); ok {
+		return t, nil
+	}
+	t := p.newTransport(d, route, parent, who)
+	p.transports.Add(key, t)
+	return t, nil
+}
+
+// identityKey keeps apart connections that authenticate as somebody.
+func identityKey(who Who) string {
+	k := who.Workload.ID.String() + "|" + who.Workload.RunID
+	if who.Task != nil {
+		k += "|" + who.Task.ID
+		if who.Task.Human != nil {
+			k += "|" + who.Task.Human.Issuer + "|" + who.Task.Human.Subject
+		}
+	}
+	return k
+}
+
+func (p *Pool) newTransport(d destination.Destination, route *Route, parent *url.URL, who Who) *http.Transport {
+	l := p.cfg.Limits
+	cfg := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		RootCAs:            route.roots,
+		ServerName:         d.Host,
+		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+	}
+	if route.serverName != "" {
+		cfg.ServerName = route.serverName
+	}
+	if route.clientSVID {
+		cfg.GetClientCertificate = p.clientSVID(who.Workload)
+	}
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := p.dial.dial(ctx, network, addr, route.pins, parent != nil)
+			if err == nil && p.cfg.Dialed != nil {
+				p.cfg.Dialed(d)
+			}
+			return c, err
+		},
+		TLSClientConfig:        cfg,
+		TLSHandshakeTimeout:    l.TLSTimeout.D(),
+		DisableCompression:     true, // the agent's own Accept-Encoding is what counts
+		MaxIdleConns:           0,
+		MaxIdleConnsPerHost:    l.MaxIdlePerHost,
+		IdleConnTimeout:        90 * time.Second,
+		ResponseHeaderTimeout:  l.ResponseTimeout.D(),
+		ExpectContinueTimeout:  3 * time.Second,
+		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		MaxResponseHeaderBytes: 1 << 20,
+	}
+	if parent != nil {
+		t.Proxy = http.ProxyURL(parent)
+	}
+	return t
+}
+
+// clientSVID presents the workload's X.509-SVID; it is asked at each
+// handshake, so rotation needs no new pool.
+func (p *Pool) clientSVID(w *identity.Workload) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		svid, err := p.cfg.Identity.X509(info.Context(), w)
+		if err != nil {
+			return nil, fmt.Errorf("client SVID: %w", err)
+		}
+		c := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
+		for _, x := range svid.Certificates {
+			c.Certificate = append(c.Certificate, x.Raw)
+		}
+		return c, nil
+	}
+}
+
+// DialRaw opens a TCP connection to d for a passthrough tunnel, through the
+// parent proxy where there is one.
+func (p *Pool) DialRaw(ctx context.Context, d destination.Destination) (net.Conn, error) {
+	route := p.routes.Load().Find(d)
+	if len(route.pins) == 0 {
+		u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
+		if err != nil {
+			return nil, fmt.Errorf("choose parent proxy: %w", err)
+		}
+		if u != nil {
+			return p.dialParent(ctx, u, d)
+		}
+	}
+	c, err := p.dial.dial(ctx, "tcp", d.HostPort(), route.pins, false)
+	if err == nil && p.cfg.Dialed != nil {
+		p.cfg.Dialed(d)
+	}
+	return c, err
+}
+
+// Close drops idle connections.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.transports.Purge()
+}
+
+// ForgetIdentity drops the idle connections that were authenticated for a
+// task that has ended.
+func (p *Pool) ForgetIdentity(who Who) {
+	if who.Workload == nil {
+		return
+	}
+	id := identityKey(who)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.transports.Keys() {
+		if k.Identity == id {
+			p.transports.Remove(k)
+		}
+	}
+}
