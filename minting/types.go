@@ -38,10 +38,10 @@ type Request struct {
 
 	Destination          string // scheme://host:port the credential is for
 	Audience             string
-	Resources            []string
+	Resources            []string `key:"set"` // order and repetition mean nothing
 	Role                 string
-	Scope                []string
-	AuthorizationDetails string // canonical JSON
+	Scope                []string `key:"set"`
+	AuthorizationDetails string   // canonical JSON
 	TTL                  time.Duration
 
 	TaskID        string
@@ -81,6 +81,13 @@ type Credential struct {
 	Cached   bool      // answered from the cache
 	// RevokeID is what a revocation needs beyond Secret (lease id, jti).
 	RevokeID string
+	// Outlives is when the issuer itself ends the credential, where that is
+	// later than Expires. Such a credential is revoked at Expires.
+	Outlives time.Time
+	// Undo revokes the credential at its issuer; nil where the issuer cannot.
+	// It belongs to the provider as it was when it minted, so that a
+	// credential can be revoked after its provider was reconfigured.
+	Undo func(context.Context) error
 }
 
 // Minter mints credentials. Implementations are safe for concurrent use.
