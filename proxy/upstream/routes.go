@@ -95,6 +95,9 @@ func (rs *Routes) Find(d destination.Destination) *Route {
 	return best
 }
 
+// Covers reports whether d is one of the destinations.
+func (rs *Routes) Covers(d destination.Destination) bool { return rs.Find(d) != public }
+
 func newRoute(d *v1alpha1.Destination) (*Route, error) {
 	pins, err := parsePins(d.Addresses)
 	if err != nil {
