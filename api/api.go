@@ -3,7 +3,11 @@
 package api
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 )
@@ -18,8 +22,9 @@ type Position struct {
 // String formats p as file:line:column.
 func (p Position) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column) }
 
-// Ref names a field of a document: kind, name, and a path such as
-// spec.rules[2].when.
+// Ref names a field of a document: kind, namespace and name as the document
+// writes them, and a path such as spec.rules[2].when. An empty Field is the
+// document itself.
 type Ref struct{ Kind, Namespace, Name, Field string }
 
 // Problem is one mistake. Text says what is wrong and what would be right.
@@ -38,20 +43,85 @@ func (p Problem) Error() string {
 	return p.Position.String() + ": " + p.Text
 }
 
-// Bundle is a consistent set of documents.
+// Problems is every mistake found, in the order of the files.
+type Problems []Problem
+
+// Error lists the problems, one a line.
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap lets errors.As find a [Problem].
+func (ps Problems) Unwrap() []error {
+	errs := make([]error, len(ps))
+	for i, p := range ps {
+		errs[i] = p
+	}
+	return errs
+}
+
+func (ps Problems) sort() {
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		return cmp.Or(
+			cmp.Compare(a.Position.File, b.Position.File),
+			cmp.Compare(a.Position.Line, b.Position.Line),
+			cmp.Compare(a.Position.Column, b.Position.Column),
+			cmp.Compare(a.Text, b.Text),
+		)
+	})
+}
+
+// Bundle is a consistent set of documents. It is immutable once loaded.
 type Bundle struct {
 	Config    v1alpha1.AttacheConfig // defaults filled in
 	Providers []v1alpha1.CredentialProvider
 	Policies  []v1alpha1.AccessPolicy
 	// Generations holds a digest of each provider's spec, by name, the
-	// contents of the files it names included.
+	// contents of the certificate files it names included (never a key's).
 	Generations map[string]string
 	// Version is a digest of every document.
 	Version string
 
 	positions map[Ref]Position
+	files     []string // certificate files that documents name
 }
 
 // Locate returns where a field stands, or its nearest parent that is written
-// down.
-func (b *Bundle) Locate(r Ref) Position { return b.positions[r] }
+// down. It is the zero Position if the document is not in the bundle.
+func (b *Bundle) Locate(r Ref) Position { return locate(b.positions, r) }
+
+// Located fills in the positions of problems that other packages found in b
+// and sorts them. An error that holds no Problem is returned as it is.
+func (b *Bundle) Located(err error) error {
+	var found Problems
+	if errs, ok := errors.AsType[Problems](err); ok {
+		found = slices.Clone(errs)
+	} else if one, ok := errors.AsType[Problem](err); ok {
+		found = Problems{one}
+	} else {
+		return err
+	}
+	for i := range found {
+		if found[i].Position.File == "" {
+			found[i].Position = b.Locate(found[i].Ref)
+		}
+	}
+	found.sort()
+	return found
+}
+
+func locate(positions map[Ref]Position, r Ref) Position {
+	for {
+		if p, ok := positions[r]; ok {
+			return p
+		}
+		if r.Field == "" {
+			return Position{}
+		}
+		r.Field = r.Field[:max(0, strings.LastIndexAny(r.Field, ".["))]
+	}
+}

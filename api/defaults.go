@@ -1,0 +1,187 @@
+package api
+
+import (
+	"time"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+)
+
+// Values of text fields that are enumerations. The first of each group is the
+// default.
+const (
+	SchemeHTTPS = "https"
+	SchemeHTTP  = "http"
+
+	GrantClientCredentials = "clientCredentials"
+	GrantTokenExchange     = "tokenExchange"
+	GrantJWTBearer         = "jwtBearer"
+
+	ClientAuthPrivateKeyJWT = "privateKeyJWT"
+	ClientAuthJWTSVID       = "jwtSVID"
+	ClientAuthJWTSPIFFE     = "jwtSPIFFE"
+	ClientAuthNone          = "none"
+
+	BodyForm = "form"
+	BodyJSON = "json"
+
+	PartyHuman    = "human"
+	PartyWorkload = "workload"
+	PartyNone     = "none"
+
+	InjectBearer = "bearer"
+	InjectHeader = "header"
+	InjectBasic  = "basic"
+	InjectQuery  = "query"
+	InjectDPoP   = "dpop"
+
+	ModeEnforce = "enforce"
+	ModeAudit   = "audit"
+
+	SourceEmbedded = "embedded"
+	SourceSPIFFE   = "spiffe"
+
+	OnFullRefuse    = "refuse"
+	OnFullOverwrite = "overwrite"
+)
+
+const (
+	defaultTTL          = v1alpha1.Duration(5 * time.Minute)
+	defaultOAuthTimeout = v1alpha1.Duration(10 * time.Second)
+)
+
+func defaultDestinations(ds []v1alpha1.Destination) {
+	for i := range ds {
+		d := &ds[i]
+		fill(&d.Scheme, SchemeHTTPS)
+		if d.Scheme == SchemeHTTP {
+			fill(&d.Port, 80)
+		}
+		fill(&d.Port, 443)
+	}
+}
+
+func defaultProvider(s *v1alpha1.CredentialProviderSpec) {
+	defaultDestinations(s.Destinations)
+	fill(&s.TTL, defaultTTL)
+	if s.RetryStatus == nil {
+		s.RetryStatus = []int{401}
+	}
+	if o := s.OAuth2; o != nil {
+		defaultOAuth2(o)
+		if o.DPoP {
+			fill(&s.Inject.As, InjectDPoP) // RFC 9449 section 7.1
+		}
+	}
+	fill(&s.Inject.As, InjectBearer)
+	if s.Inject.RequirePlaceholder == nil {
+		required := len(s.Placeholders) > 0
+		s.Inject.RequirePlaceholder = &required
+	}
+	if s.APIKey != nil && s.APIKey.Vault != nil {
+		v := s.APIKey.Vault
+		fill(&v.AuthMount, "jwt")
+		fill(&v.Field, "value")
+		fill(&v.Audience, v.Address)
+	}
+	for i := range s.BaseURLs {
+		b := &s.BaseURLs[i]
+		fill(&b.Port, portOf(s.Destinations, b.Host))
+		fill(&b.Scheme, SchemeHTTP)
+		fill(&b.Listen, "127.0.0.1:0")
+	}
+}
+
+func defaultOAuth2(o *v1alpha1.OAuth2) {
+	if o.Grant == GrantJWTBearer {
+		fill(&o.ClientAuth, ClientAuthNone) // RFC 7523 section 2.1: the assertion is the proof
+	}
+	fill(&o.ClientAuth, ClientAuthPrivateKeyJWT)
+	fill(&o.Body, BodyForm)
+	fill(&o.Timeout, defaultOAuthTimeout)
+	if o.Grant != GrantTokenExchange {
+		return
+	}
+	fill(&o.Subject, PartyHuman)
+	if o.Subject == PartyHuman {
+		fill(&o.Actor, PartyWorkload)
+	}
+	fill(&o.Actor, PartyNone)
+}
+
+// portOf is the port of the one destination for host; 443 if several differ.
+func portOf(ds []v1alpha1.Destination, host string) int {
+	port := 0
+	for _, d := range ds {
+		if !covers(d.Host, host) {
+			continue
+		}
+		if port != 0 && port != d.Port {
+			return 443
+		}
+		port = d.Port
+	}
+	if port == 0 {
+		return 443
+	}
+	return port
+}
+
+func defaultPolicy(s *v1alpha1.AccessPolicySpec, c v1alpha1.AttacheConfigSpec) {
+	fill(&s.Mode, ModeEnforce)
+	defaultDestinations(s.Destinations)
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		fill(&r.AgentCredential, v1alpha1.AgentCredentialsStrip)
+		fill(&r.AnswerCredentials, v1alpha1.AnswersSeal)
+		fill(&r.Durability, c.Audit.Durability)
+	}
+}
+
+func defaultConfig() v1alpha1.AttacheConfig {
+	c := v1alpha1.AttacheConfig{
+		TypeMeta: v1alpha1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.KindAttacheConfig},
+		Metadata: v1alpha1.ObjectMeta{Name: "default"},
+	}
+	fillConfig(&c.Spec)
+	return c
+}
+
+func fillConfig(s *v1alpha1.AttacheConfigSpec) {
+	fill(&s.TrustDomain, "attache.local")
+	fill(&s.Identity.Source, SourceEmbedded)
+	fill(&s.Identity.RotateEvery, v1alpha1.Duration(24*time.Hour))
+	for i := range s.Humans {
+		fill(&s.Humans[i].MaxAge, v1alpha1.Duration(10*time.Minute))
+		if s.Humans[i].RequireBinding == nil {
+			required := true
+			s.Humans[i].RequireBinding = &required
+		}
+	}
+	fill(&s.Tasks.MaxTTL, v1alpha1.Duration(time.Hour))
+	fill(&s.Audit.MaxBytes, 1<<30)
+	fill(&s.Audit.SegmentBytes, min(64<<20, s.Audit.MaxBytes/2))
+	fill(&s.Audit.OnFull, OnFullRefuse)
+	fill(&s.Audit.Durability, v1alpha1.DurabilityProcess)
+	fill(&s.Audit.Heartbeat, v1alpha1.Duration(30*time.Second))
+	fillLimits(&s.Limits)
+	if s.Tracing.SampleRatio == nil {
+		ratio := 0.01
+		s.Tracing.SampleRatio = &ratio
+	}
+}
+
+func fillLimits(l *v1alpha1.Limits) {
+	fill(&l.MaxHeaderBytes, 64<<10)
+	fill(&l.MaxHeaders, 200)
+	fill(&l.MaxConnections, 10_000)
+	fill(&l.MaxStreams, 250)
+	fill(&l.HeaderTimeout, v1alpha1.Duration(10*time.Second))
+	fill(&l.IdleTimeout, v1alpha1.Duration(3*time.Minute))
+	fill(&l.DialTimeout, v1alpha1.Duration(10*time.Second))
+	fill(&l.TLSTimeout, v1alpha1.Duration(10*time.Second))
+	fill(&l.ResponseTimeout, v1alpha1.Duration(10*time.Minute))
+	fill(&l.DrainTimeout, v1alpha1.Duration(20*time.Second))
+	fill(&l.MaxIdlePerHost, 256)
+	fill(&l.LeafCacheSize, 1024)
+	fill(&l.CredentialCache, 4096)
+}
