@@ -1,0 +1,357 @@
+package guard
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+)
+
+// Options say what is kept out of an answer.
+type Options struct {
+	// Patterns of the injected credential; nil looks for nothing.
+	Patterns *Patterns
+	// Vault keeps what is sealed for Who. Nil seals nothing.
+	Vault *Vault
+	Who   Who
+	// Answers is the rule's choice; pass seals nothing. The echo guard runs
+	// all the same: what was injected is not the upstream's to hand out.
+	Answers v1alpha1.AnswerCredentials
+}
+
+// Guarded counts what was kept out of an answer. The counts are final when the
+// body has been read to its end or failed. Safe for concurrent use.
+type Guarded struct {
+	sealed atomic.Int64
+	masked atomic.Int64
+	leaked atomic.Bool
+}
+
+// Sealed is how many credentials were replaced by handles.
+func (g *Guarded) Sealed() int { return int(g.sealed.Load()) }
+
+// Masked is how many echoes of the injected credential were masked.
+func (g *Guarded) Masked() int { return int(g.masked.Load()) }
+
+// Leaked reports whether the body was cut with [ErrLeak].
+func (g *Guarded) Leaked() bool { return g.leaked.Load() }
+
+// Response guards an answer in place: header, body and, when the body has been
+// read to its end, trailers. The body is streamed, except for JSON and form
+// bodies of known length up to 1 MiB, which are read here if answers are
+// sealed. Reading the body may fail with [ErrLeak] or [ErrUndecodable].
+//
+// An error matches [ErrUndecodable] or is the upstream's read error. The
+// caller closes resp.Body and sends the agent nothing of the answer.
+func Response(resp *http.Response, o Options) (*Guarded, error) {
+	g := &Guarded{}
+	var s *sealer
+	if o.Vault != nil && o.Answers != v1alpha1.AnswersPass {
+		s = &sealer{v: o.Vault, who: o.Who}
+		s.header(resp.Header)
+		g.sealed.Store(int64(s.n))
+		s.n = 0
+	}
+	masked := o.Patterns.Header(resp.Header)
+	status, n := o.Patterns.Mask(resp.Status)
+	resp.Status = status
+	g.masked.Store(int64(masked + n))
+
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		guardUpgrade(resp, o, g)
+		return g, nil
+	}
+	if !hasBody(resp) {
+		return g, nil
+	}
+	c, err := codingOf(resp.Header)
+	if err != nil {
+		if o.Patterns == nil && s == nil {
+			return g, nil
+		}
+		return nil, err
+	}
+	b := &body{resp: resp, c: c, g: g, s: s, src: resp.Body, closer: resp.Body}
+	if s != nil {
+		if err := b.seal(); err != nil {
+			return nil, err
+		}
+	}
+	b.scan(o.Patterns)
+	resp.Body = b
+	return g, nil
+}
+
+// Header masks every header value in place and returns the number of echoes.
+// It serves informational (1xx) answers as well.
+func (p *Patterns) Header(h http.Header) int {
+	total := 0
+	if p == nil {
+		return 0
+	}
+	for _, values := range h {
+		for i, v := range values {
+			masked, n := p.Mask(v)
+			if n > 0 {
+				values[i] = masked
+				total += n
+			}
+		}
+	}
+	return total
+}
+
+func hasBody(r *http.Response) bool {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return false
+	}
+	if r.Request != nil && r.Request.Method == http.MethodHead {
+		return false
+	}
+	return r.StatusCode >= 200 && r.StatusCode != http.StatusNoContent && r.StatusCode != http.StatusNotModified
+}
+
+// body is the guarded body: src is the innermost reader that the agent's side
+// reads from.
+type body struct {
+	resp   *http.Response
+	c      coding
+	g      *Guarded
+	s      *sealer
+	src    io.Reader
+	closer io.Closer
+	p      *Patterns
+	ended  bool
+}
+
+// Read implements [io.Reader]. At the end it masks the trailers, before the
+// caller can see them.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.src.Read(p)
+	if err != nil && !b.ended {
+		b.ended = true
+		b.g.masked.Add(int64(b.p.Header(b.resp.Trailer)))
+	}
+	return n, err
+}
+
+// Close implements [io.Closer].
+func (b *body) Close() error { return b.closer.Close() }
+
+// scan puts the echo guard around src.
+func (b *body) scan(p *Patterns) {
+	b.p = p
+	if p == nil {
+		return
+	}
+	if b.c != identity {
+		t := &tap{src: b.src}
+		b.src = &tee{
+			tap: t, dec: &decoder{c: b.c, in: t},
+			sc: scanner{m: p.m(), cut: true}, done: b.g.scanned,
+		}
+		return
+	}
+	b.src = &scanned{
+		src:  b.src,
+		sc:   scanner{m: p.m(), cut: !maskable(b.resp)},
+		done: b.g.scanned,
+	}
+}
+
+func (g *Guarded) scanned(found int, err error) {
+	if err == ErrLeak { //nolint:errorlint // set bare by the two readers
+		g.leaked.Store(true)
+		return
+	}
+	g.masked.Add(int64(found))
+}
+
+// maskable reports whether bytes of the body may be altered: a digest would no
+// longer match, and a client that assembles ranges would keep a mixture.
+func maskable(r *http.Response) bool {
+	return r.StatusCode != http.StatusPartialContent && r.Header.Get("Content-Range") == "" && !hasDigest(r)
+}
+
+func hasDigest(r *http.Response) bool {
+	for name := range r.Header {
+		if isDigest(name) {
+			return true
+		}
+	}
+	for name := range r.Trailer { // announced
+		if isDigest(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// isDigest knows RFC 9530, RFC 3230, RFC 1864 and the checksums of the object
+// stores.
+func isDigest(name string) bool {
+	switch n := strings.ToLower(name); n {
+	case "digest", "content-digest", "repr-digest", "content-md5", "x-goog-hash":
+		return true
+	default:
+		return strings.HasPrefix(n, "x-amz-checksum-")
+	}
+}
+
+// seal examines the body for issued credentials if it declares a type that
+// carries them.
+func (b *body) seal() error {
+	kind := shape(b.resp.Header.Get("Content-Type"))
+	n := b.resp.ContentLength
+	if kind == "" || n > maxExamined || b.resp.StatusCode == http.StatusPartialContent {
+		return nil
+	}
+	if n >= 0 || kind == "form" || hasDigest(b.resp) {
+		return b.sealWhole(kind)
+	}
+	src := b.src
+	if b.c != identity {
+		t := &tap{src: src}
+		src = &decoder{c: b.c, in: t}
+		b.resp.Header.Del("Content-Encoding")
+		b.c = identity
+	}
+	s := b.s
+	b.src = &jsonFilter{src: src, w: walker{s: s}, done: func() { b.g.sealed.Add(int64(s.n)) }}
+	altered(b.resp)
+	return nil
+}
+
+// shape returns json, form or nothing.
+func shape(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil && t == "" {
+		t, _, _ = strings.Cut(contentType, ";")
+		t = strings.ToLower(strings.TrimSpace(t))
+	}
+	switch {
+	case t == "application/json", t == "text/json", t == "application/x-ndjson",
+		t == "application/javascript", t == "text/javascript",
+		strings.HasPrefix(t, "application/x-amz-json"), strings.HasSuffix(t, "+json"):
+		return "json"
+	case t == "application/x-www-form-urlencoded":
+		return "form"
+	}
+	return ""
+}
+
+// sealWhole reads the body, and gives it back unaltered, coding and all, if it
+// holds nothing to seal or is longer than what is examined.
+func (b *body) sealWhole(kind string) error {
+	raw, err := io.ReadAll(io.LimitReader(b.src, maxExamined+1))
+	if err != nil {
+		return fmt.Errorf("read answer to examine it: %w", err)
+	}
+	rest := b.src
+	b.src = io.MultiReader(bytes.NewReader(raw), rest)
+	if len(raw) > maxExamined {
+		return nil
+	}
+	plain := raw
+	if b.c != identity {
+		t := &tap{src: bytes.NewReader(raw)}
+		plain, err = io.ReadAll(io.LimitReader(&decoder{c: b.c, in: t}, maxExamined+1))
+		if err != nil {
+			return err
+		}
+		if len(plain) > maxExamined {
+			return nil
+		}
+	}
+	var out []byte
+	if kind == "form" {
+		out = b.s.form(plain)
+	} else {
+		w := walker{s: b.s}
+		out, _ = w.walk(nil, plain, true)
+	}
+	if b.s.n == 0 {
+		return nil
+	}
+	b.g.sealed.Add(int64(b.s.n))
+	// Closing is all that remains for the upstream's body: it was read whole.
+	b.src = &drained{bytes.NewReader(out), rest}
+	b.c = identity
+	b.resp.Header.Del("Content-Encoding")
+	b.resp.ContentLength = int64(len(out))
+	b.resp.TransferEncoding = nil
+	b.resp.Header.Set("Content-Length", strconv.Itoa(len(out)))
+	altered(b.resp)
+	return nil
+}
+
+// drained reads the new body, then the old one's end, so that its trailers
+// arrive.
+type drained struct {
+	io.Reader
+	rest io.Reader
+}
+
+func (d *drained) Read(p []byte) (int, error) {
+	n, err := d.Reader.Read(p)
+	if err == io.EOF { //nolint:errorlint // bytes.Reader returns it bare
+		if _, rerr := io.CopyN(io.Discard, d.rest, 1); rerr != nil {
+			return n, rerr
+		}
+	}
+	return n, err
+}
+
+// altered makes the header tell the truth about a body that is, or may be, no
+// longer the upstream's (RFC 9110 sections 8.8.1 and 14.3, RFC 9530).
+func altered(r *http.Response) {
+	for name := range r.Header {
+		if isDigest(name) {
+			r.Header.Del(name)
+		}
+	}
+	for name := range r.Trailer {
+		if isDigest(name) {
+			delete(r.Trailer, name)
+		}
+	}
+	if tag := r.Header.Get("Etag"); strings.HasPrefix(tag, `"`) {
+		r.Header.Set("Etag", "W/"+tag)
+	}
+	r.Header.Del("Accept-Ranges")
+}
+
+// guardUpgrade masks what comes back on an upgraded connection. Masking keeps
+// lengths, and so the framing of a WebSocket.
+func guardUpgrade(resp *http.Response, o Options, g *Guarded) {
+	rw, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok || o.Patterns == nil {
+		return
+	}
+	resp.Body = &duplex{
+		Reader: &scanned{src: rw, sc: scanner{m: o.Patterns.m()}, done: g.scanned},
+		rw:     rw,
+	}
+}
+
+type duplex struct {
+	io.Reader
+	rw io.ReadWriteCloser
+}
+
+func (d *duplex) Write(p []byte) (int, error) { return d.rw.Write(p) }
+func (d *duplex) Close() error                { return d.rw.Close() }
+
+// CloseWrite half-closes if the connection can.
+func (d *duplex) CloseWrite() error {
+	if c, ok := d.rw.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
