@@ -63,7 +63,9 @@ func Revoke(ctx context.Context, m Minter, c Credential) error {
 
 // Router sends a request to the Minter of its provider. The zero Router knows
 // none. [Router.Set] may be called while others mint.
-type Router struct{ table atomic.Pointer[map[string]Minter] }
+type Router struct {
+	table atomic.Pointer[map[string]Minter]
+}
 
 // NewRouter returns a Router over m, by provider name.
 func NewRouter(m map[string]Minter) *Router {
