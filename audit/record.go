@@ -26,24 +26,33 @@ const (
 	OutcomeRevoked  = "revoked"  // cut by task end, revocation or maxStream
 	OutcomeLeak     = "leak_blocked"
 	OutcomeUnknown  = "unknown" // killed between begin and end
+	// OutcomeOpen is never written: the reader's word for a request that a
+	// running producer has begun and not yet ended.
+	OutcomeOpen = "open"
 )
 
 // Record is one request, whole: a begin joined with its end. The struct tag
 // "trust" says of each field whether Attaché verified it (v), the agent claims
-// it (c) or it was derived (d) from verified facts.
+// it (c) or it was derived (d) from verified facts. "max" bounds a string in
+// bytes before escaping (of a list or map: each element) and "items" the number
+// of elements; what exceeds them is cut and ends in "…".
 type Record struct {
-	Schema   string `json:"schema" trust:"d"`
-	Type     string `json:"type" trust:"d"`
-	ID       string `json:"id" trust:"d"`       // record id, carried upstream
-	Epoch    string `json:"epoch" trust:"d"`    // one start of the producer
-	Sequence uint64 `json:"sequence" trust:"d"` // gapless within an epoch, over all types
+	Schema   string `json:"schema" trust:"d" max:"64"`
+	Type     string `json:"type" trust:"d" max:"64"`
+	ID       string `json:"id" trust:"d" max:"64"`    // record id, carried upstream
+	Epoch    string `json:"epoch" trust:"d" max:"64"` // one start of the producer
+	Sequence uint64 `json:"sequence" trust:"d"`       // gapless within an epoch, over all types
+	// BeginEpoch and BeginSequence name the begin line that an end line finishes;
+	// an end without them is a whole request in one line.
+	BeginEpoch    string `json:"begin_epoch,omitempty" trust:"d" max:"64"`
+	BeginSequence uint64 `json:"begin_sequence,omitempty" trust:"d"`
 
 	Time        time.Time `json:"time" trust:"v"`
 	Steps       *Steps    `json:"steps,omitempty" trust:"v"`
 	Workload    *Workload `json:"workload,omitempty" trust:"v"`
 	Process     *Process  `json:"process,omitempty" trust:"v"`
-	Owner       string    `json:"owner,omitempty" trust:"v"`
-	OwnerSource string    `json:"owner_source,omitempty" trust:"v"`
+	Owner       string    `json:"owner,omitempty" trust:"v" max:"256"`
+	OwnerSource string    `json:"owner_source,omitempty" trust:"v" max:"64"`
 	Human       *Human    `json:"human,omitempty" trust:"v"`
 	Task        *Task     `json:"task,omitempty" trust:"v"`
 	Request     *Request  `json:"request,omitempty" trust:"v"`
@@ -51,7 +60,10 @@ type Record struct {
 	Credential  *Use      `json:"credential,omitempty" trust:"v"`
 	Result      *Result   `json:"result,omitempty" trust:"v"`
 	Event       *Event    `json:"event,omitempty" trust:"v"`
-	Unsafe      []string  `json:"unsafe,omitempty" trust:"v"` // unsafe flags in force
+	Unsafe      []string  `json:"unsafe,omitempty" trust:"v" max:"64" items:"16"` // unsafe flags in force
+	// Truncated says that this line left out details, because they exceeded
+	// the space that its begin had reserved.
+	Truncated bool `json:"truncated,omitempty" trust:"d"`
 }
 
 // Steps are offsets from Record.Time in microseconds; 0 means not reached.
@@ -67,82 +79,82 @@ type Steps struct {
 
 // Workload is who called.
 type Workload struct {
-	ID             string            `json:"id" trust:"v"`
-	Namespace      string            `json:"namespace,omitempty" trust:"v"`
-	ServiceAccount string            `json:"service_account,omitempty" trust:"v"`
-	Labels         map[string]string `json:"labels,omitempty" trust:"v"`
-	Node           string            `json:"node,omitempty" trust:"v"`
-	PostureDigest  string            `json:"posture_digest,omitempty" trust:"d"`
-	RunID          string            `json:"run_id,omitempty" trust:"v"`
+	ID             string            `json:"id" trust:"v" max:"2048"`
+	Namespace      string            `json:"namespace,omitempty" trust:"v" max:"256"`
+	ServiceAccount string            `json:"service_account,omitempty" trust:"v" max:"256"`
+	Labels         map[string]string `json:"labels,omitempty" trust:"v" max:"256" items:"32"`
+	Node           string            `json:"node,omitempty" trust:"v" max:"256"`
+	PostureDigest  string            `json:"posture_digest,omitempty" trust:"d" max:"128"`
+	RunID          string            `json:"run_id,omitempty" trust:"v" max:"64"`
 }
 
 // Process is the process that owned the connection.
 type Process struct {
 	PID    int    `json:"pid,omitempty" trust:"v"`
 	UID    uint32 `json:"uid" trust:"v"`
-	Exe    string `json:"exe,omitempty" trust:"v"`
-	Digest string `json:"digest,omitempty" trust:"v"`
+	Exe    string `json:"exe,omitempty" trust:"v" max:"1024"`
+	Digest string `json:"digest,omitempty" trust:"v" max:"128"`
 }
 
 // Human is the verified person a task runs for.
 type Human struct {
-	Subject string `json:"subject" trust:"v"`
-	Issuer  string `json:"issuer" trust:"v"`
-	Email   string `json:"email,omitempty" trust:"v"`
+	Subject string `json:"subject" trust:"v" max:"256"`
+	Issuer  string `json:"issuer" trust:"v" max:"1024"`
+	Email   string `json:"email,omitempty" trust:"v" max:"320"`
 }
 
 // Task is the piece of work the request belongs to.
 type Task struct {
-	ID       string `json:"id" trust:"v"`
-	Purpose  string `json:"purpose,omitempty" trust:"c"`
-	OpenedBy string `json:"opened_by,omitempty" trust:"v"`
+	ID       string `json:"id" trust:"v" max:"64"`
+	Purpose  string `json:"purpose,omitempty" trust:"c" max:"1024"`
+	OpenedBy string `json:"opened_by,omitempty" trust:"v" max:"64"`
 }
 
 // Request is what was asked.
 type Request struct {
-	Door         string   `json:"door,omitempty" trust:"v"` // connect, absolute, base-url, transparent
-	Scheme       string   `json:"scheme,omitempty" trust:"v"`
-	Host         string   `json:"host,omitempty" trust:"v"`
+	Door         string   `json:"door,omitempty" trust:"v" max:"64"` // connect, absolute, base-url, transparent
+	Scheme       string   `json:"scheme,omitempty" trust:"v" max:"64"`
+	Host         string   `json:"host,omitempty" trust:"v" max:"256"`
 	Port         int      `json:"port,omitempty" trust:"v"`
-	Address      string   `json:"address,omitempty" trust:"v"` // the upstream address dialled
-	Method       string   `json:"method,omitempty" trust:"v"`
-	Path         string   `json:"path,omitempty" trust:"v"`          // without query
-	PathTemplate string   `json:"path_template,omitempty" trust:"d"` // of the rule
-	QueryKeys    []string `json:"query_keys,omitempty" trust:"v"`    // names only
-	Protocol     string   `json:"protocol,omitempty" trust:"v"`
-	HTTPVersion  string   `json:"http_version,omitempty" trust:"v"`
-	UserAgent    string   `json:"user_agent,omitempty" trust:"c"`
-	TraceID      string   `json:"trace_id,omitempty" trust:"c"`
+	Address      string   `json:"address,omitempty" trust:"v" max:"64"` // the upstream address dialled
+	Method       string   `json:"method,omitempty" trust:"v" max:"64"`
+	Path         string   `json:"path,omitempty" trust:"v" max:"2048"`                 // without query
+	PathTemplate string   `json:"path_template,omitempty" trust:"d" max:"1024"`        // of the rule
+	QueryKeys    []string `json:"query_keys,omitempty" trust:"v" max:"128" items:"32"` // names only
+	Protocol     string   `json:"protocol,omitempty" trust:"v" max:"64"`
+	HTTPVersion  string   `json:"http_version,omitempty" trust:"v" max:"64"`
+	UserAgent    string   `json:"user_agent,omitempty" trust:"c" max:"256"`
+	TraceID      string   `json:"trace_id,omitempty" trust:"c" max:"64"`
 	// MCPMethod, MCPTool and LLMModel are empty until a later release parses
 	// these protocols.
-	MCPMethod string `json:"mcp_method,omitempty" trust:"d"`
-	MCPTool   string `json:"mcp_tool,omitempty" trust:"d"`
-	LLMModel  string `json:"llm_model,omitempty" trust:"d"`
+	MCPMethod string `json:"mcp_method,omitempty" trust:"d" max:"128"`
+	MCPTool   string `json:"mcp_tool,omitempty" trust:"d" max:"256"`
+	LLMModel  string `json:"llm_model,omitempty" trust:"d" max:"256"`
 	// Removed lists credentials and placeholders taken off, by header or
 	// parameter name.
-	Removed []string `json:"removed,omitempty" trust:"v"`
+	Removed []string `json:"removed,omitempty" trust:"v" max:"128" items:"32"`
 }
 
 // Decision is what policy said.
 type Decision struct {
-	Verdict   string `json:"verdict" trust:"d"`
-	Policy    string `json:"policy,omitempty" trust:"d"`
-	Rule      string `json:"rule,omitempty" trust:"d"`
-	Version   string `json:"version,omitempty" trust:"d"`
-	Reason    string `json:"reason,omitempty" trust:"d"`
-	Code      string `json:"code,omitempty" trust:"d"` // stable refusal code, docs/errors.md
+	Verdict   string `json:"verdict" trust:"d" max:"64"`
+	Policy    string `json:"policy,omitempty" trust:"d" max:"512"`
+	Rule      string `json:"rule,omitempty" trust:"d" max:"256"`
+	Version   string `json:"version,omitempty" trust:"d" max:"128"`
+	Reason    string `json:"reason,omitempty" trust:"d" max:"1024"`
+	Code      string `json:"code,omitempty" trust:"d" max:"64"` // stable refusal code, docs/errors.md
 	WouldDeny bool   `json:"would_deny,omitempty" trust:"d"`
 }
 
 // Use is the use of a credential. It never holds the credential.
 type Use struct {
-	Handle       string    `json:"handle" trust:"v"`
-	Provider     string    `json:"provider" trust:"v"`
-	Kind         string    `json:"kind" trust:"v"`
-	ScopeAsked   []string  `json:"scope_asked,omitempty" trust:"v"`
-	ScopeGranted []string  `json:"scope_granted,omitempty" trust:"v"`
-	ScopeSource  string    `json:"scope_source,omitempty" trust:"d"` // static or derived
-	Static       bool      `json:"static,omitempty" trust:"v"`       // a vendor's root key, not minted
+	Handle       string    `json:"handle" trust:"v" max:"64"`
+	Provider     string    `json:"provider" trust:"v" max:"256"`
+	Kind         string    `json:"kind" trust:"v" max:"64"`
+	ScopeAsked   []string  `json:"scope_asked,omitempty" trust:"v" max:"256" items:"32"`
+	ScopeGranted []string  `json:"scope_granted,omitempty" trust:"v" max:"256" items:"32"`
+	ScopeSource  string    `json:"scope_source,omitempty" trust:"d" max:"64"` // static or derived
+	Static       bool      `json:"static,omitempty" trust:"v"`                // a vendor's root key, not minted
 	Expires      time.Time `json:"expires,omitzero" trust:"v"`
 	TTLSeconds   int64     `json:"ttl_s,omitempty" trust:"v"`
 	Cached       bool      `json:"cached,omitempty" trust:"v"`
@@ -150,20 +162,20 @@ type Use struct {
 
 // Result is what happened.
 type Result struct {
-	Outcome           string `json:"outcome" trust:"v"`
+	Outcome           string `json:"outcome" trust:"v" max:"64"`
 	Status            int    `json:"status,omitempty" trust:"v"`
-	GRPCStatus        string `json:"grpc_status,omitempty" trust:"v"`
+	GRPCStatus        string `json:"grpc_status,omitempty" trust:"v" max:"64"`
 	BytesUp           int64  `json:"bytes_up,omitempty" trust:"v"`
 	BytesDown         int64  `json:"bytes_down,omitempty" trust:"v"`
-	ErrorKind         string `json:"error_kind,omitempty" trust:"v"`
+	ErrorKind         string `json:"error_kind,omitempty" trust:"v" max:"64"`
 	Retried           bool   `json:"retried,omitempty" trust:"v"`
 	Sealed            int    `json:"sealed,omitempty" trust:"v"` // credentials sealed in the answer
 	Masked            int    `json:"masked,omitempty" trust:"v"` // credential echoes masked
-	UpstreamRequestID string `json:"upstream_request_id,omitempty" trust:"c"`
+	UpstreamRequestID string `json:"upstream_request_id,omitempty" trust:"c" max:"256"`
 }
 
 // Event is something that is not a request.
 type Event struct {
-	Name   string            `json:"name" trust:"v"` // task.opened, task.closed, policy.loaded, policy.rejected, credential.minted, credential.revoked, …
-	Fields map[string]string `json:"fields,omitempty" trust:"v"`
+	Name   string            `json:"name" trust:"v" max:"128"` // task.opened, task.closed, policy.loaded, policy.rejected, credential.minted, credential.revoked, …
+	Fields map[string]string `json:"fields,omitempty" trust:"v" max:"2048" items:"32"`
 }
