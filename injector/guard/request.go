@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/attache-dev/attache/injector/internal/names"
+	"github.com/attache-dev/attache/injector/internal/wire"
 	"github.com/attache-dev/attache/internal/secret"
 )
 
@@ -84,7 +85,7 @@ func (v *Vault) Unseal(r *http.Request, who Who) Opened {
 		}
 	}
 	if strings.Contains(r.URL.RawQuery, HandlePrefix) || strings.Contains(r.URL.RawQuery, "%") {
-		r.URL.RawQuery = mapParams(r.URL.RawQuery, u.param)
+		r.URL.RawQuery = wire.Params(r.URL.RawQuery, u.param)
 	}
 	return o
 }
@@ -159,7 +160,7 @@ func (u *unsealer) basic(name, scheme, enc, value string) (string, bool) {
 func (u *unsealer) cookies(h http.Header, key string, lines []string) {
 	kept := lines[:0]
 	for _, line := range lines {
-		out := mapCookies(line, func(name, value string) (string, bool) {
+		out := wire.Cookies(line, func(name, value string) (string, bool) {
 			bare := strings.Trim(value, `"`)
 			if !holdsHandle(bare) {
 				return value, true
@@ -203,35 +204,4 @@ func (u *unsealer) param(name, raw string) (string, bool) {
 	}
 	u.removed("query " + name)
 	return "", false
-}
-
-// mapCookies calls f for each pair of a Cookie header (RFC 6265 section 4.2)
-// and replaces or drops its value; the rest stays as it is.
-func mapCookies(line string, f func(name, value string) (string, bool)) string {
-	var out []string
-	changed := false
-	for part := range strings.SplitSeq(line, ";") {
-		trimmed := strings.TrimSpace(part)
-		name, value, ok := strings.Cut(trimmed, "=")
-		if !ok { // a nameless cookie: browsers send the bare value
-			name, value = "", trimmed
-		}
-		v, keep := f(strings.TrimSpace(name), value)
-		switch {
-		case !keep:
-			changed = true
-		case v == value:
-			out = append(out, trimmed)
-		default:
-			changed = true
-			if ok {
-				v = name + "=" + v
-			}
-			out = append(out, v)
-		}
-	}
-	if !changed {
-		return line
-	}
-	return strings.Join(out, "; ")
 }

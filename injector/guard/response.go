@@ -108,7 +108,7 @@ func (p *Patterns) Header(h http.Header) int {
 }
 
 func hasBody(r *http.Response) bool {
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+	if r.Body == nil || r.Body == http.NoBody {
 		return false
 	}
 	if r.Request != nil && r.Request.Method == http.MethodHead {
@@ -128,6 +128,7 @@ type body struct {
 	closer io.Closer
 	p      *Patterns
 	ended  bool
+	stale  bool // digests in trailers are not of this body
 }
 
 // Read implements [io.Reader]. At the end it masks the trailers, before the
@@ -136,6 +137,9 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.src.Read(p)
 	if err != nil && !b.ended {
 		b.ended = true
+		if b.stale { // the transport has filled them in just now
+			dropDigests(b.resp.Trailer)
+		}
 		b.g.masked.Add(int64(b.p.Header(b.resp.Trailer)))
 	}
 	return n, err
@@ -224,7 +228,7 @@ func (b *body) seal() error {
 	}
 	s := b.s
 	b.src = &jsonFilter{src: src, w: walker{s: s}, done: func() { b.g.sealed.Add(int64(s.n)) }}
-	altered(b.resp)
+	b.altered()
 	return nil
 }
 
@@ -287,7 +291,7 @@ func (b *body) sealWhole(kind string) error {
 	b.resp.ContentLength = int64(len(out))
 	b.resp.TransferEncoding = nil
 	b.resp.Header.Set("Content-Length", strconv.Itoa(len(out)))
-	altered(b.resp)
+	b.altered()
 	return nil
 }
 
@@ -310,21 +314,23 @@ func (d *drained) Read(p []byte) (int, error) {
 
 // altered makes the header tell the truth about a body that is, or may be, no
 // longer the upstream's (RFC 9110 sections 8.8.1 and 14.3, RFC 9530).
-func altered(r *http.Response) {
-	for name := range r.Header {
+func (b *body) altered() {
+	b.stale = true
+	h := b.resp.Header
+	dropDigests(h)
+	dropDigests(b.resp.Trailer)
+	if tag := h.Get("Etag"); strings.HasPrefix(tag, `"`) {
+		h.Set("Etag", "W/"+tag)
+	}
+	h.Del("Accept-Ranges")
+}
+
+func dropDigests(h http.Header) {
+	for name := range h {
 		if isDigest(name) {
-			r.Header.Del(name)
+			delete(h, name)
 		}
 	}
-	for name := range r.Trailer {
-		if isDigest(name) {
-			delete(r.Trailer, name)
-		}
-	}
-	if tag := r.Header.Get("Etag"); strings.HasPrefix(tag, `"`) {
-		r.Header.Set("Etag", "W/"+tag)
-	}
-	r.Header.Del("Accept-Ranges")
 }
 
 // guardUpgrade masks what comes back on an upgraded connection. Masking keeps

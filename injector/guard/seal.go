@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/attache-dev/attache/injector/internal/names"
+	"github.com/attache-dev/attache/injector/internal/wire"
 )
 
 // sealer replaces credentials of one answer by handles.
@@ -162,7 +163,7 @@ func (s *sealer) userinfo(who Who, base string) string {
 // params replaces the raw values of signature parameters and keeps every other
 // byte.
 func (s *sealer) params(query string, replace func(name, raw string) string) string {
-	return mapParams(query, func(name, raw string) (string, bool) {
+	return wire.Params(query, func(name, raw string) (string, bool) {
 		if raw == "" || isHandle(raw) || !names.Signature(name) {
 			return raw, true
 		}
@@ -170,52 +171,10 @@ func (s *sealer) params(query string, replace func(name, raw string) string) str
 	})
 }
 
-// mapParams calls f with the decoded name and raw value of each parameter and
-// puts the returned value in its place, or drops the parameter. Everything
-// else stays byte for byte. A ';' separates as well: some servers read it so.
-func mapParams(query string, f func(name, raw string) (string, bool)) string {
-	var b strings.Builder
-	changed, wrote := false, false
-	for rest, sep := query, ""; ; {
-		i := strings.IndexAny(rest, "&;")
-		part := rest
-		if i >= 0 {
-			part = rest[:i]
-		}
-		rawName, raw, hasValue := strings.Cut(part, "=")
-		name, err := url.QueryUnescape(rawName)
-		if err != nil {
-			name = rawName
-		}
-		value, keep := f(name, raw)
-		if !keep || value != raw {
-			changed = true
-		}
-		if keep {
-			if wrote {
-				b.WriteString(sep)
-			}
-			wrote = true
-			b.WriteString(rawName)
-			if hasValue || value != "" {
-				b.WriteString("=" + value)
-			}
-		}
-		if i < 0 {
-			break
-		}
-		sep, rest = rest[i:i+1], rest[i+1:]
-	}
-	if !changed {
-		return query
-	}
-	return b.String()
-}
-
 // form seals tokens in a form-encoded answer, which is what some token
 // endpoints send.
 func (s *sealer) form(body []byte) []byte {
-	return []byte(mapParams(string(body), func(name, raw string) (string, bool) {
+	return []byte(wire.Params(string(body), func(name, raw string) (string, bool) {
 		value, err := url.QueryUnescape(raw)
 		if err != nil {
 			value = raw
