@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// order asks a load generator for one measurement.
+type order struct {
+	Mode   string        `json:"mode"` // direct or connect
+	Addr   string        `json:"addr"` // of the origin, reverse proxy or CONNECT proxy; "env": HTTPS_PROXY
+	Host   string        `json:"host"` // host:port of the origin
+	CA     string        `json:"ca"`   // PEM file to trust; "env": SSL_CERT_FILE
+	Path   string        `json:"path"`
+	H2     bool          `json:"h2"`
+	Conns  int           `json:"conns"`
+	Warm   time.Duration `json:"warm"`
+	For    time.Duration `json:"for"`
+	Header bool          `json:"header"` // send the credential ourselves
+}
+
+// reading is what a load generator measured.
+type reading struct {
+	Requests int64   `json:"requests"`
+	Seconds  float64 `json:"seconds"`
+	P50      float64 `json:"p50_us"`
+	P99      float64 `json:"p99_us"`
+	Error    string  `json:"error,omitempty"`
+}
+
+// generate executes orders from standard input, one JSON line each, until it
+// ends. It runs as a child of the target where the target wants that
+// (attache run attests the processes that call it).
+func generate() error {
+	in := bufio.NewScanner(os.Stdin)
+	out := json.NewEncoder(os.Stdout)
+	for in.Scan() {
+		var o order
+		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
+			return err
+		}
+		r, err := o.run()
+		if err != nil {
+			r.Error = err.Error()
+		}
+		if err := out.Encode(r); err != nil {
+			return err
+		}
+	}
+	return in.Err()
+}
+
+func (o *order) run() (reading, error) {
+	if o.Addr == "env" {
+		u := os.Getenv("HTTPS_PROXY")
+		if len(u) > 7 {
+			o.Addr = u[7:]
+		}
+	}
+	if o.CA == "env" {
+		o.CA = os.Getenv("SSL_CERT_FILE")
+	}
+	pem, err := os.ReadFile(o.CA)
+	if err != nil {
+		return reading{}, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	host, _, err := net.SplitHostPort(o.Host)
+	if err != nil {
+		return reading{}, err
+	}
+	cfg := &tls.Config{RootCAs: roots, ServerName: host, ClientSessionCache: tls.NewLRUClientSessionCache(8), MinVersion: tls.VersionTLS12}
+	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+o.For+20*time.Second)
+	defer cancel()
+	var (
+		wg       sync.WaitGroup
+		measured atomic.Bool
+		stop     atomic.Bool
+		lats     = make([][]time.Duration, o.Conns)
+		errs     = make(chan error, o.Conns)
+		ready    sync.WaitGroup
+		start    = make(chan struct{})
+	)
+	ready.Add(o.Conns)
+	for i := range o.Conns {
+		wg.Go(func() {
+			do, closeConn, err := o.client(ctx, cfg)
+			if err == nil {
+				defer closeConn()
+				err = do() // the first request pays for the connection
+			}
+			ready.Done()
+			if err != nil {
+				errs <- err
+				return
+			}
+			<-start
+			for !stop.Load() {
+				t := time.Now()
+				if err := do(); err != nil {
+					errs <- err
+					return
+				}
+				if measured.Load() {
+					lats[i] = append(lats[i], time.Since(t))
+				}
+			}
+		})
+	}
+	ready.Wait()
+	close(start)
+	time.Sleep(o.Warm)
+	measured.Store(true)
+	begin := time.Now()
+	time.Sleep(o.For)
+	measured.Store(false)
+	took := time.Since(begin)
+	stop.Store(true)
+	wg.Wait()
+	close(errs)
+	var all []time.Duration
+	for _, l := range lats {
+		all = append(all, l...)
+	}
+	slices.Sort(all)
+	r := reading{Requests: int64(len(all)), Seconds: took.Seconds()}
+	if len(all) > 0 {
+		r.P50 = float64(all[len(all)/2].Nanoseconds()) / 1000
+		r.P99 = float64(all[len(all)*99/100].Nanoseconds()) / 1000
+	}
+	if err := <-errs; err != nil {
+		return r, err
+	}
+	if len(all) == 0 {
+		return r, errors.New("no request finished")
+	}
+	return r, nil
+}
+
+// dial connects as a client of the target would.
+func (o *order) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", o.Addr)
+	if err != nil || o.Mode == "direct" {
+		return c, err
+	}
+	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", o.Host, o.Host); err != nil {
+		return nil, err
+	}
+	// One byte at a time: nothing after the head may be swallowed.
+	var head []byte
+	for b := make([]byte, 1); len(head) < 4096; {
+		if _, err := c.Read(b); err != nil {
+			return nil, fmt.Errorf("CONNECT: %w", err)
+		}
+		head = append(head, b[0])
+		if n := len(head); n >= 4 && string(head[n-4:]) == "\r\n\r\n" {
+			break
+		}
+	}
+	if len(head) < 12 || string(head[9:12]) != "200" {
+		return nil, fmt.Errorf("CONNECT answered %q", head)
+	}
+	return c, nil
+}
+
+// client opens one connection and returns a function that makes one request
+// on it.
+func (o *order) client(ctx context.Context, cfg *tls.Config) (do func() error, done func(), err error) {
+	c, err := o.dial(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg = cfg.Clone()
+	cfg.NextProtos = []string{"http/1.1"}
+	if o.H2 {
+		cfg.NextProtos = []string{"h2"}
+	}
+	tc := tls.Client(c, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return nil, nil, fmt.Errorf("handshake: %w", err)
+	}
+	if !o.H2 {
+		return o.h1(tc), func() { _ = tc.Close() }, nil
+	}
+	if p := tc.ConnectionState().NegotiatedProtocol; p != "h2" {
+		return nil, nil, fmt.Errorf("no h2: negotiated %q", p)
+	}
+	cc, err := (&http2.Transport{}).NewClientConn(tc)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o.h2(ctx, cc), func() { _ = tc.Close() }, nil
+}
+
+func (o *order) h1(c net.Conn) func() error {
+	auth := ""
+	if o.Header {
+		auth = "Authorization: Bearer " + benchToken + "\r\n"
+	}
+	req := []byte("GET " + o.Path + " HTTP/1.1\r\nHost: " + o.Host + "\r\nUser-Agent: bench\r\nAccept: */*\r\n" + auth + "\r\n")
+	br := bufio.NewReaderSize(c, 32<<10)
+	return func() error {
+		if _, err := c.Write(req); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			return err
+		}
+		return o.drain(resp)
+	}
+}
+
+func (o *order) h2(ctx context.Context, cc *http2.ClientConn) func() error {
+	return func() error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+o.Host+o.Path, nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("User-Agent", "bench")
+		if o.Header {
+			req.Header.Set("Authorization", "Bearer "+benchToken)
+		}
+		resp, err := cc.RoundTrip(req)
+		if err != nil {
+			return err
+		}
+		return o.drain(resp)
+	}
+}
+
+// drain reads the whole answer and checks its length: half an answer is an
+// error, not a fast request.
+func (o *order) drain(resp *http.Response) error {
+	defer resp.Body.Close()
+	n, err := io.Copy(io.Discard, resp.Body)
+	if err != nil {
+		return err
+	}
+	want := int64(len(sseEvent) * sseEvents)
+	if size, ok := payloads[o.Path]; ok {
+		want = int64(size)
+	}
+	if resp.StatusCode != http.StatusOK || n != want {
+		return fmt.Errorf("%s: status %d with %d bytes, want 200 with %d", o.Path, resp.StatusCode, n, want)
+	}
+	return nil
+}

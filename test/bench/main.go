@@ -1,0 +1,197 @@
+// Command bench measures Attaché beside its peers in one interleaved run on
+// loopback: requests/s, CPU of the proxy alone, latency and memory. The
+// machine is noisy, so every figure is a median over rounds and the ratios,
+// taken round by round, are what counts.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// scenario is one kind of work.
+type scenario struct {
+	path  string
+	h2    bool
+	conns int
+}
+
+func (s scenario) String() string {
+	proto := "h1"
+	if s.h2 {
+		proto = "h2"
+	}
+	return fmt.Sprintf("%s %s c%d", strings.TrimPrefix(s.path, "/"), proto, s.conns)
+}
+
+// row is one line of latest.json.
+type row struct {
+	Target   string  `json:"target"`
+	Scenario string  `json:"scenario"`
+	RPS      float64 `json:"rps"`
+	CPU      float64 `json:"cpu_ms_per_1k"`
+	P50      float64 `json:"p50_us"`
+	P99      float64 `json:"p99_us"`
+	RSS      int64   `json:"rss_kib"`
+}
+
+type options struct {
+	attache, out, only, targets string
+	rounds                      int
+	warm, dur                   time.Duration
+	goals                       bool
+}
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "origin":
+			log.Fatal(origin(os.Args[2], os.Args[3]))
+		case "generate":
+			if err := generate(); err != nil {
+				log.Fatal(err)
+			}
+			return
+		}
+	}
+	var o options
+	flag.StringVar(&o.attache, "attache", "bin/attache", "binary under test")
+	flag.StringVar(&o.out, "out", ".cache/bench/latest.json", "where the figures go")
+	flag.StringVar(&o.only, "only", "", "run scenarios whose name contains this, such as \"1k h1\"")
+	flag.StringVar(&o.targets, "targets", "", "comma-separated targets; default all")
+	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds")
+	flag.DurationVar(&o.warm, "warm", 500*time.Millisecond, "warm-up of a measurement")
+	flag.DurationVar(&o.dur, "for", 2*time.Second, "length of a measurement")
+	flag.BoolVar(&o.goals, "goals", true, "exit 1 when a goal is missed")
+	flag.Parse()
+	ok, err := run(o)
+	if err != nil {
+		log.Fatal("bench: ", err)
+	}
+	if !ok && o.goals {
+		os.Exit(1)
+	}
+}
+
+func scenarios(only string) []scenario {
+	var out []scenario
+	for _, path := range []string{"/1k", "/64k", "/10m", "/sse"} {
+		for _, h2 := range []bool{false, true} {
+			for _, c := range []int{1, 32, 256} {
+				s := scenario{path, h2, c}
+				if (path == "/10m" || path == "/sse") && c == 256 {
+					continue // 256 streams of 10 MiB measure the machine's memory bus
+				}
+				if strings.Contains(s.String(), only) {
+					out = append(out, s)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func run(o options) (bool, error) {
+	dir, err := os.MkdirTemp("", "attache-bench-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return false, err
+	}
+	b := &bench{dir: dir, attache: o.attache}
+	if b.attache, err = filepath.Abs(o.attache); err != nil {
+		return false, err
+	}
+	// A copy under a name of its own tells the generator from the target.
+	if b.self, err = copySelf(dir); err != nil {
+		return false, err
+	}
+	defer func() {
+		for _, c := range slices.Backward(b.closers) {
+			c()
+		}
+	}()
+	if b.ca, err = newAuthority(dir); err != nil {
+		return false, err
+	}
+	_, out, err := b.start(exec.Command(b.self, "origin", b.ca.leafFile, b.ca.leafKeyFile))
+	if err != nil {
+		return false, err
+	}
+	if !out.Scan() {
+		return false, fmt.Errorf("origin said nothing")
+	}
+	_, port, _ := strings.Cut(out.Text(), ":")
+	b.origin = "localhost:" + port
+	ts, err := b.targets(o.targets)
+	if err != nil {
+		return false, err
+	}
+	all := measureAll(ts, scenarios(o.only), o)
+	rows := all.rows()
+	if err := save(o.out, rows); err != nil {
+		return false, err
+	}
+	all.print()
+	return all.goals(), nil
+}
+
+func (b *bench) targets(only string) ([]*target, error) {
+	var ts []*target
+	for _, m := range []struct {
+		name string
+		make func() (*target, error)
+	}{
+		{"direct", b.direct}, {"nginx", b.nginx}, {"haproxy", b.haproxy}, {"squid", b.squid},
+		{"mitmproxy", b.mitmproxy}, {"goproxy", b.goproxy}, {"attache", b.attacheTarget},
+	} {
+		if only != "" && !slices.Contains(strings.Split(only, ","), m.name) {
+			continue
+		}
+		t, err := m.make()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.name, err)
+		}
+		fmt.Printf("ready  %-10s %s\n", t.name, t.note)
+		ts = append(ts, t)
+	}
+	return ts, nil
+}
+
+func copySelf(dir string) (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(exe)
+	if err != nil {
+		return "", err
+	}
+	p := filepath.Join(dir, generatorName)
+	return p, os.WriteFile(p, b, 0o755)
+}
+
+// generatorName is at most 15 bytes: the kernel's comm holds no more.
+const generatorName = "benchgen"
+
+func save(path string, rows []row) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(rows, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}

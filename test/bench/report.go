@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+)
+
+type cell struct {
+	target   string
+	scenario scenario
+}
+
+// figures holds one row a round and cell.
+type figures struct {
+	order []cell
+	m     map[cell][]row
+}
+
+func measureAll(ts []*target, ss []scenario, o options) *figures {
+	f := &figures{m: map[cell][]row{}}
+	for _, s := range ss {
+		for round := range o.rounds {
+			for i := range ts { // a different target goes first in each round
+				t := ts[(i+round)%len(ts)]
+				if s.h2 && !t.h2 {
+					continue
+				}
+				r, err := one(t, s, o)
+				if err != nil {
+					fmt.Printf("FAIL   %-10s %-12s %v\n", t.name, s, err)
+					continue
+				}
+				c := cell{t.name, s}
+				if f.m[c] == nil {
+					f.order = append(f.order, c)
+				}
+				f.m[c] = append(f.m[c], r)
+			}
+		}
+		fmt.Printf("done   %s\n", s)
+	}
+	return f
+}
+
+func one(t *target, s scenario, o options) (row, error) {
+	ord := t.order
+	ord.Path, ord.H2, ord.Conns, ord.Warm, ord.For = s.path, s.h2, s.conns, 0, o.warm
+	if _, err := t.gen.run(ord); err != nil { // warm-up with its own connections
+		return row{}, err
+	}
+	ord.Warm, ord.For = 0, o.dur
+	before, err := t.measure(generatorName)
+	if err != nil {
+		return row{}, err
+	}
+	r, err := t.gen.run(ord)
+	if err != nil {
+		return row{}, err
+	}
+	after, err := t.measure(generatorName)
+	if err != nil {
+		return row{}, err
+	}
+	out := row{Target: t.name, Scenario: s.String(), RPS: float64(r.Requests) / r.Seconds, P50: r.P50, P99: r.P99, RSS: after.rss}
+	out.CPU = float64((after.cpu - before.cpu).Microseconds()) / float64(r.Requests)
+	return out, nil
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+func pick(rs []row, f func(row) float64) []float64 {
+	out := make([]float64, 0, len(rs))
+	for _, r := range rs {
+		out = append(out, f(r))
+	}
+	return out
+}
+
+func (f *figures) rows() []row {
+	out := make([]row, 0, len(f.order))
+	for _, c := range f.order {
+		rs := f.m[c]
+		out = append(out, row{Target: c.target, Scenario: c.scenario.String(),
+			RPS: median(pick(rs, func(r row) float64 { return r.RPS })), CPU: median(pick(rs, func(r row) float64 { return r.CPU })),
+			P50: median(pick(rs, func(r row) float64 { return r.P50 })), P99: median(pick(rs, func(r row) float64 { return r.P99 })),
+			RSS: int64(median(pick(rs, func(r row) float64 { return float64(r.RSS) })))})
+	}
+	return out
+}
+
+// ratio is a's CPU a request over b's: median, least and greatest over rounds.
+func (f *figures) ratio(a, b string, s scenario) (mid, low, high float64, ok bool) {
+	ra, rb := f.m[cell{a, s}], f.m[cell{b, s}]
+	var v []float64
+	for i := range min(len(ra), len(rb)) {
+		if rb[i].CPU > 0 {
+			v = append(v, ra[i].CPU/rb[i].CPU)
+		}
+	}
+	if len(v) == 0 {
+		return 0, 0, 0, false
+	}
+	return median(v), slices.Min(v), slices.Max(v), true
+}
+
+func (f *figures) print() {
+	fmt.Printf("\n%-14s %-10s %10s %12s %10s %10s %10s %9s %22s\n", "scenario", "target", "req/s", "cpu ms/1k", "p50 µs", "p99 µs", "added µs", "RSS MiB", "CPU attache/this")
+	rows := f.rows()
+	direct := map[string]float64{}
+	for _, r := range rows {
+		if r.Target == "direct" {
+			direct[r.Scenario] = r.P50
+		}
+	}
+	last := ""
+	for i, r := range rows {
+		if r.Scenario != last {
+			fmt.Println()
+			last = r.Scenario
+		}
+		rel := ""
+		if mid, low, high, ok := f.ratio("attache", r.Target, f.order[i].scenario); ok && r.Target != "attache" {
+			rel = fmt.Sprintf("%.2f (%.2f–%.2f)", mid, low, high)
+		}
+		added := ""
+		if d, ok := direct[r.Scenario]; ok && r.Target != "direct" {
+			added = fmt.Sprintf("%.0f", r.P50-d)
+		}
+		fmt.Printf("%-14s %-10s %10.0f %12.1f %10.0f %10.0f %10s %9.1f %22s\n", r.Scenario, r.Target, r.RPS, r.CPU, r.P50, r.P99, added, float64(r.RSS)/1024, rel)
+	}
+}
+
+// goals prints and checks what this release promises.
+func (f *figures) goals() bool {
+	fmt.Println()
+	passed, failed := 0, 0
+	check := func(what string, got, limit float64, known bool) {
+		verdict := "met"
+		switch {
+		case !known:
+			verdict = "not measured"
+		case got > limit:
+			verdict = "MISSED"
+			failed++
+		default:
+			passed++
+		}
+		fmt.Printf("goal   %-58s %8.2f  limit %6.2f  %s\n", what, got, limit, verdict)
+	}
+	s := scenario{"/1k", false, 32}
+	mid, _, _, ok := f.ratio("attache", "goproxy", s)
+	check("CPU a request over goproxy's, 1k h1 c32", mid, 1.3, ok)
+	mid, _, _, ok = f.ratio("attache", "squid", s)
+	check("CPU a request over squid's, 1k h1 c32", mid, 1.1, ok)
+	big := f.m[cell{"attache", scenario{"/1k", false, 256}}]
+	check("RSS at 256 connections, MiB", median(pick(big, func(r row) float64 { return float64(r.RSS) / 1024 })), 40, len(big) > 0)
+	fmt.Printf("%d passed, %d failed\n", passed, failed)
+	return failed == 0
+}
