@@ -369,6 +369,33 @@ func (r ranges) has(n int64) bool {
 	return slices.ContainsFunc(r, func(x [2]int64) bool { return x[0] <= n && n <= x[1] })
 }
 
+// overlaps reports whether r has a number from a to b.
+func (r ranges) overlaps(a, b int64) bool {
+	return slices.ContainsFunc(r, func(x [2]int64) bool { return x[0] <= b && a <= x[1] })
+}
+
+// without returns the numbers of r that are not in o.
+func (r ranges) without(o ranges) ranges {
+	left := slices.Clone(r)
+	for _, cut := range o {
+		var next ranges
+		for _, x := range left {
+			if cut[1] < x[0] || x[1] < cut[0] {
+				next = append(next, x)
+				continue
+			}
+			if x[0] < cut[0] {
+				next = append(next, [2]int64{x[0], cut[0] - 1})
+			}
+			if cut[1] < x[1] {
+				next = append(next, [2]int64{cut[1] + 1, x[1]})
+			}
+		}
+		left = next
+	}
+	return left
+}
+
 // String writes ranges as "1-7,9".
 func (r ranges) String() string {
 	parts := make([]string, len(r))
