@@ -67,6 +67,7 @@ type Process struct {
 	Exe      string // path of the executable as /proc shows it
 	Digest   string // "sha256:…" of the executable
 	CgroupID uint64 // cgroup v2 id of the socket
+	Shared   bool   // other processes of the run hold the socket too; PID is the lowest
 }
 
 // Caller is who opened a connection: the workload and, where the platform can
