@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 )
 
 const redacted = "[secret]"
@@ -28,6 +29,22 @@ func New(s string) Value {
 	return Value{reveal: func() string { return s }}
 }
 
+// NewRevocable is New with a second result: once drop has been called, every
+// copy of the Value holds nothing.
+func NewRevocable(s string) (v Value, drop func()) {
+	if s == "" {
+		return Value{}, func() {}
+	}
+	var p atomic.Pointer[string]
+	p.Store(&s)
+	return Value{reveal: func() string {
+		if t := p.Load(); t != nil {
+			return *t
+		}
+		return ""
+	}}, func() { p.Store(nil) }
+}
+
 // Reveal returns the text. Only injectors, providers and the echo guard call
 // it; test/arch holds the list.
 func (v Value) Reveal() string {
@@ -38,7 +55,7 @@ func (v Value) Reveal() string {
 }
 
 // IsZero reports whether v holds nothing.
-func (v Value) IsZero() bool { return v.reveal == nil }
+func (v Value) IsZero() bool { return v.Reveal() == "" }
 
 // Equal compares two secrets in constant time for equal lengths.
 func (v Value) Equal(o Value) bool {
