@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
@@ -105,7 +106,8 @@ type file struct {
 }
 
 func (f *file) read(ctx context.Context, _ minting.Evidence) (string, time.Time, error) {
-	fd, err := os.Open(f.path)
+	// Non-blocking: a pipe put in the file's place must not hold us up.
+	fd, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("%w: read key file: %w", minting.ErrUnavailable, err)
 	}
