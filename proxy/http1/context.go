@@ -1,0 +1,82 @@
+package http1
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// requestContext is the context of one request. It exists because a
+// context.WithCancel for each request costs four allocations and an entry in
+// the parent's map; this one is part of the exchange. It ends when the handler
+// returns, when the client goes away, or with the connection.
+type requestContext struct {
+	parent context.Context //nolint:containedctx // it is a context
+
+	mu    sync.Mutex // guards what follows
+	done  chan struct{}
+	err   error
+	after map[*func()]struct{}
+}
+
+func (c *requestContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
+
+func (c *requestContext) Value(key any) any { return c.parent.Value(key) }
+
+func (c *requestContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.err != nil {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+func (c *requestContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// AfterFunc lets package context derive from c without a goroutine.
+func (c *requestContext) AfterFunc(f func()) (stop func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		go f()
+		return func() bool { return false }
+	}
+	if c.after == nil {
+		c.after = make(map[*func()]struct{})
+	}
+	key := &f
+	c.after[key] = struct{}{}
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		_, ok := c.after[key]
+		delete(c.after, key)
+		return ok
+	}
+}
+
+func (c *requestContext) cancel() {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = context.Canceled
+	if c.done != nil {
+		close(c.done)
+	}
+	after := c.after
+	c.after = nil
+	c.mu.Unlock()
+	for f := range after {
+		go (*f)()
+	}
+}

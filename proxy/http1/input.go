@@ -1,0 +1,185 @@
+package http1
+
+import (
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	inputSize = 4 << 10
+	// directRead is the size from which a body is read into the reader's own
+	// memory, past the buffer.
+	directRead = 2 << 10
+)
+
+// input is the connection's read side. Only one goroutine at a time uses it:
+// the connection's own, the one that reads the body, or the watch.
+type input struct {
+	c    net.Conn
+	buf  []byte
+	r, w int
+	err  error // sticky
+	// deadline is the read deadline that is set on c; zero: none.
+	deadline time.Time
+}
+
+func (in *input) init(c net.Conn) {
+	in.c = c
+	in.buf = make([]byte, inputSize)
+}
+
+func (in *input) release() { in.buf = nil }
+
+func (in *input) buffered() []byte { return in.buf[in.r:in.w] }
+
+// fill reads once. It makes room, up to limit bytes of buffer.
+func (in *input) fill(limit int) error {
+	if in.err != nil {
+		return in.err
+	}
+	if in.r == in.w {
+		in.r, in.w = 0, 0
+		if len(in.buf) > inputSize {
+			in.buf = make([]byte, inputSize) // a large head is rare: give it back
+		}
+	}
+	if in.w == len(in.buf) {
+		switch {
+		case in.r > 0:
+			in.w = copy(in.buf, in.buf[in.r:in.w])
+			in.r = 0
+		case len(in.buf) < limit:
+			in.buf = append(in.buf, make([]byte, min(len(in.buf), limit-len(in.buf)))...)
+		default:
+			return io.ErrShortBuffer
+		}
+	}
+	n, err := in.c.Read(in.buf[in.w:])
+	in.w += n
+	if n > 0 {
+		return nil // an error, if any, comes again
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	in.err = err
+	return err
+}
+
+// setDeadline moves the read deadline to at least 7/8 of d from now. Moving it
+// on each request would cost a timer operation each.
+func (in *input) setDeadline(d time.Duration) {
+	now := time.Now()
+	if left := in.deadline.Sub(now); !in.deadline.IsZero() && left <= d && left >= d-d/8 {
+		return
+	}
+	in.deadline = now.Add(d)
+	_ = in.c.SetReadDeadline(in.deadline)
+}
+
+func (in *input) clearDeadline() {
+	if !in.deadline.IsZero() {
+		in.deadline = time.Time{}
+		_ = in.c.SetReadDeadline(time.Time{})
+	}
+}
+
+// watch notices that the client has gone while a handler runs. It costs a
+// timer, and a read on the timer's goroutine only for handlers that take
+// longer than watchAfter; what it reads is kept for the next request.
+type watch struct {
+	k     *conn
+	timer *time.Timer
+
+	mu      sync.Mutex // guards what follows, and k.in while reading
+	cond    sync.Cond
+	armed   bool
+	reading bool
+	aborted bool
+	over    bool // the connection was taken over
+}
+
+func (w *watch) init(k *conn) {
+	w.k = k
+	w.cond.L = &w.mu
+}
+
+// arm starts the watch; the request's body must have been read.
+func (w *watch) arm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	w.armed = true
+	if w.timer == nil {
+		w.timer = time.AfterFunc(watchAfter, w.fire)
+		return
+	}
+	w.timer.Reset(watchAfter)
+}
+
+func (w *watch) fire() {
+	w.mu.Lock()
+	in := &w.k.in
+	if !w.armed || w.reading || in.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	if in.r == in.w {
+		in.r, in.w = 0, 0
+	}
+	if in.w == len(in.buf) { // the next requests are here already
+		w.mu.Unlock()
+		return
+	}
+	w.reading = true
+	in.clearDeadline() // before the lock goes: stop sets one to end the read
+	dst := in.buf[in.w:]
+	w.mu.Unlock()
+
+	n, err := in.c.Read(dst)
+
+	w.mu.Lock()
+	in.w += n
+	gone := err != nil && (!w.aborted || !isTimeout(err))
+	if gone && n == 0 {
+		in.err = err
+	}
+	w.reading = false
+	w.cond.Broadcast()
+	w.mu.Unlock()
+	if gone {
+		w.k.cancelCurrent()
+	}
+}
+
+// stop ends the watch and waits until it has let go of the connection.
+func (w *watch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = false
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if !w.reading {
+		return
+	}
+	w.aborted = true
+	_ = w.k.nc.SetReadDeadline(time.Unix(1, 0))
+	for w.reading {
+		w.cond.Wait()
+	}
+	w.aborted = false
+	_ = w.k.nc.SetReadDeadline(time.Time{})
+}
+
+// end stops the watch for good.
+func (w *watch) end() {
+	w.mu.Lock()
+	w.over = true
+	w.mu.Unlock()
+	w.stop()
+}

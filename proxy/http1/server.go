@@ -1,0 +1,317 @@
+// Package http1 is a strict HTTP/1.1 server codec. It takes the place of
+// net/http's connection loop: one goroutine a connection, on which the handler
+// runs, and the same http.Handler on top.
+//
+// Strict means that a request which two parsers could read in two ways is
+// refused and the connection closed (RFC 9112 section 11.2): whatever is
+// accepted here, net/http accepts with the same method, target, host, headers
+// and body; a differential fuzz test holds that.
+package http1
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Defaults of [Server].
+const (
+	DefaultMaxHeaderBytes = 64 << 10
+	DefaultMaxHeaders     = 200
+	DefaultHeaderTimeout  = 10 * time.Second
+	DefaultIdleTimeout    = 3 * time.Minute
+)
+
+const (
+	// maxDrain is how much of an unread request body is read away so that the
+	// connection can be used again; lingerTime bounds the wait for it.
+	maxDrain   = 256 << 10
+	lingerTime = 500 * time.Millisecond
+	// watchAfter is how long a handler runs before the connection is watched
+	// for the client's leaving. Shorter requests never pay for the watch.
+	watchAfter = 2 * time.Millisecond
+)
+
+// Server serves HTTP/1.x on connections given to [Server.ServeConn]. Handler
+// is required; zero limits mean the defaults. The fields must not change once
+// a connection is served. It is safe for concurrent use.
+type Server struct {
+	Handler http.Handler
+	// MaxHeaderBytes bounds a request's head, MaxHeaders its field lines.
+	MaxHeaderBytes, MaxHeaders int
+	// HeaderTimeout bounds the time from a head's first byte to its last,
+	// IdleTimeout the wait for the first.
+	HeaderTimeout, IdleTimeout time.Duration
+	// Refused, if not nil, is told of each refused request: one of the Kind
+	// constants.
+	Refused func(kind string)
+	// Log, if not nil, is told of panics.
+	Log *slog.Logger
+
+	draining atomic.Bool
+	date     atomic.Pointer[dateText]
+	mu       sync.Mutex // guards conns
+	conns    map[*conn]struct{}
+}
+
+// dateText is the Date field of one second.
+type dateText struct {
+	unix int64
+	text string
+}
+
+// State of a connection, for [Server.Shutdown].
+const (
+	stateActive int32 = iota
+	stateIdle
+	stateClosed
+)
+
+// conn is one connection.
+type conn struct {
+	s      *Server
+	nc     net.Conn
+	ctx    context.Context //nolint:containedctx // lives as long as the connection
+	tls    *tls.ConnectionState
+	remote string
+	in     input
+	state  atomic.Int32
+	cur    atomic.Pointer[exchange]
+	watch  watch
+	// headTimed says that the deadline for the head being read is set.
+	headTimed bool
+}
+
+// exchange is one request and its response, in one allocation.
+type exchange struct {
+	ctx  requestContext
+	url  url.URL
+	body body
+	res  response
+
+	// contMu guards needContinue and orders the interim response before the
+	// final one: the body may be read on another goroutine than the handler's.
+	contMu       sync.Mutex
+	needContinue bool
+}
+
+// ServeConn serves c until it ends or ctx does, and closes it, unless a
+// handler took it over (http.Hijacker). It returns when the last handler has.
+func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
+	k := &conn{s: s, nc: c, ctx: ctx, remote: c.RemoteAddr().String()}
+	k.in.init(c)
+	k.watch.init(k)
+	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		state := t.ConnectionState()
+		k.tls = &state
+	}
+	if !s.track(k) {
+		_ = c.Close()
+		return
+	}
+	defer s.untrack(k)
+	stop := context.AfterFunc(ctx, func() {
+		k.cancelCurrent()
+		k.abort()
+	})
+	defer stop()
+	defer k.in.release()
+	for k.serveOne() {
+	}
+}
+
+// Shutdown lets each connection finish its current request and closes it;
+// idle ones are closed at once. It does not wait.
+func (s *Server) Shutdown() {
+	s.draining.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.conns {
+		if k.state.CompareAndSwap(stateIdle, stateClosed) {
+			_ = k.nc.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+func (s *Server) track(k *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return false
+	}
+	if s.conns == nil {
+		s.conns = make(map[*conn]struct{})
+	}
+	s.conns[k] = struct{}{}
+	return true
+}
+
+func (s *Server) untrack(k *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, k)
+}
+
+func (k *conn) cancelCurrent() {
+	if x := k.cur.Load(); x != nil {
+		x.ctx.cancel()
+	}
+}
+
+// serveOne reads one request and runs the handler; it reports whether the
+// connection goes on.
+func (k *conn) serveOne() bool {
+	head, err := k.readHead()
+	if err != nil {
+		k.refuse(err)
+		return false
+	}
+	x := &exchange{}
+	req, err := k.parse(head, x)
+	if err != nil {
+		k.refuse(err)
+		return false
+	}
+	x.ctx.parent = k.ctx
+	x.res.init(k, x, req)
+	k.cur.Store(x)
+	if k.ctx.Err() != nil {
+		x.ctx.cancel()
+	}
+	if x.body.kind == bodyNone {
+		k.watch.arm()
+	}
+	ok := k.runHandler(x, req)
+	if x.res.hijacked {
+		x.ctx.cancel()
+		k.cur.Store(nil)
+		return false
+	}
+	again := ok && x.res.finish()
+	again = x.body.finish(again) && again
+	k.watch.stop() // after the body, whose end starts the watch
+	x.ctx.cancel()
+	k.cur.Store(nil)
+	if again && k.in.err == nil {
+		return true
+	}
+	switch {
+	case !ok || x.res.broken():
+		k.abort()
+	case (x.body.kind == bodyNone || x.body.done.Load()) && len(k.in.buffered()) == 0:
+		_ = k.nc.Close()
+	default:
+		k.linger()
+	}
+	return false
+}
+
+// runHandler reports whether the handler returned in good order.
+func (k *conn) runHandler(x *exchange, req *http.Request) (ok bool) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		ok = false
+		if err, is := v.(error); is && errors.Is(err, http.ErrAbortHandler) {
+			return
+		}
+		if k.s.Log != nil {
+			k.s.Log.ErrorContext(&x.ctx, "handler panicked", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	k.s.Handler.ServeHTTP(&x.res, req)
+	return true
+}
+
+// refuse answers what can be answered and closes the connection.
+func (k *conn) refuse(err error) {
+	var bad *refusal
+	if !errors.As(err, &bad) {
+		_ = k.nc.Close() // the client is gone or silent
+		return
+	}
+	if k.s.Refused != nil {
+		k.s.Refused(bad.kind)
+	}
+	_ = k.nc.SetWriteDeadline(time.Now().Add(lingerTime))
+	_, _ = k.nc.Write(bad.answer())
+	k.linger()
+}
+
+// linger closes in steps, so that a client which is still sending reads our
+// answer before it sees a reset (RFC 9112 section 9.6).
+func (k *conn) linger() {
+	if k.in.err != nil && !isTimeout(k.in.err) {
+		_ = k.nc.Close()
+		return
+	}
+	raw := k.nc
+	_ = raw.SetDeadline(time.Now().Add(lingerTime))
+	closeWrite(raw)
+	if t, ok := raw.(interface{ NetConn() net.Conn }); ok {
+		raw = t.NetConn()
+		closeWrite(raw)
+	}
+	var sink [2048]byte
+	for n := 0; n < maxDrain; {
+		m, err := raw.Read(sink[:])
+		n += m
+		if err != nil {
+			break
+		}
+	}
+	_ = k.nc.Close()
+}
+
+// abort closes so that the client cannot take a cut answer for a whole one:
+// under TLS no close_notify is sent (RFC 9112 section 9.8).
+func (k *conn) abort() {
+	if t, ok := k.nc.(interface{ NetConn() net.Conn }); ok {
+		_ = t.NetConn().Close()
+	}
+	_ = k.nc.Close()
+}
+
+func closeWrite(c net.Conn) {
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = w.CloseWrite()
+	}
+}
+
+// now returns the current second and its Date text.
+func (s *Server) now() string {
+	t := time.Now()
+	if d := s.date.Load(); d != nil && d.unix == t.Unix() {
+		return d.text
+	}
+	d := &dateText{unix: t.Unix(), text: t.UTC().Format(http.TimeFormat)}
+	s.date.Store(d)
+	return d.text
+}
+
+func (s *Server) maxHeaderBytes() int { return or(s.MaxHeaderBytes, DefaultMaxHeaderBytes) }
+func (s *Server) maxHeaders() int     { return or(s.MaxHeaders, DefaultMaxHeaders) }
+func (s *Server) headerTimeout() time.Duration {
+	return or(s.HeaderTimeout, DefaultHeaderTimeout)
+}
+func (s *Server) idleTimeout() time.Duration { return or(s.IdleTimeout, DefaultIdleTimeout) }
+
+func or[T int | time.Duration](v, dflt T) T {
+	if v > 0 {
+		return v
+	}
+	return dflt
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
