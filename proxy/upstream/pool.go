@@ -118,9 +118,15 @@ func (p *Pool) Send(r *http.Request, d destination.Destination, who Who) (*http.
 	return t.RoundTrip(r)
 }
 
-// Secure reports whether a credential may travel to d: only over TLS that we
-// verify ourselves.
-func Secure(d destination.Destination) bool { return d.Scheme == "https" }
+// ViaParent reports whether d is reached through a parent proxy, which sees
+// everything that is not encrypted end to end.
+func (p *Pool) ViaParent(d destination.Destination) bool {
+	if len(p.routes.Load().Find(d).pins) > 0 {
+		return false
+	}
+	u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
+	return err != nil || u != nil
+}
 
 func (p *Pool) transport(d destination.Destination, who Who) (*http.Transport, error) {
 	route := p.routes.Load().Find(d)

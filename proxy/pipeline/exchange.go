@@ -1,0 +1,258 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"sort"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy"
+	"github.com/attache-dev/attache/proxy/destination"
+)
+
+// exchange is one request on its way and what is known of it.
+type exchange struct {
+	p     *Pipeline
+	state *State
+	conn  *proxy.Conn
+	req   *http.Request
+	start time.Time
+
+	dest     destination.Destination
+	path     string // as received, still encoded, without query
+	protocol string
+	task     *identity.Task
+	decision policy.Decision
+	provider *Provider
+	cred     minting.Credential
+	handle   string // of cred; guarded by live.mu
+
+	rec    audit.Record
+	steps  audit.Steps
+	ticket audit.Ticket
+	begun  bool
+	sent   atomic.Int64 // body bytes from the agent
+	result audit.Result
+	extra  *audit.Extra // what the end says beside the result
+}
+
+// newExchange reads what the request says of itself; it decides nothing.
+func (p *Pipeline) newExchange(r *http.Request) *exchange {
+	x := &exchange{p: p, state: p.state.Load(), conn: proxy.ConnFrom(r.Context()), req: r, start: p.cfg.Now()}
+	if x.conn == nil { // a front door's bug: refuse as nobody
+		x.conn = &proxy.Conn{Refusal: identity.ErrUnattested}
+	}
+	x.dest = x.conn.Dest
+	x.path = rawPath(r)
+	x.protocol = protocolOf(r)
+	x.rec = audit.Record{
+		ID:   newRecordID(),
+		Time: x.start,
+		Request: &audit.Request{
+			Door: x.conn.Door, Scheme: x.dest.Scheme, Host: x.dest.Host, Port: x.dest.Port,
+			Method: r.Method, Path: x.path, QueryKeys: queryKeys(r), Protocol: x.protocol,
+			HTTPVersion: r.Proto, UserAgent: r.UserAgent(), TraceID: traceID(r.Header.Get("Traceparent")),
+		},
+		Decision: &audit.Decision{},
+		Unsafe:   p.cfg.Unsafe,
+	}
+	if d := x.conn.Attested.Sub(x.conn.Accepted); d > 0 {
+		x.steps.Attested = d.Microseconds()
+	}
+	x.describeCaller()
+	return x
+}
+
+func (x *exchange) describeCaller() {
+	c := x.conn.Caller
+	if c.Process != (identity.Process{}) {
+		x.rec.Process = &audit.Process{PID: c.Process.PID, UID: c.Process.UID, Exe: c.Process.Exe, Digest: c.Process.Digest}
+	}
+	if w := c.Workload; w != nil {
+		x.rec.Workload = x.p.describe(w)
+		x.rec.Owner, x.rec.OwnerSource = w.Owner, w.OwnerSource
+	}
+}
+
+func (x *exchange) describeTask() {
+	if x.task == nil {
+		return
+	}
+	x.rec.Task = &audit.Task{ID: x.task.ID, Purpose: x.task.Purpose, OpenedBy: x.task.OpenedBy}
+	if h := x.task.Human; h != nil {
+		x.rec.Human = &audit.Human{Subject: h.Subject, Issuer: h.Issuer, Email: h.Email}
+	}
+}
+
+// since is the time since the exchange began, in microseconds.
+func (x *exchange) since() int64 { return max(1, x.p.cfg.Now().Sub(x.start).Microseconds()) }
+
+// more is what the end of the record says beside the result.
+func (x *exchange) more() *audit.Extra {
+	if x.extra == nil {
+		x.extra = &audit.Extra{}
+	}
+	return x.extra
+}
+
+func (x *exchange) describeDecision() {
+	d := &x.decision
+	*x.rec.Decision = audit.Decision{Verdict: d.Verdict.String(), Policy: d.Policy, Rule: d.Rule, Version: d.Version, Reason: d.Reason, WouldDeny: d.WouldDeny}
+	x.rec.Request.PathTemplate = d.PathTemplate
+}
+
+// begin writes the intent; afterwards the exchange may leave this process.
+func (x *exchange) begin(ctx context.Context) *Refusal {
+	var err error
+	if x.decision.Durability == v1alpha1.DurabilityPower {
+		x.ticket, err = x.p.cfg.Spool.BeginPower(ctx, &x.rec)
+	} else {
+		x.ticket, err = x.p.cfg.Spool.Begin(ctx, &x.rec)
+	}
+	if err != nil {
+		return &Refusal{Status: http.StatusServiceUnavailable, Code: CodeAuditFull, Err: err, RetryAfter: 10 * time.Second,
+			Reason: "the record of this call cannot be written, so the call is not made; the operator must look at the audit spool"}
+	}
+	x.begun = true
+	x.steps.Begun = x.since()
+	return nil
+}
+
+// newRecordID returns "rec_" and 128 random bits.
+func newRecordID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, crypto/rand.Read
+	var s [36]byte
+	copy(s[:], "rec_")
+	hex.Encode(s[4:], b[:])
+	return string(s[:])
+}
+
+// rawPath is the path as the client wrote it: what we check, what policy
+// sees and what the origin gets (rule 3).
+func rawPath(r *http.Request) string {
+	s := r.RequestURI
+	if s == "" {
+		s = r.URL.EscapedPath()
+	}
+	if i := strings.Index(s, "://"); i > 0 && !strings.HasPrefix(s, "/") { // absolute-form
+		s = s[i+3:]
+		if j := strings.IndexAny(s, "/?"); j >= 0 {
+			s = s[j:]
+		} else {
+			s = "/"
+		}
+	}
+	if i := strings.IndexByte(s, '?'); i >= 0 {
+		s = s[:i]
+	}
+	if s == "" {
+		s = "/"
+	}
+	return s
+}
+
+func protocolOf(r *http.Request) string {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		return policy.GRPC
+	}
+	if isUpgrade(r) && strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return policy.WebSocket
+	}
+	return policy.HTTP
+}
+
+// isUpgrade reports whether r asks to switch protocols (RFC 9110 section 7.8).
+func isUpgrade(r *http.Request) bool {
+	if r.ProtoMajor != 1 || r.Header.Get("Upgrade") == "" {
+		return false
+	}
+	for _, v := range r.Header["Connection"] {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// queryKeys names the parameters, never their values.
+func queryKeys(r *http.Request) []string {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	const maxKeys = 32
+	q := r.URL.Query()
+	keys := make([]string, 0, len(q))
+	for k := range q {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	if len(keys) > maxKeys {
+		keys = keys[:maxKeys]
+	}
+	return keys
+}
+
+// traceID is the trace-id of a W3C traceparent, or empty.
+func traceID(tp string) string {
+	if len(tp) >= 55 && tp[2] == '-' && tp[35] == '-' {
+		return tp[3:35]
+	}
+	return ""
+}
+
+// refuse finishes the exchange with a refusal: the record first, the answer
+// after it.
+func (x *exchange) refuse(w http.ResponseWriter, f *Refusal) {
+	x.result.Status, x.result.ErrorKind = f.Status, f.Code
+	if x.result.Outcome == "" {
+		x.result.Outcome = audit.OutcomeDenied
+		if x.begun {
+			x.result.Outcome = audit.OutcomeError
+		}
+	}
+	if x.begun {
+		d := *x.rec.Decision
+		d.Code = f.Code
+		x.more().Decision = &d
+	} else {
+		x.rec.Decision.Code, x.rec.Decision.Reason = f.Code, f.Reason
+	}
+	x.finish()
+	if f.Err != nil {
+		x.p.cfg.Log.Warn("call refused", "record", x.rec.ID, "code", f.Code, "host", x.dest.Host, "cause", f.Err)
+	}
+	f.write(w, x)
+}
+
+// finish writes the end of the record; a refusal before Begin is one whole
+// record. Failing to write it is logged: the begin already stands, and a
+// missing end reads as unknown.
+func (x *exchange) finish() {
+	x.steps.Ended = x.since()
+	x.result.BytesUp = max(x.result.BytesUp, x.sent.Load())
+	x.rec.Steps = &x.steps
+	x.rec.Result = &x.result
+	x.p.cfg.Metrics.done(x)
+	var err error
+	if x.begun {
+		err = x.ticket.End(&x.result, x.rec.Credential, &x.steps, x.extra)
+	} else {
+		err = x.p.cfg.Spool.Write(&x.rec)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		x.p.cfg.Log.Error("record not written", "record", x.rec.ID, "cause", err)
+	}
+}

@@ -1,0 +1,354 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/injector/guard"
+	"github.com/attache-dev/attache/internal/secret"
+	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy/upstream"
+)
+
+// replayBytes is the largest body that is kept to repeat a request once after
+// a stale credential.
+const replayBytes = 64 << 10
+
+// send mints, injects and sends; once more with a fresh credential where the
+// origin calls ours stale and the request can be repeated (rule 9).
+func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
+	if x.decision.Verdict != policy.Inject {
+		return x.roundTrip(ctx, w)
+	}
+	if f := x.mint(ctx); f != nil {
+		return nil, f
+	}
+	guard.Request(x.req, x.decision.EchoRisk)
+	body := x.keepBody()
+	resp, f := x.injectAndSend(ctx, w)
+	if f != nil || body == nil || !x.stale(resp) {
+		return resp, f
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a short refusal lets the connection be used again
+	_ = resp.Body.Close()
+	x.result.Retried = true
+	x.req.Body = body()
+	return x.injectAndSend(ctx, w)
+}
+
+// stale reports whether the origin refused the credential as such, and gets
+// another one.
+func (x *exchange) stale(resp *http.Response) bool {
+	if x.cred.Kind == minting.KindDPoP && x.p.cfg.Proofs.learn(x.req, resp) {
+		return true // the same token with the nonce that the origin wants
+	}
+	codes := x.provider.Spec.RetryStatus
+	if len(codes) == 0 {
+		codes = []int{http.StatusUnauthorized}
+	}
+	// A credential that was minted for this very call is not stale.
+	if !slices.Contains(codes, resp.StatusCode) || !x.cred.Cached {
+		return false
+	}
+	x.p.cfg.Minter.Forget(x.cred.Handle)
+	return x.mint(resp.Request.Context()) == nil
+}
+
+// keepBody returns a function that gives the request's body again, or nil if
+// it cannot or must not be sent twice.
+func (x *exchange) keepBody() func() io.ReadCloser {
+	r := x.req
+	if !idempotent(r) || x.protocol != policy.HTTP {
+		return nil
+	}
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return func() io.ReadCloser { return http.NoBody }
+	}
+	if r.ContentLength < 0 || r.ContentLength > replayBytes || r.Header.Get("Expect") != "" {
+		return nil
+	}
+	var kept bytes.Buffer
+	r.Body = &teeBody{ReadCloser: r.Body, to: &kept}
+	return func() io.ReadCloser {
+		rest := r.Body
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(kept.Bytes()), rest), rest}
+	}
+}
+
+type teeBody struct {
+	io.ReadCloser
+	to *bytes.Buffer
+}
+
+// Read keeps what it gives.
+func (t *teeBody) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	t.to.Write(p[:n])
+	return n, err
+}
+
+// Close does nothing: the front door closes its own body, and a second
+// attempt may still read the rest.
+func (t *teeBody) Close() error { return nil }
+
+// idempotent as RFC 9110 section 9.2.2 has it, or made so by a key
+// (draft-ietf-httpapi-idempotency-key-header).
+func idempotent(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return r.Header.Get("Idempotency-Key") != ""
+}
+
+// mint gets the credential that the decision grants.
+func (x *exchange) mint(ctx context.Context) *Refusal {
+	w, g := x.conn.Caller.Workload, &x.decision.Grant
+	req := minting.Request{
+		Provider: g.Provider, Generation: x.provider.Generation,
+		WorkloadID: w.ID.String(), PostureDigest: x.rec.Workload.PostureDigest, RunID: w.RunID, Caller: x.conn.Caller.Process.Digest,
+		Destination: x.dest.Scheme + "://" + x.dest.HostPort(), Audience: g.Audience, Resources: g.Resources, Role: g.Role, Scope: g.Scope,
+		AuthorizationDetails: g.AuthorizationDetails, TTL: x.ttl(), Actor: w.ID.String(),
+	}
+	if t := x.task; t != nil {
+		req.TaskID = t.ID
+		if t.Human != nil {
+			req.Subject, req.SubjectToken = t.Human.Issuer+"|"+t.Human.Subject, t.SubjectToken.Fingerprint()
+		}
+	}
+	c, err := x.p.cfg.Minter.Mint(ctx, req, minting.Evidence{Workload: w, Task: x.task, Source: x.p.cfg.Source})
+	x.steps.Minted = x.since()
+	if err != nil {
+		return x.mintRefusal(ctx, err)
+	}
+	x.cred = c
+	x.p.live.holds(x, c.Handle)
+	asked := g.Scope
+	x.rec.Credential = &audit.Use{Handle: c.Handle, Provider: c.Provider, Kind: c.Kind, ScopeAsked: asked, ScopeGranted: c.Scope,
+		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached}
+	if !c.Expires.IsZero() {
+		x.rec.Credential.TTLSeconds = int64(c.Expires.Sub(x.start).Seconds())
+	}
+	return nil
+}
+
+// ttl is the rule's wish within the provider's bound.
+func (x *exchange) ttl() time.Duration {
+	ttl, bound := x.decision.Grant.TTL, x.provider.Spec.TTL.D()
+	if bound <= 0 {
+		bound = 5 * time.Minute
+	}
+	if ttl <= 0 || ttl > bound {
+		return bound
+	}
+	return ttl
+}
+
+func (x *exchange) mintRefusal(ctx context.Context, err error) *Refusal {
+	wait, _ := minting.RetryAfter(err)
+	who := "provider " + x.decision.Grant.Provider
+	switch {
+	case ctx.Err() != nil:
+		return x.upstreamRefusal(ctx, err)
+	case errors.Is(err, minting.ErrDenied):
+		return &Refusal{Status: http.StatusForbidden, Code: CodeMintDenied, Err: err,
+			Reason: who + ": the issuer refused the credential; the operator finds its answer in Attaché's log under this record"}
+	case errors.Is(err, identity.ErrUnavailable):
+		return &Refusal{Status: http.StatusServiceUnavailable, Code: CodeNoIdentity, Err: err, RetryAfter: max(wait, time.Second),
+			Reason: who + ": the workload's identity is not available now"}
+	default:
+		return &Refusal{Status: http.StatusServiceUnavailable, Code: CodeMintUnavailable, Err: err, RetryAfter: max(wait, time.Second),
+			Reason: who + ": no credential can be had now; the operator finds the cause in Attaché's log under this record"}
+	}
+}
+
+func (x *exchange) injectAndSend(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
+	x.req.URL.Scheme, x.req.URL.Host = x.dest.Scheme, x.dest.Authority()
+	if err := x.provider.injector.Apply(x.req, x.cred); err != nil {
+		return nil, &Refusal{Status: http.StatusBadGateway, Code: CodeInject, Err: err,
+			Reason: "the credential cannot be put on this request; the operator finds the cause in Attaché's log under this record"}
+	}
+	x.steps.Injected = x.since()
+	return x.roundTrip(ctx, w)
+}
+
+// roundTrip sends x.req as it stands.
+func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
+	in := x.req
+	count := &countingBody{ReadCloser: in.Body, n: &x.sent}
+	out := &http.Request{
+		Method: in.Method, URL: x.outURL(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: in.Header, Host: x.dest.Authority(), ContentLength: in.ContentLength, Trailer: in.Trailer,
+	}
+	if in.Body != nil && in.Body != http.NoBody && (in.ContentLength != 0) {
+		out.Body = count
+	}
+	// A 1xx answer may arrive while a failure is already being written.
+	var mu sync.Mutex // guards over
+	over := false
+	out = out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { x.answeredFrom(i.Conn.RemoteAddr().String()) },
+		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !over {
+				x.informational(w, code, http.Header(h))
+			}
+			return nil
+		},
+	}))
+	defer func() { mu.Lock(); over = true; mu.Unlock() }()
+	resp, err := x.p.cfg.Upstream.Send(out, x.dest, upstream.Who{Workload: x.conn.Caller.Workload, Task: x.task})
+	if err != nil {
+		return nil, x.upstreamRefusal(ctx, err)
+	}
+	return resp, nil
+}
+
+// answeredFrom notes the address that was dialled.
+func (x *exchange) answeredFrom(addr string) {
+	r := *x.rec.Request
+	r.Address = addr
+	x.more().Request = &r
+}
+
+// informational passes 1xx answers such as 103 Early Hints on; 100 is the
+// front door's own business and 101 ends the exchange.
+func (x *exchange) informational(w http.ResponseWriter, code int, h http.Header) {
+	if code == http.StatusContinue || code == http.StatusSwitchingProtocols {
+		return
+	}
+	h = h.Clone()
+	if x.cred.Handle != "" {
+		x.guardPatterns(guard.Opened{}).Header(h)
+	}
+	for _, k := range strippedAnswer {
+		delete(h, k)
+	}
+	to := w.Header()
+	for k, v := range h {
+		to[k] = v
+	}
+	w.WriteHeader(code)
+	clear(to)
+}
+
+// guardPatterns are the secrets of this exchange: the injected credential's,
+// and those of sealed values that were opened for this request.
+func (x *exchange) guardPatterns(opened guard.Opened) *guard.Patterns {
+	if len(opened.Secrets) > 0 {
+		all := opened.Secrets
+		if x.cred.Handle != "" {
+			all = append(slices.Clip(all), x.provider.injector.Secrets(x.cred)...)
+		}
+		return guard.NewPatterns(all...)
+	}
+	if x.cred.Handle == "" {
+		return nil
+	}
+	return x.p.patterns.Get(x.cred.Handle, func() []secret.Value { return x.provider.injector.Secrets(x.cred) })
+}
+
+// upstreamRefusal names what went wrong between us and the origin. The text
+// of err may hold addresses and is kept for the operator.
+func (x *exchange) upstreamRefusal(ctx context.Context, err error) *Refusal {
+	err = cause(ctx, err)
+	f := &Refusal{Status: http.StatusBadGateway, Code: CodeUnreachable, Err: err, Reason: x.dest.Host + " cannot be reached"}
+	var (
+		certErr *tls.CertificateVerificationError
+		recErr  tls.RecordHeaderError
+		hostErr x509.HostnameError
+		netErr  net.Error
+		alert   tls.AlertError
+	)
+	switch {
+	case errors.Is(err, errRevoked), errors.Is(err, errMaxStream):
+		f.Status, f.Code, f.Reason = http.StatusForbidden, CodeRevoked, "the task or credential of this call was ended: "+err.Error()
+	case errors.Is(err, context.Canceled):
+		f.Status, f.Code, f.Reason = 499, CodeCanceled, "the caller went away"
+	case errors.Is(err, upstream.ErrAddress):
+		f.Status, f.Code = http.StatusForbidden, CodeAddress
+		f.Reason = x.dest.Host + " points at a private, loopback or metadata address; the operator can pin it in spec.destinations[].addresses"
+	case errors.Is(err, upstream.ErrLoop):
+		f.Status, f.Code, f.Reason = http.StatusLoopDetected, CodeLoop, upstream.ErrLoop.Error()
+	case errors.As(err, &certErr), errors.As(err, &hostErr), errors.As(err, &recErr), errors.As(err, &alert):
+		f.Code, f.Reason = CodeUpstreamTLS, "the certificate or TLS of "+x.dest.Host+" does not verify: "+tlsCause(err)
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		f.Status, f.Code, f.Reason = http.StatusGatewayTimeout, CodeTimeout, x.dest.Host+" did not answer in time"
+	}
+	return f
+}
+
+// tlsCause is the part of a certificate error that an agent may see.
+func tlsCause(err error) string {
+	var (
+		invalid x509.CertificateInvalidError
+		unknown x509.UnknownAuthorityError
+		host    x509.HostnameError
+	)
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "it has expired or is not yet valid"
+	case errors.As(err, &invalid):
+		return "it is not valid"
+	case errors.As(err, &unknown):
+		return "its authority is unknown; set caFile on the destination if it is private"
+	case errors.As(err, &host):
+		return "it is for another name"
+	}
+	return "the handshake failed"
+}
+
+// leaked ends a credential that came back in an answer.
+func (p *Pipeline) leaked(x *exchange) {
+	p.cfg.Log.Error("origin repeated the credential; it is revoked", "record", x.rec.ID, "host", x.dest.Host, "handle", x.cred.Handle)
+	if p.cfg.Revoke != nil {
+		go p.cfg.Revoke(x.cred.Handle)
+	}
+}
+
+// countingBody counts what the agent sends.
+type countingBody struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+// Read implements io.Reader.
+func (c *countingBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// trailerStripper cleans request trailers once they are known.
+type trailerStripper struct {
+	io.ReadCloser
+	strip func()
+}
+
+// Read implements io.Reader.
+func (t *trailerStripper) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err == io.EOF {
+		t.strip()
+	}
+	return n, err
+}

@@ -1,0 +1,79 @@
+package pipeline
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy"
+)
+
+// Passthrough reports whether policy wants c's bytes tunnelled untouched. It
+// is asked before any request is seen.
+func (p *Pipeline) Passthrough(_ context.Context, c *proxy.Conn) bool {
+	if c.Refusal != nil {
+		return false
+	}
+	s := p.state.Load()
+	return s.Policies.DecideConn(p.connRequest(c)).Verdict == policy.Passthrough
+}
+
+func (p *Pipeline) connRequest(c *proxy.Conn) *policy.Request {
+	return &policy.Request{
+		Host: c.Dest.Host, Port: c.Dest.Port, Scheme: c.Dest.Scheme, Protocol: policy.TLS, Method: http.MethodConnect,
+		Workload: c.Caller.Workload, Process: c.Caller.Process, Task: p.cfg.Tasks.Current(c.Caller.Workload), Time: p.cfg.Now(),
+	}
+}
+
+// Tunnel carries a passthrough connection and writes its record. client's
+// first read gives the bytes that the front door has already seen.
+func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) error {
+	x := &exchange{p: p, state: p.state.Load(), conn: c, start: p.cfg.Now(), dest: c.Dest, protocol: policy.TLS}
+	x.task = p.cfg.Tasks.Current(c.Caller.Workload)
+	x.decision = x.state.Policies.DecideConn(p.connRequest(c))
+	x.rec = audit.Record{
+		ID: newRecordID(), Time: x.start, Unsafe: p.cfg.Unsafe,
+		Decision: &audit.Decision{},
+		Request:  &audit.Request{Door: c.Door, Scheme: c.Dest.Scheme, Host: c.Dest.Host, Port: c.Dest.Port, Method: http.MethodConnect, Protocol: policy.TLS},
+	}
+	x.describeCaller()
+	x.describeTask()
+	x.describeDecision()
+	x.steps.Decided = x.since()
+	if f := x.begin(ctx); f != nil {
+		x.endTunnel(f.Code)
+		return f
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.live.add(x, cancel)
+	defer p.live.remove(x)
+	origin, err := p.cfg.Upstream.DialRaw(ctx, c.Dest)
+	if err != nil {
+		x.endTunnel(x.upstreamRefusal(ctx, err).Code)
+		return err
+	}
+	defer origin.Close()
+	if x.decision.MaxStream > 0 {
+		t := time.AfterFunc(x.decision.MaxStream, func() { cancel(errMaxStream) })
+		defer t.Stop()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = client.Close(); _ = origin.Close() })
+	defer stop()
+	x.answeredFrom(origin.RemoteAddr().String())
+	x.result.BytesUp, x.result.BytesDown = splice(client, client, origin)
+	x.result.Outcome = audit.OutcomeOK
+	if c := context.Cause(ctx); c == errRevoked || c == errMaxStream {
+		x.result.Outcome = audit.OutcomeRevoked
+	}
+	x.finish()
+	return nil
+}
+
+func (x *exchange) endTunnel(code string) {
+	x.result.Outcome, x.result.ErrorKind = audit.OutcomeError, code
+	x.finish()
+}

@@ -1,0 +1,86 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// upgrade switches both sides to the origin's matching 101 and copies bytes
+// until one side ends (RFC 9110 section 15.2.2). Each direction is closed by
+// itself, so a half-closed peer still gets its answer.
+func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *http.Response) error {
+	origin, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return errors.New("origin switched protocols without a writable connection")
+	}
+	defer origin.Close()
+	if asked, got := x.req.Header.Get("Upgrade"), resp.Header.Get("Upgrade"); !strings.EqualFold(asked, got) {
+		return fmt.Errorf("origin switched to %q, asked was %q", got, asked)
+	}
+	agent, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the agent's connection: %w", err)
+	}
+	defer agent.Close()
+	_ = agent.SetDeadline(time.Time{})
+	stop := context.AfterFunc(ctx, func() { _ = agent.Close(); _ = origin.Close() })
+	defer stop()
+
+	h := resp.Header.Clone()
+	h.Set("Connection", "Upgrade")
+	h.Del("Alt-Svc")
+	h.Set("Attache-Record", x.rec.ID)
+	if _, err := fmt.Fprintf(buffered, "HTTP/1.1 101 %s\r\n", http.StatusText(http.StatusSwitchingProtocols)); err != nil {
+		return errors.Join(errClient, err)
+	}
+	if err := h.Write(buffered); err != nil {
+		return errors.Join(errClient, err)
+	}
+	if _, err := buffered.WriteString("\r\n"); err != nil {
+		return errors.Join(errClient, err)
+	}
+	if err := buffered.Flush(); err != nil {
+		return errors.Join(errClient, err)
+	}
+	up, down := splice(agent, buffered.Reader, origin)
+	x.result.BytesUp, x.result.BytesDown = up, down
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// splice copies in both directions and returns the bytes each way.
+func splice(agent net.Conn, agentReader io.Reader, origin io.ReadWriteCloser) (up, down int64) {
+	var upBytes atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n, _ := io.Copy(origin, agentReader)
+		upBytes.Store(n)
+		closeWrite(origin)
+	}()
+	down, _ = io.Copy(agent, origin)
+	closeWrite(agent)
+	// The origin is done. A peer that still talks gets a moment to finish and
+	// is then cut: there is nobody left to hear it.
+	_ = agent.SetReadDeadline(time.Now().Add(5 * time.Second))
+	<-done
+	return upBytes.Load(), down
+}
+
+// closeWrite half-closes c where it can, else closes it.
+func closeWrite(c io.Closer) {
+	if hc, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = hc.CloseWrite()
+		return
+	}
+	_ = c.Close()
+}
