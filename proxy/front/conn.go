@@ -1,0 +1,165 @@
+package front
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// clientConn is an accepted connection that can be read ahead.
+type clientConn struct {
+	net.Conn
+	f     *Front
+	ahead []byte // read, not yet consumed
+}
+
+// Read implements net.Conn.
+func (c *clientConn) Read(p []byte) (int, error) {
+	if len(c.ahead) > 0 {
+		n := copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// WriteTo lets io.Copy splice a tunnel in the kernel once what was read ahead
+// is gone.
+func (c *clientConn) WriteTo(w io.Writer) (int64, error) {
+	ahead := c.ahead
+	c.ahead = nil
+	n := int64(0)
+	if len(ahead) > 0 {
+		m, err := w.Write(ahead)
+		n = int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	m, err := io.Copy(w, c.Conn)
+	return n + m, err
+}
+
+// ReadFrom is the other direction of WriteTo.
+func (c *clientConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+// CloseWrite half-closes the connection.
+func (c *clientConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
+// peek reads until enough says that it has seen enough, and keeps the bytes.
+func (c *clientConn) peek(enough func([]byte) bool) error {
+	for !enough(c.ahead) {
+		if len(c.ahead) >= maxPeek {
+			return errors.New("client sent too much before it could be recognised")
+		}
+		buf := make([]byte, 2048)
+		n, err := c.Conn.Read(buf)
+		c.ahead = append(c.ahead, buf[:n]...)
+		if err != nil && n == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxPeek bounds a ClientHello: post-quantum key shares and grease included,
+// real ones stay under 4 KiB.
+const maxPeek = 64 << 10
+
+// protocol is what a client speaks inside a connection.
+type protocol int
+
+const (
+	protoUnknown protocol = iota
+	protoTLS
+	protoHTTP1
+	protoHTTP2 // with prior knowledge (RFC 9113 section 3.3)
+)
+
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// recognise tells the protocol by its first bytes; more means that more bytes
+// are needed to tell.
+func recognise(b []byte) (p protocol, more bool) {
+	switch {
+	case len(b) == 0:
+		return protoUnknown, true
+	case b[0] == 0x16: // TLS handshake record
+		return protoTLS, false
+	case bytes.HasPrefix(b, []byte(preface[:14])):
+		return protoHTTP2, false
+	case len(b) < 14 && bytes.HasPrefix([]byte(preface), b):
+		return protoUnknown, true
+	case 'A' <= b[0] && b[0] <= 'Z' || 'a' <= b[0] && b[0] <= 'z':
+		return protoHTTP1, false
+	}
+	return protoUnknown, false
+}
+
+// sniff recognises the protocol within timeout.
+func (c *clientConn) sniff(timeout time.Duration) (protocol, error) {
+	_ = c.SetReadDeadline(time.Now().Add(timeout))
+	var p protocol
+	err := c.peek(func(b []byte) bool {
+		var more bool
+		p, more = recognise(b)
+		return !more
+	})
+	_ = c.SetReadDeadline(time.Time{})
+	return p, err
+}
+
+// errHello ends the reading of a ClientHello.
+var errHello = errors.New("hello was read")
+
+// hello reads the ClientHello ahead and returns its SNI. crypto/tls parses it,
+// on a connection that cannot write, so that it is read as the handshake will
+// read it.
+func (c *clientConn) hello(timeout time.Duration) (sni string, err error) {
+	_ = c.SetReadDeadline(time.Now().Add(timeout))
+	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
+	rec := &recorder{Conn: c.Conn, r: bytes.NewReader(c.ahead)}
+	seen := false
+	err = tls.Server(rec, &tls.Config{ //nolint:gosec // nothing is negotiated
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			sni, seen = h.ServerName, true
+			return nil, errHello
+		},
+	}).Handshake()
+	c.ahead = append(c.ahead, rec.read...)
+	if !seen {
+		return "", err
+	}
+	return sni, nil
+}
+
+// recorder reads a connection, keeps what it read, and writes nothing.
+type recorder struct {
+	net.Conn
+	r    *bytes.Reader
+	read []byte
+}
+
+func (r *recorder) Read(p []byte) (int, error) {
+	if r.r.Len() > 0 {
+		return r.r.Read(p)
+	}
+	if len(r.read) > maxPeek {
+		return 0, errors.New("ClientHello is too large")
+	}
+	n, err := r.Conn.Read(p)
+	r.read = append(r.read, p[:n]...)
+	return n, err
+}
+
+func (r *recorder) Write(p []byte) (int, error)      { return len(p), nil }
+func (r *recorder) Close() error                     { return nil }
+func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
