@@ -11,6 +11,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -41,7 +43,8 @@ func newInterceptor(t *testing.T) *interceptor {
 	ca, caKey, caPEM := newCA(t, "Attaché test root")
 	leaf := newLeaf(t, ca, caKey)
 	p := &interceptor{caPEM: caPEM}
-	inner := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	cfg := &tls.Config{Certificates: []tls.Certificate{leaf}, MinVersion: tls.VersionTLS12}
+	inner := &http.Server{TLSConfig: cfg, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		p.seen.Add(1)
 		http.Error(w, "nothing here", http.StatusNotFound)
 	})}
@@ -51,7 +54,6 @@ func newInterceptor(t *testing.T) *interceptor {
 		defer close(served)
 		_ = inner.ServeTLS(conns, "", "") // ends with Close
 	}()
-	inner.TLSConfig = &tls.Config{Certificates: []tls.Certificate{leaf}, MinVersion: tls.VersionTLS12}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
