@@ -27,6 +27,7 @@ type cursor struct {
 	segment int64
 	off     int64
 	open    map[lineRef]*pendingBegin
+	last    map[string]uint64 // sequence, by epoch
 	damaged int
 }
 
@@ -43,7 +44,7 @@ func newCursor(dir string) (*cursor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit directory %s: %w", dir, err)
 	}
-	return &cursor{dir: dir, buf: bufio.NewReaderSize(nil, maxLine), open: map[lineRef]*pendingBegin{}}, nil
+	return &cursor{dir: dir, buf: bufio.NewReaderSize(nil, maxLine), open: map[lineRef]*pendingBegin{}, last: map[string]uint64{}}, nil
 }
 
 // errStop ends a scan that the caller has had enough of.
@@ -104,10 +105,11 @@ func (c *cursor) readSegment(fn func(Record) bool) error {
 			return nil
 		}
 		r, err := decode(b)
-		if err != nil {
+		if err != nil || r.Sequence <= c.last[r.Epoch] { // no record, or one that was read before
 			c.damaged++
 			return nil
 		}
+		c.last[r.Epoch] = r.Sequence
 		if r, ok := c.join(r); ok && !fn(r) {
 			return errStop
 		}

@@ -334,21 +334,27 @@ func unknownBody(why string) []byte {
 	return r.appendBody(nil)
 }
 
+// minimalText bounds the texts of a minimal end; six times that when escaped.
+const minimalText = 48
+
 // minimal keeps of an end what must not be lost, in bounded space.
 func (r *Record) minimal() *Record {
 	m := &Record{Time: r.Time, Steps: r.Steps, Truncated: true}
 	res := *r.Result
 	for _, p := range []*string{&res.Outcome, &res.GRPCStatus, &res.ErrorKind, &res.UpstreamRequestID} {
-		*p = clamp(*p, maxWord)
+		*p = clamp(*p, minimalText)
 	}
 	m.Result = &res
 	if u := r.Credential; u != nil {
 		c := *u
-		c.ScopeAsked, c.ScopeGranted, c.Provider = nil, nil, clamp(u.Provider, maxWord)
+		c.ScopeAsked, c.ScopeGranted = nil, nil
+		for _, p := range []*string{&c.Provider, &c.Kind, &c.ScopeSource} {
+			*p = clamp(*p, minimalText)
+		}
 		m.Credential = &c
 	}
 	if r.Request != nil && r.Request.Address != "" {
-		m.Request = &Request{Address: r.Request.Address}
+		m.Request = &Request{Address: clamp(r.Request.Address, minimalText)}
 	}
 	return m
 }

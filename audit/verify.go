@@ -202,7 +202,10 @@ func (v *verifier) line(off int64, b []byte) {
 		return
 	}
 	v.Lines++
-	e := v.sequence(h, off)
+	e, fresh := v.sequence(h, off)
+	if !fresh {
+		return
+	}
 	switch h.Type {
 	case TypeBegin:
 		v.Requests++
@@ -219,8 +222,9 @@ func (v *verifier) line(off int64, b []byte) {
 	}
 }
 
-// sequence checks the line's place in its epoch.
-func (v *verifier) sequence(h head, off int64) *epochState {
+// sequence checks the line's place in its epoch, and whether it comes for the
+// first time.
+func (v *verifier) sequence(h head, off int64) (*epochState, bool) {
 	e := v.epochs[h.Epoch]
 	switch {
 	case e == nil:
@@ -232,7 +236,7 @@ func (v *verifier) sequence(h head, off int64) *epochState {
 		}
 	case h.Sequence <= e.Last:
 		v.problem(ProblemDuplicate, off, "sequence %d of epoch %s comes again, after %d", h.Sequence, h.Epoch, e.Last)
-		return e
+		return e, false
 	case h.Sequence > e.Last+1:
 		e.gaps = append(e.gaps, gap{e.Last + 1, h.Sequence - 1, e.lastSegment, v.segment, v.at(ProblemGap, off, "")})
 	}
@@ -240,7 +244,7 @@ func (v *verifier) sequence(h head, off int64) *epochState {
 		v.problem(ProblemDuplicate, off, "epoch %s goes on after another one began", h.Epoch)
 	}
 	e.Last, e.lastSegment, v.last = h.Sequence, v.segment, e
-	return e
+	return e, true
 }
 
 func (v *verifier) end(h head, off int64) {

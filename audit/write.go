@@ -290,6 +290,10 @@ func (s *Spool) dropOldest() bool {
 		"bytes": strconv.FormatInt(g.size, 10), "missing": s.missing.String(),
 	}})
 	if err == nil {
+		// The syncer may still have the file open; its blocks are wanted now.
+		err = os.Truncate(s.path(g.number), 0)
+	}
+	if err == nil {
 		err = os.Remove(s.path(g.number))
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
