@@ -172,6 +172,9 @@ func (u *unsealer) cookies(h http.Header, key string, lines []string) {
 			if v, ok := u.open("cookie "+name, bare, slots...); ok {
 				return v, true
 			}
+			if holdsHandle(name) {
+				name = "(handle)"
+			}
 			u.removed("cookie " + name)
 			return "", false
 		})
@@ -201,6 +204,9 @@ func (u *unsealer) param(name, raw string) (string, bool) {
 		if v, ok := u.open("query "+name, value, slotToken); ok {
 			return url.QueryEscape(v), true
 		}
+	}
+	if holdsHandle(name) {
+		name = "(handle)"
 	}
 	u.removed("query " + name)
 	return "", false

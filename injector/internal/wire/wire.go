@@ -57,8 +57,8 @@ func Cookies(line string, f func(name, value string) (string, bool)) string {
 	for part := range strings.SplitSeq(line, ";") {
 		trimmed := strings.TrimSpace(part)
 		name, value, ok := strings.Cut(trimmed, "=")
-		if !ok { // a nameless cookie: browsers send the bare value
-			name, value = "", trimmed
+		if !ok { // browsers read it as a value without name, others as a name
+			name, value = trimmed, trimmed
 		}
 		v, keep := f(strings.TrimSpace(name), value)
 		switch {
