@@ -37,6 +37,12 @@ const probeTime = 20 * time.Second
 // process the reaper of all the child's descendants. The error matches
 // [ErrUnconfined] where the machine cannot do it.
 func New(ctx context.Context, o Options) (*Sandbox, error) {
+	return newSandbox(ctx, o, true, false)
+}
+
+// newSandbox is New that tries only some ways: true is with mounts, false with
+// Landlock alone.
+func newSandbox(ctx context.Context, o Options, ways ...bool) (*Sandbox, error) {
 	if !filepath.IsAbs(o.Dir) {
 		return nil, fmt.Errorf("working directory %q must be absolute", o.Dir)
 	}
@@ -49,7 +55,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 	s := &Sandbox{opts: o}
 	cgroup, cgErr := newCgroup()
 	s.cgroup = cgroup
-	err := s.plan(ctx)
+	err := s.plan(ctx, ways)
 	if err != nil && o.UnsafeSameUser && o.User == nil && ctx.Err() == nil {
 		s.spec = spec{Dir: o.Dir}
 		s.conf = Confinement{Unsafe: true, Limits: []string{"nothing is enforced: " + err.Error()}}
@@ -67,7 +73,7 @@ func New(ctx context.Context, o Options) (*Sandbox, error) {
 }
 
 // plan tries the ways to confine, best first, and keeps the first that works.
-func (s *Sandbox) plan(ctx context.Context) error {
+func (s *Sandbox) plan(ctx context.Context, ways []bool) error {
 	abi := landlockABI()
 	if abi == 0 {
 		return fmt.Errorf("%w: this kernel has no Landlock or has it switched off (CONFIG_SECURITY_LANDLOCK, lsm=landlock,…), so the agent could read attache's memory and files; boot with it, or go on with --unsafe-same-user", ErrUnconfined)
@@ -87,7 +93,7 @@ func (s *Sandbox) plan(ctx context.Context) error {
 		base.KeepCaps = keptCaps(abi >= 6)
 	}
 	var errs []error
-	for _, mountNS := range []bool{true, false} {
+	for _, mountNS := range ways {
 		sp := base
 		sp.MountNS, sp.NoUnix = mountNS, !mountNS
 		s.spec = sp
@@ -96,10 +102,10 @@ func (s *Sandbox) plan(ctx context.Context) error {
 			continue
 		}
 		s.spec.Probe = false
-		s.describe(v, errs)
+		s.describe(v, errors.Join(errs...))
 		return nil
 	}
-	return fmt.Errorf("%w: with mounts: %w; with landlock alone: %w", ErrUnconfined, errs[0], errs[1])
+	return fmt.Errorf("%w, neither with mounts nor with landlock alone: %w", ErrUnconfined, errors.Join(errs...))
 }
 
 // probe runs the stage without an exec at its end.
@@ -138,7 +144,7 @@ func (s *Sandbox) probe(ctx context.Context) error {
 }
 
 // describe fills in the Confinement of a plan that worked.
-func (s *Sandbox) describe(v *view, failed []error) {
+func (s *Sandbox) describe(v *view, failed error) {
 	sp := &s.spec
 	s.conf = Confinement{
 		Landlock: sp.ABI, NoNewPrivs: true, MountNS: sp.MountNS, UserNS: s.userNS(),
@@ -149,7 +155,7 @@ func (s *Sandbox) describe(v *view, failed []error) {
 	}
 	if !sp.MountNS {
 		s.conf.Limits = append(s.conf.Limits,
-			fmt.Sprintf("no mount namespace (%v): folders that hold hidden paths, such as the home, cannot be listed nor get new entries, and the child cannot make Unix sockets", failed[0]))
+			fmt.Sprintf("no mount namespace (%v): folders that hold hidden paths, such as the home, cannot be listed nor get new entries, the child cannot make Unix sockets, and it can chmod what it owns", failed))
 	}
 	if len(sp.Ports) > 0 {
 		s.conf.Limits = append(s.conf.Limits, "the limit to the proxy's ports covers TCP, not UDP")
@@ -231,6 +237,9 @@ func (s *Sandbox) launch(env []string, files []*os.File, attr *syscall.SysProcAt
 	}
 	if s.userNS() {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
+		// Exec takes what clone gave in the new namespace, unless ambient; the
+		// stage gives it back before it becomes the child.
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 	}

@@ -139,7 +139,7 @@ func checkStdio() error {
 func confine(sp *spec) error {
 	// A session keyring of its own; the filter forbids the calls that could
 	// reach others. ENOSYS: a kernel without keyrings.
-	if _, err := unix.KeyctlJoinSessionKeyring(""); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("leave the session keyring: %w", err)
 	}
 	if err := dropBounding(sp.KeepCaps); err != nil {

@@ -1,0 +1,221 @@
+package sandbox_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/internal/sandbox"
+)
+
+// Roles in which the test binary plays attache. It is started again, as root
+// or as another user, since what is tested changes the whole process.
+const (
+	roleVar    = "SANDBOX_TEST_ROLE"
+	canaryVar  = "SANDBOX_TEST_CANARY"
+	roleNone   = "unconfined" // the positive control
+	roleFull   = "confined"
+	roleNoNS   = "landlock-only"
+	roleOwnUID = "own-user"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.MaybeStage()
+	if role := os.Getenv(roleVar); role != "" {
+		code, err := launch(role, os.Args[1], os.Args[2:])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "launcher:", err)
+			os.Exit(125)
+		}
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// stageSet is where a test keeps what the launcher and its child use.
+type stageSet struct {
+	Base, Hostile, Suid string
+}
+
+// memory is the canary in the launcher's memory.
+var memory []byte //nolint:gochecknoglobals // must stay alive while it is attacked
+
+// targets mirrors test/hostile.
+type targets struct {
+	Parent                     int
+	Address                    uintptr
+	Size                       int
+	State, Key, Spool          string
+	Secrets                    []string
+	Policy                     string
+	Renames                    []string
+	Binary, Startup            string
+	Sockets                    []string
+	Abstract                   string
+	Cgroup, Suid, Scratch      string
+	FD                         int
+	spiffe, tokenDir, provider string
+}
+
+// launch plays attache run: it holds secrets of every kind and starts args.
+func launch(role, base string, args []string) (int, error) {
+	secret := os.Getenv(canaryVar)
+	memory = []byte(secret)
+	t, closeAll, err := furnish(base, secret)
+	if err != nil {
+		return 0, err
+	}
+	defer closeAll()
+	file := filepath.Join(base, "proj", "targets.json")
+	b, err := json.Marshal(t)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		return 0, err
+	}
+	for i, a := range args {
+		args[i] = strings.ReplaceAll(a, "TARGETS", file)
+	}
+	env := []string{"HOME=" + os.Getenv("HOME"), "PATH=/usr/bin:/bin", "SSH_AUTH_SOCK=/x", "KEEP=1"}
+	// A descriptor that some parent forgot to close.
+	if _, err := unix.Dup(t.FD); err != nil {
+		return 0, err
+	}
+	if role == roleNone {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir, cmd.Env = filepath.Join(base, "proj"), env
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		_ = cmd.Run()
+		return cmd.ProcessState.ExitCode(), nil
+	}
+	if err := sandbox.Harden(); err != nil {
+		return 0, err
+	}
+	o := sandbox.Options{
+		Dir:      filepath.Join(base, "proj"),
+		Hide:     []string{t.State, t.provider, filepath.Join(t.tokenDir, "human.token"), t.spiffe},
+		ReadOnly: []string{filepath.Dir(t.Policy)},
+	}
+	create := sandbox.New
+	switch role {
+	case roleNoNS:
+		create = sandbox.NewLandlockOnly
+	case roleOwnUID:
+		o.User = &sandbox.User{UID: 65533, GID: 65533}
+	}
+	s, err := create(context.Background(), o)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = s.Close() }()
+	fmt.Println("confinement:", s.Confinement())
+	err = s.Start(sandbox.Command{Path: args[0], Args: args, Env: env, Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr})
+	if err != nil {
+		return 0, err
+	}
+	code, err := s.Wait(context.Background())
+	runtime.KeepAlive(memory)
+	return code, err
+}
+
+// furnish fills base with everything that the child must not reach.
+func furnish(base, secret string) (*targets, func(), error) {
+	home := filepath.Join(base, "home")
+	state := filepath.Join(home, ".local/state/attache")
+	proj := filepath.Join(base, "proj")
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &targets{
+		Parent: os.Getpid(), Address: uintptr(unsafe.Pointer(&memory[0])), Size: len(memory),
+		State: state, Key: filepath.Join(state, "issuer.key"), Spool: filepath.Join(state, "spool.log"),
+		Policy: filepath.Join(proj, "policy", "policy.yaml"), Binary: exe, Startup: filepath.Join(home, ".bashrc"),
+		Sockets: []string{filepath.Join(state, "admin.sock"), filepath.Join(base, "spiffe", "agent.sock")},
+		Renames: []string{proj, filepath.Dir(filepath.Dir(state)), filepath.Dir(state)},
+		Suid:    os.Getenv("SANDBOX_TEST_SUID"), Scratch: filepath.Join(proj, "scratch"),
+		spiffe: filepath.Join(base, "spiffe", "agent.sock"), tokenDir: filepath.Join(base, "tokens"), provider: filepath.Join(proj, "provider.key"),
+	}
+	for _, f := range []string{".aws/credentials", ".netrc", ".ssh/id_ed25519", ".config/gh/hosts.yml", ".config/gcloud/credentials.db", ".kube/config",
+		".docker/config.json", ".npmrc", ".git-credentials", ".pypirc", ".cargo/credentials.toml", ".azure/token", ".vault-token", ".local/share/keyrings/login", ".gnupg/key"} {
+		t.Secrets = append(t.Secrets, filepath.Join(home, f))
+	}
+	t.Secrets = append(t.Secrets, t.provider, filepath.Join(t.tokenDir, "human.token"), filepath.Join(base, "spiffe", "svid.key"))
+	for _, f := range append([]string{t.Key, t.Spool}, t.Secrets...) {
+		if err := put(f, secret, 0o600); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, f := range []string{t.Policy, t.Startup, filepath.Join(t.Scratch, "x")} {
+		if err := put(f, "fine", 0o644); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := os.Chmod(t.tokenDir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	key, err := os.Open(t.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.FD = int(key.Fd())
+	t.Abstract = "attache-test-" + strconv.Itoa(os.Getpid())
+	for _, a := range append([]string{"@" + t.Abstract}, t.Sockets...) {
+		_ = os.Remove(a)
+		l, err := net.Listen("unix", a)
+		if err != nil {
+			return nil, nil, err
+		}
+		go answer(l, secret)
+	}
+	t.Cgroup = ownCgroup()
+	return t, func() { _ = key.Close() }, nil
+}
+
+func put(path, text string, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(text), mode)
+}
+
+func answer(l net.Listener, secret string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = c.Write([]byte(secret))
+		_ = c.Close()
+	}
+}
+
+// ownCgroup is where this process lives in the version 2 hierarchy.
+func ownCgroup() string {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	own, _ := os.ReadFile("/proc/self/cgroup")
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if !strings.Contains(line, " - cgroup2 ") || len(f) < 5 {
+			continue
+		}
+		for l := range strings.Lines(string(own)) {
+			if p, ok := strings.CutPrefix(strings.TrimSpace(l), "0::"); ok {
+				return filepath.Join(f[4], p)
+			}
+		}
+	}
+	return ""
+}
