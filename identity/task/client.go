@@ -86,7 +86,8 @@ func (c *Client) Open(ctx context.Context, r ClientRequest) (Opened, error) {
 	}
 	defer clear(b)
 	var out Opened
-	return out, c.do(ctx, http.MethodPost, "/v1/tasks", b, http.StatusCreated, &out)
+	err = c.do(ctx, http.MethodPost, "/v1/tasks", b, http.StatusCreated, &out)
+	return out, err
 }
 
 // Close ends a task.
