@@ -145,7 +145,7 @@ func writeJSONObject(b *strings.Builder, o map[string]any) error {
 // encoding/json prints a float64, but for minus zero.
 func writeJSONNumber(b *strings.Builder, n json.Number) error {
 	f, err := n.Float64()
-	if err != nil || math.Abs(f) > 1<<53 {
+	if err != nil || math.Abs(f) >= 1<<53 {
 		return fmt.Errorf("has the number %s, which receivers may round; write it as text", n)
 	}
 	if f == 0 {
