@@ -4,8 +4,11 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/attache-dev/attache/proxy"
 	"github.com/attache-dev/attache/proxy/destination"
+	"github.com/attache-dev/attache/proxy/http1"
 )
 
 // serve is the handler below both codecs.
@@ -91,6 +94,10 @@ func (f *Front) handle(w http.ResponseWriter, r *http.Request, dest destination.
 // checkH2 refuses what the HTTP/2 library lets pass and HTTP/1.1 could not
 // carry on.
 func (f *Front) checkH2(w http.ResponseWriter, r *http.Request) bool {
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a token, as a method is
+		f.refuse(w, http.StatusBadRequest, http1.KindMethod, "the :method is not a token")
+		return false
+	}
 	p := r.RequestURI
 	if p == "" || p[0] != '/' && (p != "*" || r.Method != http.MethodOptions) {
 		f.refuse(w, http.StatusBadRequest, KindPath, "the :path must begin with a slash")
@@ -107,11 +114,11 @@ func (f *Front) checkH2(w http.ResponseWriter, r *http.Request) bool {
 		n += len(v)
 	}
 	if n > f.maxHeaders() {
-		f.refuse(w, http.StatusRequestHeaderFieldsTooLarge, "header-count", "the request has too many header fields")
+		f.refuse(w, http.StatusRequestHeaderFieldsTooLarge, http1.KindHeaderCount, "the request has too many header fields")
 		return false
 	}
 	if te, ok := r.Header["Te"]; ok && (len(te) != 1 || !strings.EqualFold(te[0], "trailers")) {
-		f.refuse(w, http.StatusBadRequest, "header-value", "TE may only be trailers (RFC 9113 section 8.2.2)")
+		f.refuse(w, http.StatusBadRequest, http1.KindHeaderValue, "TE may only be trailers (RFC 9113 section 8.2.2)")
 		return false
 	}
 	return true

@@ -1,7 +1,6 @@
 package http1_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +15,6 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/proxy/http1"
-	"github.com/attache-dev/attache/proxy/intercept"
 )
 
 // serve starts s on loopback and returns its address.
@@ -191,9 +187,4 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	_ = textproto.TrimString
-	_ = httptrace.ClientTrace{}
-	_ = bufio.ErrBufferFull
-	_ = intercept.ErrName
-	_ = tls.VersionTLS12
 }
