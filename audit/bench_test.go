@@ -32,3 +32,65 @@ func BenchmarkBeginEnd(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkBeginEndParallel(b *testing.B) {
+	s, err := Open(Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // measured, not checked
+	b.ReportAllocs()
+	b.SetParallelism(16)
+	b.RunParallel(func(pb *testing.PB) {
+		r := sample()
+		for pb.Next() {
+			r.ID = ""
+			tk, err := s.Begin(context.Background(), r)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			if err := tk.End(&Result{Outcome: OutcomeOK, Status: 200}, nil, nil, nil); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	r := sample()
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = r.AppendJSON(buf[:0])
+	}
+	b.SetBytes(int64(len(buf)))
+}
+
+// BenchmarkOpen recovers a spool of 256 MiB.
+func BenchmarkOpen(b *testing.B) {
+	o := Options{Dir: b.TempDir()}
+	s, err := Open(o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for s.Stats().Size < 256<<20 {
+		if err := s.Deny(sample()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(256 << 20)
+	for b.Loop() {
+		s, err := Open(o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -249,6 +249,9 @@ func TestFullRefusesAndEndsStillFit(t *testing.T) {
 		if tk, err = s.Begin(t.Context(), sample()); err != nil {
 			break
 		}
+		if s.total+s.reserved > 128<<10-systemReserve || !s.noAlloc && s.alloc < s.cur.size+s.reserved {
+			t.Fatalf("begin %d: %d bytes + %d reserved, %d of %d promised", i, s.total, s.reserved, s.alloc, s.cur.size)
+		}
 		if i%2 == 0 {
 			mustEnd(t, tk)
 		} else {
@@ -420,7 +423,7 @@ func TestDiskFailures(t *testing.T) {
 		{"write and truncate EIO", []string{"write", "truncate"}, unix.EIO, ErrUnavailable},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			d := &disk{part: 100}
+			d := &disk{part: 1000}
 			s := mustOpen(t, Options{fault: d.hook})
 			open, r := mustBegin(t, s)
 			for _, op := range tc.ops {
@@ -440,6 +443,13 @@ func TestDiskFailures(t *testing.T) {
 			}
 			for _, op := range tc.ops {
 				d.set(op, nil)
+			}
+			s.mu.Lock()
+			err := s.flushPending()
+			size := s.cur.size
+			s.mu.Unlock()
+			if fi, serr := os.Stat(s.path(1)); err != nil || serr != nil || fi.Size() != size {
+				t.Errorf("%v, %v: file has %d bytes, want %d: a torn line is left behind", err, serr, fi.Size(), size)
 			}
 			tk, _ := mustBegin(t, s)
 			mustEnd(t, tk)
@@ -643,7 +653,7 @@ func TestRecovery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	torn := `{"schema":"attache.audit/v1","type":"end","id":"rec_torn`
+	torn := `{"schema":"attache.audit/v1","type":"end","id":"rec_torn` + strings.Repeat("x", 100_000)
 	if _, err := f.WriteString(torn); err != nil {
 		t.Fatal(err)
 	}
