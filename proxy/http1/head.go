@@ -124,7 +124,9 @@ func (k *conn) parse(head string, x *exchange) (*http.Request, error) {
 	}
 	req.Close = f.close || req.ProtoMinor == 0 && !f.keepAlive
 	if f.trailer && req.Body != http.NoBody && x.body.kind == bodyChunked {
-		req.Trailer = declaredTrailer(req.Header)
+		if req.Trailer, err = declaredTrailer(req.Header); err != nil {
+			return nil, err
+		}
 	}
 	delete(req.Header, "Trailer")
 	r := req.WithContext(&x.ctx)
@@ -385,19 +387,21 @@ func parseLength(s string) (int64, bool) {
 }
 
 // declaredTrailer announces the names that the client will send.
-func declaredTrailer(h http.Header) http.Header {
+func declaredTrailer(h http.Header) (http.Header, error) {
 	t := make(http.Header)
 	for _, v := range h["Trailer"] {
 		for name := range strings.SplitSeq(v, ",") {
-			if name = strings.Trim(name, " \t"); name != "" && allToken(name) && !forbiddenTrailer(http.CanonicalHeaderKey(name)) {
-				t[http.CanonicalHeaderKey(name)] = nil
+			if name = strings.Trim(name, " \t"); name == "" {
+				continue
 			}
+			key := http.CanonicalHeaderKey(name)
+			if !allToken(name) || forbiddenTrailer(key) {
+				return nil, bad(KindTrailer, "the Trailer names a field that cannot come late")
+			}
+			t[key] = nil
 		}
 	}
-	if len(t) == 0 {
-		return nil
-	}
-	return t
+	return t, nil
 }
 
 // hasToken finds a token in a comma-separated list.
