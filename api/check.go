@@ -260,7 +260,8 @@ type certFile struct {
 // ca checks roots given as file or text, and makes the file's path absolute.
 func (c *checker) ca(field string, file *string, bundle string) {
 	if *file != "" {
-		*file = c.resolve(*file)
+		written := *file
+		*file = c.resolve(written)
 		c.files[*file] = true
 		f, known := c.certs[*file]
 		if !known {
@@ -268,9 +269,9 @@ func (c *checker) ca(field string, file *string, bundle string) {
 			c.certs[*file] = f
 		}
 		if f.err != nil {
-			c.bad(field+".caFile", "%s %s; must be a file of PEM certificates", quote(*file), f.err)
+			c.bad(field+".caFile", "%s %s; must be a file of PEM certificates", quote(written), f.err)
 		} else if why := checkPEM(f.data); why != "" {
-			c.bad(field+".caFile", "%s %s; must be a file of PEM certificates", quote(*file), why)
+			c.bad(field+".caFile", "%s %s; must be a file of PEM certificates", quote(written), why)
 		}
 	}
 	if bundle != "" {
@@ -315,8 +316,9 @@ func checkPEM(data []byte) string {
 }
 
 // httpsURL checks a URL that credentials are sent to or keys fetched from.
-// Cleartext is for loopback only, and only where the document says so.
-func (c *checker) httpsURL(field, raw string, cleartext bool, addresses []string) {
+// Cleartext is for loopback only, and only where the document says so; a nil
+// cleartext is for documents that have no such field.
+func (c *checker) httpsURL(field, raw string, cleartext *bool, addresses []string) {
 	if raw == "" {
 		return
 	}
@@ -337,11 +339,11 @@ func (c *checker) httpsURL(field, raw string, cleartext bool, addresses []string
 	}
 	switch {
 	case u.Scheme == SchemeHTTPS:
-	case u.Scheme != SchemeHTTP:
+	case u.Scheme != SchemeHTTP || cleartext == nil:
 		c.bad(field, "is %s; must be an https URL", quote(raw))
 	case !loopbackHost(u.Hostname()) && !pinnedToLoopback(addresses):
 		c.bad(field, "is %s; must be https (http is for loopback: addresses must pin the host there, with unsafeCleartext: true)", quote(raw))
-	case !cleartext:
+	case !*cleartext:
 		c.bad(field, "is %s; must be https, or set unsafeCleartext: true for this loopback server", quote(raw))
 	}
 	if p := u.Port(); p != "" {

@@ -23,7 +23,7 @@ func (c *checker) config(s *v1alpha1.AttacheConfigSpec) {
 	c.identity(&s.Identity)
 	for i := range s.Humans {
 		h, field := &s.Humans[i], fmt.Sprintf("spec.humans[%d]", i)
-		c.httpsURL(field+".issuer", h.Issuer, false, nil)
+		c.httpsURL(field+".issuer", h.Issuer, nil, nil)
 		c.ca(field, &h.CAFile, h.CABundle)
 		c.addresses(field+".addresses", h.Addresses)
 	}
@@ -53,7 +53,7 @@ func (c *checker) config(s *v1alpha1.AttacheConfigSpec) {
 
 func (c *checker) identity(i *v1alpha1.IdentityConfig) {
 	oneOf(c, "spec.identity.source", i.Source, SourceEmbedded, SourceSPIFFE)
-	c.httpsURL("spec.identity.issuerURL", i.IssuerURL, false, nil)
+	c.httpsURL("spec.identity.issuerURL", i.IssuerURL, nil, nil)
 	c.listen("spec.identity.listen", i.Listen, false)
 	if i.Source == SourceSPIFFE {
 		for _, name := range []string{"issuerURL", "listen", "rotateEvery"} {

@@ -36,7 +36,7 @@ func (c *checker) provider(s *v1alpha1.CredentialProviderSpec) {
 		c.oauth2(s.OAuth2, s)
 	}
 	if s.APIKey != nil {
-		c.apiKey(s.APIKey, s.UnsafeCleartext)
+		c.apiKey(s.APIKey, &s.UnsafeCleartext)
 	}
 	c.injection(&s.Inject, as, s)
 	c.placeholders(s)
@@ -88,12 +88,12 @@ func (c *checker) oauth2(o *v1alpha1.OAuth2, s *v1alpha1.CredentialProviderSpec)
 	if o.Issuer == "" && o.TokenEndpoint == "" && !c.has(f+".issuer") && !c.has(f+".tokenEndpoint") {
 		c.bad(f, "names no server; give issuer (for discovery) or tokenEndpoint")
 	}
-	c.httpsURL(f+".issuer", o.Issuer, s.UnsafeCleartext, o.Addresses)
+	c.httpsURL(f+".issuer", o.Issuer, &s.UnsafeCleartext, o.Addresses)
 	if u, err := url.Parse(o.Issuer); err == nil && (u.RawQuery != "" || u.ForceQuery) {
 		c.bad(f+".issuer", "is %s; an issuer has no ?query", quote(o.Issuer)) // RFC 8414 section 2
 	}
-	c.httpsURL(f+".tokenEndpoint", o.TokenEndpoint, s.UnsafeCleartext, o.Addresses)
-	c.httpsURL(f+".revocationEndpoint", o.RevocationEndpoint, s.UnsafeCleartext, o.Addresses)
+	c.httpsURL(f+".tokenEndpoint", o.TokenEndpoint, &s.UnsafeCleartext, o.Addresses)
+	c.httpsURL(f+".revocationEndpoint", o.RevocationEndpoint, &s.UnsafeCleartext, o.Addresses)
 	c.ca(f, &o.CAFile, o.CABundle)
 	c.addresses(f+".addresses", o.Addresses)
 	oneOf(c, f+".grant", o.Grant, GrantClientCredentials, GrantTokenExchange, GrantJWTBearer)
@@ -158,7 +158,7 @@ func (c *checker) extra(field string, extra map[string]string) {
 	}
 }
 
-func (c *checker) apiKey(k *v1alpha1.APIKey, cleartext bool) {
+func (c *checker) apiKey(k *v1alpha1.APIKey, cleartext *bool) {
 	const f = "spec.apiKey"
 	var given []string
 	for _, name := range []string{"file", "env", "vault"} {
@@ -167,7 +167,7 @@ func (c *checker) apiKey(k *v1alpha1.APIKey, cleartext bool) {
 		}
 	}
 	switch {
-	case len(given) == 0:
+	case len(given) == 0 && c.sound(f):
 		c.bad(f, "names no source; give exactly one of file, env, vault")
 	case len(given) > 1:
 		c.bad(f+"."+given[1], "stands beside %s; give exactly one of file, env, vault", given[0])

@@ -269,6 +269,11 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, field string, depth int)
 			ok = false
 			continue
 		}
+		if f.required && value.Kind == yaml.SequenceNode && len(value.Content) == 0 && at != "spec.rules" {
+			d.problem(value, at, "is an empty list; list at least one value")
+			ok = false
+			continue
+		}
 		ok = d.decode(value, v.FieldByIndex(f.index), at, depth+1) && ok
 	}
 	for _, name := range fields.names {

@@ -7,7 +7,7 @@ import (
 
 // suggest says which name was probably meant.
 func suggest(got string, allowed []string) string {
-	best, bestDistance := "", max(2, len(got)/3)+1
+	best, bestDistance := "", min(len(got)-1, max(2, len(got)/3))+1
 	for _, a := range allowed {
 		if d := distance(strings.ToLower(got), strings.ToLower(a)); d < bestDistance {
 			best, bestDistance = a, d

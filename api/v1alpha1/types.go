@@ -376,6 +376,14 @@ type IdentityConfig struct {
 	IssuerURL string `json:"issuerURL,omitempty"`
 	// Listen serves discovery and JWKS over HTTPS; "" means not at all.
 	Listen string `json:"listen,omitempty"`
+	// TLSCertFile and TLSKeyFile (PEM) serve that listener; default: a
+	// certificate of the embedded issuer's own authority.
+	TLSCertFile string `json:"tlsCertFile,omitempty"`
+	TLSKeyFile  string `json:"tlsKeyFile,omitempty"`
+	// SSHAgent is the socket of an ssh-agent, out of the child's reach, whose
+	// ECDSA P-256 keys sign JWT-SVIDs; they outlive this process. Default:
+	// keys in memory.
+	SSHAgent string `json:"sshAgent,omitempty"`
 	// RotateEvery is how long a signing key signs. Default 24h.
 	RotateEvery Duration `json:"rotateEvery,omitempty"`
 }
