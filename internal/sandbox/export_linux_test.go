@@ -6,3 +6,6 @@ import "context"
 func NewLandlockOnly(ctx context.Context, o Options) (*Sandbox, error) {
 	return newSandbox(ctx, o, false)
 }
+
+// ParseMount lets a fuzz test read mountinfo.
+func ParseMount(line string) { parseMount(line) }
