@@ -25,8 +25,11 @@ type TypeMeta struct {
 
 // ObjectMeta names a document.
 type ObjectMeta struct {
-	Name        string            `json:"name"`
-	Namespace   string            `json:"namespace,omitempty"`
+	// Name is unique for its kind and namespace; a provider's in all
+	// namespaces, since rules name providers without one.
+	Name      string `json:"name"`
+	Namespace string `json:"namespace,omitempty"` // default: none
+	// Labels and Annotations are the user's own; Attaché ignores them.
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
@@ -126,7 +129,8 @@ type OAuth2 struct {
 	Addresses []string `json:"addresses,omitempty"`
 	// Grant is clientCredentials, tokenExchange or jwtBearer.
 	Grant string `json:"grant"`
-	// ClientAuth is privateKeyJWT, jwtSVID, jwtSPIFFE or none.
+	// ClientAuth is privateKeyJWT (default), jwtSVID, jwtSPIFFE or none (the
+	// default of jwtBearer, whose assertion is the proof).
 	ClientAuth string `json:"clientAuth,omitempty"`
 	// ClientID defaults to the workload's SPIFFE ID.
 	ClientID string `json:"clientID,omitempty"`
@@ -139,41 +143,50 @@ type OAuth2 struct {
 	Audience  string   `json:"audience,omitempty"`
 	Resources []string `json:"resources,omitempty"`
 	// Subject of a tokenExchange: human (default) or workload.
-	Subject          string `json:"subject,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	// SubjectTokenType is a URI of RFC 8693 section 3; default: what the
+	// token is, …:jwt for the workload's and …:id_token for a human's.
 	SubjectTokenType string `json:"subjectTokenType,omitempty"`
 	// Actor of a tokenExchange: workload or none (default: workload when
 	// Subject is human).
-	Actor          string `json:"actor,omitempty"`
+	Actor string `json:"actor,omitempty"`
+	// ActorTokenType is a URI of RFC 8693 section 3; default …:jwt.
 	ActorTokenType string `json:"actorTokenType,omitempty"`
 	// RequireAct refuses a JWT access token without the right act claim.
-	RequireAct         bool              `json:"requireAct,omitempty"`
-	RequestedTokenType string            `json:"requestedTokenType,omitempty"`
-	Extra              map[string]string `json:"extra,omitempty"`
-	Headers            map[string]string `json:"headers,omitempty"`
-	DPoP               bool              `json:"dpop,omitempty"`
+	RequireAct bool `json:"requireAct,omitempty"`
+	// RequestedTokenType is a URI of RFC 8693 section 3; default: the server's.
+	RequestedTokenType string `json:"requestedTokenType,omitempty"`
+	// Extra are further fields of the token request's body, Headers further
+	// headers. Neither may hold a secret.
+	Extra   map[string]string `json:"extra,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"`
+	// DPoP binds the token to a key of Attaché's (RFC 9449).
+	DPoP bool `json:"dpop,omitempty"`
 	// Timeout of one call to the server. Default 10s.
 	Timeout Duration `json:"timeout,omitempty"`
 }
 
 // APIKey reads a vendor's static key from exactly one place.
 type APIKey struct {
+	// File is read anew for each credential; it must be out of the agent's reach.
 	File string `json:"file,omitempty"`
 	// Env is a variable of Attaché's own environment, wiped once read.
-	Env   string   `json:"env,omitempty"`
+	Env string `json:"env,omitempty"`
+	// Vault reads the key from HashiCorp Vault or OpenBao.
 	Vault *VaultKV `json:"vault,omitempty"`
 }
 
 // VaultKV reads a field of a KV v2 (or v1) secret with JWT auth from
 // HashiCorp Vault or OpenBao.
 type VaultKV struct {
-	Address   string `json:"address"`
-	CAFile    string `json:"caFile,omitempty"`
-	Namespace string `json:"namespace,omitempty"`
+	Address   string `json:"address"`             // https URL of the server
+	CAFile    string `json:"caFile,omitempty"`    // roots (PEM) for this server alone
+	Namespace string `json:"namespace,omitempty"` // X-Vault-Namespace
 	AuthMount string `json:"authMount,omitempty"` // default jwt
-	Role      string `json:"role"`
-	Audience  string `json:"audience,omitempty"` // default: Address
-	Path      string `json:"path"`               // as in the API: secret/data/openai
-	Field     string `json:"field,omitempty"`    // default value
+	Role      string `json:"role"`                // role of the JWT auth method
+	Audience  string `json:"audience,omitempty"`  // default: Address
+	Path      string `json:"path"`                // as in the API: secret/data/openai
+	Field     string `json:"field,omitempty"`     // default value
 	// Addresses pins the server's name, as in Destination.
 	Addresses []string `json:"addresses,omitempty"`
 }
@@ -203,6 +216,7 @@ type Injection struct {
 
 // Placeholder is a worthless value that an SDK insists on.
 type Placeholder struct {
+	// Env is the variable that the agent reads; one provider sets it.
 	Env string `json:"env"`
 	// Prefix makes the value look right to the SDK ("sk-").
 	Prefix string `json:"prefix,omitempty"`
@@ -211,9 +225,12 @@ type Placeholder struct {
 // BaseURL is a local listener that stands for https://Host:Port.
 type BaseURL struct {
 	// Env receives the listener's URL plus Path.
-	Env    string `json:"env"`
-	Host   string `json:"host"`
-	Port   int    `json:"port,omitempty"`
+	Env string `json:"env"`
+	// Host and Port are one of the provider's destinations; Port defaults to
+	// that destination's.
+	Host string `json:"host"`
+	Port int    `json:"port,omitempty"`
+	// Path is appended to the local URL in Env ("/v1").
 	Path   string `json:"path,omitempty"`
 	Scheme string `json:"scheme,omitempty"` // of the local listener: http (default) or https
 	Listen string `json:"listen,omitempty"` // default 127.0.0.1:0
@@ -241,10 +258,12 @@ type AccessPolicySpec struct {
 // WorkloadSelector matches a workload when every given field does.
 type WorkloadSelector struct {
 	// SPIFFEID is exact, or a prefix that ends in "/*".
-	SPIFFEID        string            `json:"spiffeID,omitempty"`
-	Namespaces      []string          `json:"namespaces,omitempty"`
-	ServiceAccounts []string          `json:"serviceAccounts,omitempty"`
-	MatchLabels     map[string]string `json:"matchLabels,omitempty"`
+	SPIFFEID string `json:"spiffeID,omitempty"`
+	// Namespaces and ServiceAccounts match when the workload's is listed.
+	Namespaces      []string `json:"namespaces,omitempty"`
+	ServiceAccounts []string `json:"serviceAccounts,omitempty"`
+	// MatchLabels matches when the workload has each of these labels.
+	MatchLabels map[string]string `json:"matchLabels,omitempty"`
 }
 
 // AgentCredentials says what happens to credentials that the agent itself put
@@ -279,6 +298,7 @@ const (
 // Rule matches requests and says what happens to them. Every given field must
 // match.
 type Rule struct {
+	// Name is unique in its policy and stands in every record.
 	Name string `json:"name"`
 	// Hosts are exact names, "*.x" (one label), "**.x" (one or more), "*" (any).
 	Hosts   []string     `json:"hosts"`
@@ -298,7 +318,11 @@ type Rule struct {
 	// Reason is shown with a deny: why, and how to ask for access.
 	Reason string `json:"reason,omitempty"`
 
-	AgentCredential   AgentCredentials  `json:"agentCredential,omitempty"`
+	// AgentCredential is strip (default) or pass: the fate of credentials that
+	// the agent itself put on the request.
+	AgentCredential AgentCredentials `json:"agentCredential,omitempty"`
+	// AnswerCredentials is seal (default) or pass: the fate of credentials in
+	// the answer.
 	AnswerCredentials AnswerCredentials `json:"answerCredentials,omitempty"`
 	// AllowCrossSite lets browser requests from other sites carry the credential.
 	AllowCrossSite bool `json:"allowCrossSite,omitempty"`
@@ -309,29 +333,35 @@ type Rule struct {
 	// CredentialCall allows a call whose purpose is to hand out credentials.
 	CredentialCall bool `json:"credentialCall,omitempty"`
 	// OpenTask lets the agent open tasks by itself.
-	OpenTask   bool       `json:"openTask,omitempty"`
-	MaxStream  Duration   `json:"maxStream,omitempty"`
+	OpenTask bool `json:"openTask,omitempty"`
+	// MaxStream ends a streaming answer after this time; default: task end.
+	MaxStream Duration `json:"maxStream,omitempty"`
+	// Durability is what a begin record survives before the call is sent:
+	// process (kill -9) or power (synced). Default: audit.durability.
 	Durability Durability `json:"durability,omitempty"`
 }
 
 // ValueMatch matches a header or query parameter. With neither Exact nor
 // Prefix it asks only that it is present; Absent asks the opposite.
 type ValueMatch struct {
-	Name   string `json:"name"`
-	Exact  string `json:"exact,omitempty"`
-	Prefix string `json:"prefix,omitempty"`
-	Absent bool   `json:"absent,omitempty"`
+	Name   string `json:"name"`             // of the header (any case) or parameter
+	Exact  string `json:"exact,omitempty"`  // the whole value
+	Prefix string `json:"prefix,omitempty"` // its beginning
+	Absent bool   `json:"absent,omitempty"` // must not be there
 }
 
 // CredentialRef asks a provider for a credential.
 type CredentialRef struct {
-	Provider             string          `json:"provider"`
-	Scope                []string        `json:"scope,omitempty"`
-	Audience             string          `json:"audience,omitempty"`
-	Resources            []string        `json:"resources,omitempty"`
-	Role                 string          `json:"role,omitempty"`
+	// Provider names a CredentialProvider that lists the rule's hosts.
+	Provider string `json:"provider"`
+	// Scope, Audience and Resources replace the provider's own.
+	Scope     []string `json:"scope,omitempty"`
+	Audience  string   `json:"audience,omitempty"`
+	Resources []string `json:"resources,omitempty"`
+	Role      string   `json:"role,omitempty"` // for providers that know roles
+	// AuthorizationDetails is a list of mappings, each with a type (RFC 9396).
 	AuthorizationDetails json.RawMessage `json:"authorizationDetails,omitempty"`
-	TTL                  Duration        `json:"ttl,omitempty"`
+	TTL                  Duration        `json:"ttl,omitempty"` // default: the provider's
 }
 
 // AttacheConfig configures the program itself. A folder holds at most one.
@@ -362,8 +392,8 @@ type WorkloadConfig struct {
 	// Name is the last part of the SPIFFE ID spiffe://TRUSTDOMAIN/agent/NAME.
 	// Default: the base name of the command.
 	Name   string            `json:"name,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"`
-	Owner  string            `json:"owner,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"` // for selectors and CEL
+	Owner  string            `json:"owner,omitempty"`  // accountable person or team
 }
 
 // IdentityConfig chooses the source of identity documents.
@@ -390,9 +420,10 @@ type IdentityConfig struct {
 
 // HumanIssuer is an OpenID provider whose tokens may open tasks.
 type HumanIssuer struct {
-	Issuer string `json:"issuer"`
+	Issuer string `json:"issuer"` // https URL, resolved by OpenID discovery
 	// Audiences of which the token must carry one: ours.
 	Audiences []string `json:"audiences"`
+	// CAFile, CABundle and Addresses apply to the issuer's endpoints.
 	CAFile    string   `json:"caFile,omitempty"`
 	CABundle  string   `json:"caBundle,omitempty"`
 	Addresses []string `json:"addresses,omitempty"`
@@ -415,8 +446,8 @@ type AuditConfig struct {
 	SegmentBytes int64  `json:"segmentBytes,omitempty"` // default 64 MiB
 	// OnFull is refuse (default) or overwrite (drop the oldest closed segment).
 	OnFull     string     `json:"onFull,omitempty"`
-	Durability Durability `json:"durability,omitempty"`
-	Heartbeat  Duration   `json:"heartbeat,omitempty"` // default 30s
+	Durability Durability `json:"durability,omitempty"` // process (default) or power, for rules that say nothing
+	Heartbeat  Duration   `json:"heartbeat,omitempty"`  // default 30s
 }
 
 // Limits of the data path. Zero means the default.
