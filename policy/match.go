@@ -117,7 +117,7 @@ type selector struct {
 
 func (s *selector) matches(w *identity.Workload, id string) bool {
 	switch {
-	case s.prefix && !(len(id) > len(s.id) && strings.HasPrefix(id, s.id)):
+	case s.prefix && !strings.HasPrefix(id, s.id): // an ID never ends in "/"
 		return false
 	case !s.prefix && s.id != "" && id != s.id:
 		return false

@@ -192,6 +192,11 @@ func TestMatch(t *testing.T) {
 			[]string{"GET https://a.test/v1/a%253Ab/~user", "GET https://a.test/cafe"},
 		},
 		{
+			"encoded semicolon", with(allow("r", "a.test"), paths("/a%3bb")),
+			[]string{"GET https://a.test/a%3Bb"},
+			[]string{"GET https://a.test/a;b"},
+		},
+		{
 			"root", with(allow("r", "a.test"), paths("/")),
 			[]string{"GET https://a.test/", "GET https://a.test"},
 			[]string{"GET https://a.test/x"},
@@ -440,6 +445,24 @@ func TestAmbiguous(t *testing.T) {
 		}
 		if want == "" && (!strings.Contains(d.Reason, `"a"`) || !strings.Contains(d.Reason, `"b"`)) {
 			t.Errorf("reason %q does not name both rules", d.Reason)
+		}
+	}
+}
+
+// TestProviderHosts checks the host patterns of a provider's destinations.
+func TestProviderHosts(t *testing.T) {
+	for pattern, want := range map[string]string{"a.test": "a.test", "*.a.test": "x.a.test", "**.a.test": "x.a.test y.x.a.test"} {
+		b := bundle(accessPolicy("p", with(allow("r", "*"), credential("p1"))))
+		b.Providers[0].Spec.Destinations = []v1alpha1.Destination{{Host: pattern}}
+		s, err := policy.Compile(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, host := range []string{"a.test", "xa.test", "x.a.test", "y.x.a.test", "a.test.evil"} {
+			d := s.Decide(request(t, "GET https://"+host+"/"))
+			if got := d.Verdict == policy.Inject; got != strings.Contains(" "+want+" ", " "+host+" ") {
+				t.Errorf("destination %s and host %s: got %v", pattern, host, d.Verdict)
+			}
 		}
 	}
 }
