@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// ErrMissing is matched when a server cannot be started because a program that
-// it needs (node, npm) is not installed.
+// ErrMissing is matched when a server cannot be started because what it needs
+// (node, npm, its packages) is not installed and cannot be.
 var ErrMissing = errors.New("a program is missing")
 
 const startTimeout = 60 * time.Second
@@ -220,7 +220,7 @@ func installOIDC(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("install oidc server: npm ci: %w: %s", err, out)
+		return "", fmt.Errorf("%w: install oidc server: npm ci: %w: %s", ErrMissing, err, out)
 	}
 	if err := os.WriteFile(stamp, want, 0o644); err != nil {
 		return "", fmt.Errorf("install oidc server: %w", err)

@@ -60,6 +60,9 @@ const resourceServer = (name) => {
   };
 };
 
+// Claims of exchanged tokens; oidc-provider asks for them when it saves one.
+const exchanged = new WeakMap();
+
 const provider = new Provider(issuer, {
   jwks: { keys: [signingKey] },
   clients: conf.clients,
@@ -69,6 +72,7 @@ const provider = new Provider(issuer, {
     ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? conf.ttl,
     AccessToken: conf.ttl,
   },
+  extraTokenClaims: (ctx, token) => exchanged.get(token),
   formats: {
     customizers: {
       // An exchanged token speaks of the subject, not of the client.
@@ -159,10 +163,10 @@ async function exchange(ctx) {
     allowed = allowed.filter((s) => token.resourceServer.scope.split(' ').includes(s));
   }
   token.scope = asked.filter((s) => allowed.includes(s)).join(' ') || undefined;
-  token.extra = {
+  exchanged.set(token, {
     sub: subject.sub,
     ...(actor && !conf.ignoreActor ? { act: { sub: actor.sub, iss: actor.iss } } : {}),
-  };
+  });
   if (dpop) {
     await checkDpopReplay(ctx.oidc.provider, ctx, dpop, client.clientId);
     token.setThumbprint('jkt', dpop.thumbprint);
@@ -201,13 +205,13 @@ async function humanToken(req, res) {
     body += chunk;
     if (body.length > 65536) return answer(413, { error: 'too large' });
   }
-  let want_;
+  let asked;
   try {
-    want_ = JSON.parse(body);
+    asked = JSON.parse(body);
   } catch {
     return answer(400, { error: 'no JSON' });
   }
-  const { sub, aud, ttl = 600, ...claims } = want_;
+  const { sub, aud, ttl = 600, ...claims } = asked;
   if (!sub || !aud) return answer(400, { error: 'sub and aud are required' });
   const jti = crypto.randomUUID();
   const token = await new jose.SignJWT({ ...(claims.email ? { email_verified: true } : {}), ...claims })
