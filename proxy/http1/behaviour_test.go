@@ -429,3 +429,33 @@ func TestRealClient(t *testing.T) {
 		t.Errorf("%d of 20 requests reused the connection, want 19", reused)
 	}
 }
+
+// TestHalfClose: a TLS client that has sent close_notify still gets its answer.
+func TestHalfClose(t *testing.T) {
+	ca, err := intercept.New(nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.Certificate())
+	cfg, err := ca.Config("a.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serve(t, handle(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+			t.Error("a half-close ended the request")
+		case <-time.After(40 * time.Millisecond):
+		}
+		_, _ = io.WriteString(w, "late")
+	}), cfg)
+	c := tls.Client(dial(t, addr), &tls.Config{RootCAs: pool, ServerName: "a.example"})
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(b), "\r\n\r\nlate") {
+		t.Errorf("got %q, %v", b, err)
+	}
+}

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -141,9 +142,16 @@ func (w *watch) fire() {
 	w.mu.Unlock()
 
 	n, err := in.c.Read(dst)
+	ended := err
+	if n == 0 && errors.Is(err, io.EOF) {
+		err = w.halfClosed(err)
+	}
 
 	w.mu.Lock()
 	in.w += n
+	if n == 0 && errors.Is(ended, io.EOF) {
+		in.err = ended // no further request, whatever becomes of this one
+	}
 	gone := err != nil && (!w.aborted || !isTimeout(err))
 	if gone && n == 0 {
 		in.err = err
@@ -154,6 +162,22 @@ func (w *watch) fire() {
 	if gone {
 		w.k.cancelCurrent()
 	}
+}
+
+// halfClosed tells a TLS client that has sent close_notify and waits for its
+// answer (RFC 8446 section 6.1) from one that has gone: it returns when the
+// TCP connection ends, too. Without TLS a FIN may mean either, and is taken as
+// going.
+func (w *watch) halfClosed(err error) error {
+	t, ok := w.k.nc.(interface{ NetConn() net.Conn })
+	if !ok {
+		return err
+	}
+	var one [1]byte
+	for err = nil; err == nil; {
+		_, err = t.NetConn().Read(one[:]) // what follows close_notify is ignored
+	}
+	return err
 }
 
 // stop ends the watch and waits until it has let go of the connection.

@@ -518,6 +518,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		c = &surplusConn{Conn: c, surplus: append([]byte(nil), rest...)}
 	}
 	in.r, in.w = 0, 0
+	in.release()
 	return c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), nil
 }
 

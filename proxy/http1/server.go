@@ -44,6 +44,10 @@ const (
 // Server serves HTTP/1.x on connections given to [Server.ServeConn]. Handler
 // is required; zero limits mean the defaults. The fields must not change once
 // a connection is served. It is safe for concurrent use.
+//
+// A request's context ends when the client goes away, a few milliseconds after
+// it does. A TLS client may half-close and still gets its answer; without TLS
+// a half-close cannot be told from going away.
 type Server struct {
 	Handler http.Handler
 	// MaxHeaderBytes bounds a request's head, MaxHeaders its field lines.
