@@ -1,0 +1,186 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/identity/process"
+	"github.com/attache-dev/attache/internal/sandbox"
+	"github.com/attache-dev/attache/internal/trust"
+)
+
+// Run starts the agent behind its own data path, waits for its end and returns
+// its exit status. An error means that the agent did not run, or that
+// something was lost when it ended.
+func Run(ctx context.Context, o Options) (status int, err error) {
+	o, err = o.withDefaults()
+	if err != nil {
+		return 2, err
+	}
+	path, err := findCommand(o.Command[0])
+	if err != nil {
+		return 127, err
+	}
+	b, err := load(o.Config)
+	if err != nil {
+		return 2, err
+	}
+	if err := os.MkdirAll(o.State, 0o700); err != nil {
+		return 1, fmt.Errorf("make the state folder: %w; name a writable one with --state", err)
+	}
+	trustDir, err := os.MkdirTemp("", "attache-trust-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(trustDir)
+	if err := os.Chmod(trustDir, 0o755); err != nil { // the child may run as another user
+		return 1, err
+	}
+	src, err := openSource(ctx, &o, b.Config.Spec)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = src.close() }()
+	return o.confined(ctx, b, src, path, trustDir)
+}
+
+func findCommand(name string) (string, error) {
+	p, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	return filepath.Abs(p)
+}
+
+// confined makes the sandbox, then the data path that vouches for it, then
+// starts the agent.
+func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path, trustDir string) (int, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return 1, err
+	}
+	d, err := openDoors(ctx, o, b)
+	if err != nil {
+		return 1, err
+	}
+	defer d.close()
+	so := sandbox.Options{Dir: cwd, Hide: o.hidden(b), ReadOnly: []string{o.Config, trustDir}, User: o.User, UnsafeSameUser: o.UnsafeSameUser}
+	if o.OnlyProxy {
+		so.OnlyProxy = d.ports()
+	}
+	box, err := sandbox.New(ctx, so)
+	if err != nil {
+		if errors.Is(err, sandbox.ErrUnconfined) {
+			err = fmt.Errorf("%w; --unsafe-same-user starts it all the same and every record says so", err)
+		}
+		return 1, err
+	}
+	defer func() { _ = box.Close() }()
+	shutdownTracing, tracer, err := openTracing(ctx, b.Config.Spec.Tracing, o.Version)
+	if err != nil {
+		return 1, err
+	}
+	defer shutdownTracing()
+	w := newWorkload(o, b.Config.Spec, src.id, box.Confinement().String())
+	p, err := newPlane(ctx, o, b, src, w, tracer)
+	defer func() { _ = p.close() }()
+	if err != nil {
+		return 1, err
+	}
+	attestor, err := process.New(process.Options{Workload: w, CgroupDir: box.CgroupDir()})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = attestor.Close() }()
+	if err := p.open(ctx, d, attestor); err != nil {
+		return 1, err
+	}
+	adm, err := p.openAdmin(ctx)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = adm.close() }()
+	if _, err := p.openLauncherTask(ctx); err != nil {
+		return 1, err
+	}
+	env, err := p.childEnv(ctx, trustDir)
+	if err != nil {
+		return 1, err
+	}
+	p.announce(box.Confinement())
+	if err := box.Start(sandbox.Command{Path: path, Args: o.Command, Env: env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr}); err != nil {
+		return 126, fmt.Errorf("start %s: %w", o.Command[0], err)
+	}
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	go p.watch(watchCtx)
+	return box.Wait(ctx)
+}
+
+// hidden lists what the child must not see: our state, keys and sockets.
+func (o *Options) hidden(b *api.Bundle) []string {
+	hide := []string{o.State}
+	add := func(paths ...string) {
+		for _, p := range paths {
+			if p != "" {
+				hide = append(hide, p)
+			}
+		}
+	}
+	c := b.Config.Spec
+	add(o.HumanTokenFile, c.Identity.SSHAgent, c.Identity.TLSKeyFile, c.Audit.Dir)
+	for _, s := range []string{c.Identity.Socket, os.Getenv("SPIFFE_ENDPOINT_SOCKET"), c.Admin.Listen} {
+		if p, ok := strings.CutPrefix(s, "unix:"); ok {
+			add("/" + strings.TrimLeft(p, "/"))
+		}
+	}
+	for i := range b.Providers {
+		if k := b.Providers[i].Spec.APIKey; k != nil {
+			add(k.File)
+		}
+	}
+	return hide
+}
+
+// childEnv is the agent's environment: proxy, trust and placeholders in,
+// credentials out.
+func (p *plane) childEnv(ctx context.Context, trustDir string) ([]string, error) {
+	bundle, err := trust.WriteBundle(trustDir, p.ca.PEM())
+	if err != nil {
+		return nil, fmt.Errorf("write the trust bundle: %w", err)
+	}
+	node, err := trust.FindNode(ctx)
+	if err != nil {
+		p.o.Log.Debug("no node found", "cause", err)
+	}
+	env, report, err := trust.Env(trust.Options{
+		Parent: os.Environ(), Proxy: p.proxyURL, Bundle: bundle, BaseURLs: p.baseURLs, Placeholders: p.holders.Env(),
+		NoProxy: p.o.NoProxy, Keep: p.o.Keep, Strip: p.keys, Node: node,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range report.Removed {
+		p.o.say("%s is kept from the agent (%s)", r.Name, r.Why)
+	}
+	for _, n := range report.Notes {
+		p.o.Log.Info("environment", "note", n)
+	}
+	return env, nil
+}
+
+func (p *plane) announce(c sandbox.Confinement) {
+	p.o.say("%s runs confined (%s) behind %s; records in %s", p.workload.ID, c, p.proxyURL, p.spoolDir)
+	for _, l := range c.Limits {
+		p.o.say("not enforced here: %s", l)
+	}
+	for _, u := range p.baseURLs {
+		p.o.say("base URL %s", u)
+	}
+}
