@@ -40,6 +40,10 @@ func Strip(r *http.Request, o StripOptions) []string {
 	s.header(r.Trailer)
 	if r.URL.RawQuery != "" {
 		r.URL.RawQuery = wire.Params(r.URL.RawQuery, s.param)
+		if s.placeholder(r.URL.RawQuery) { // in text that decodes to something else
+			r.URL.RawQuery = wire.Drop(r.URL.RawQuery, s.placeholder)
+			s.removed["query (placeholder)"] = true
+		}
 	}
 	return s.names()
 }

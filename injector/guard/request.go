@@ -87,6 +87,10 @@ func (v *Vault) Unseal(r *http.Request, who Who) Opened {
 	if strings.Contains(r.URL.RawQuery, HandlePrefix) || strings.Contains(r.URL.RawQuery, "%") {
 		r.URL.RawQuery = wire.Params(r.URL.RawQuery, u.param)
 	}
+	if holdsHandle(r.URL.RawQuery) { // in text that decodes to something else
+		r.URL.RawQuery = wire.Drop(r.URL.RawQuery, holdsHandle)
+		u.removed("query (handle)")
+	}
 	return o
 }
 
@@ -162,7 +166,7 @@ func (u *unsealer) cookies(h http.Header, key string, lines []string) {
 	for _, line := range lines {
 		out := wire.Cookies(line, func(name, value string) (string, bool) {
 			bare := strings.Trim(value, `"`)
-			if !holdsHandle(bare) {
+			if !holdsHandle(bare) && !holdsHandle(name) {
 				return value, true
 			}
 			slots := []string{"cookie:" + name}

@@ -317,6 +317,8 @@ func TestUnsealPlaces(t *testing.T) {
 		{"other cookie", "", "Cookie", "note=" + cookie, ""},
 		{"cookie as token", "", "Authorization", "Bearer " + cookie, ""},
 		{"embedded", "", "Authorization", "Bearer x" + token, ""},
+		{"name of a cookie", "", "Cookie", token + "=1", ""},
+		{"name of a param", token + "=1", "", "", ""},
 		{"percent", "title=" + strings.Replace(token, "a", "%61", 1), "", "", ""},
 	}
 	for _, tt := range tests {
@@ -457,6 +459,8 @@ func FuzzSealJSON(f *testing.F) {
 func FuzzUnseal(f *testing.F) {
 	v := vault()
 	f.Add("Bearer HANDLE", "a=HANDLE&b=%41&access_token=HANDLE", "session=HANDLE; x=1")
+	f.Add("", "access_toke%4HANDLE&b=%4HANDLE", "")
+	f.Add("", "aHANDLEb=1", "aHANDLEb=1; HANDLE=HANDLE")
 	f.Add("Basic SEFORExF", ";=HANDLE", "HANDLE")
 	f.Fuzz(func(t *testing.T, header, query, cookie string) {
 		token, _, _ := sealOne(t, v, alice)

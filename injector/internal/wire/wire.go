@@ -79,3 +79,27 @@ func Cookies(line string, f func(name, value string) (string, bool)) string {
 	}
 	return strings.Join(out, "; ")
 }
+
+// Drop removes the parameters of a query whose text, as it stands, bad says
+// yes to.
+func Drop(query string, bad func(part string) bool) string {
+	var b strings.Builder
+	for rest, sep := query, ""; ; {
+		i := strings.IndexAny(rest, "&;")
+		part := rest
+		if i >= 0 {
+			part = rest[:i]
+		}
+		if !bad(part) {
+			b.WriteString(sep + part)
+			sep = ""
+		}
+		if i < 0 {
+			return b.String()
+		}
+		if b.Len() > 0 {
+			sep = rest[i : i+1]
+		}
+		rest = rest[i+1:]
+	}
+}
