@@ -75,7 +75,7 @@ func say(what, id string) { _, _ = os.Stdout.WriteString(what + " " + id + "\n")
 func TestKill9(t *testing.T) {
 	dir := t.TempDir()
 	said := map[string]map[string]bool{"I": {}, "B": {}, "E": {}, "D": {}}
-	deadline := time.Now().Add(3 * time.Second)
+	deadline := time.Now().Add(2 * time.Second)
 	rounds := 0
 	for ; rounds < 20 && time.Now().Before(deadline); rounds++ {
 		killOnce(t, dir, said)

@@ -753,3 +753,67 @@ func TestConcurrentUse(t *testing.T) {
 		t.Errorf("%s", rep.String())
 	}
 }
+
+// TestPendingEndComesFirst fails when a begin overtakes an end that the disk
+// had refused: the sequence would run backwards.
+func TestPendingEndComesFirst(t *testing.T) {
+	d := &disk{}
+	s := mustOpen(t, Options{fault: d.hook})
+	tk, _ := mustBegin(t, s)
+	d.set("write", unix.EIO)
+	if err := tk.End(ok200(), nil, nil, nil); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("end on a failing disk: %v", err)
+	}
+	d.set("write", nil)
+	next, _ := mustBegin(t, s)
+	mustEnd(t, next)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantWhole(t, s.opts.Dir)
+}
+
+// TestPowerSyncsEverySegment fails when a begin with durability power leaves
+// earlier segments, or the names of new ones, to chance.
+func TestPowerSyncsEverySegment(t *testing.T) {
+	d := &disk{}
+	s := mustOpen(t, Options{fault: d.hook, SegmentBytes: 8 << 10, SyncEvery: time.Hour})
+	for range 40 {
+		if err := s.Deny(sample()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func(op string) int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.n[op]
+	}
+	files, dirs := count("sync"), count("sync directory")
+	if _, err := s.BeginPower(t.Context(), sample()); err != nil {
+		t.Fatal(err)
+	}
+	rotations := int(s.Stats().Rotations) //nolint:gosec // a few
+	if got := count("sync") - files; got != rotations+1 || rotations < 3 {
+		t.Errorf("%d files synced after %d rotations", got, rotations)
+	}
+	if count("sync directory") == dirs {
+		t.Error("the directory with new segments was not synced")
+	}
+}
+
+func TestTornTailIsCutFromTheFile(t *testing.T) {
+	s := mustOpen(t, Options{})
+	dir := snapshot(t, s.opts.Dir)
+	path := filepath.Join(dir, segmentName(1))
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(b, make([]byte, 100_000)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := mustOpen(t, Options{Dir: dir})
+	if fi, err := os.Stat(path); err != nil || fi.Size() != again.Stats().Size {
+		t.Errorf("%v: file has %d bytes, want %d", err, fi.Size(), again.Stats().Size)
+	}
+}

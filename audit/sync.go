@@ -80,7 +80,7 @@ func (s *Spool) syncOnce() error {
 	}
 	errs = append(errs, s.datasync(file))
 	if newFile {
-		errs = append(errs, syncDir(s.opts.Dir))
+		errs = append(errs, s.syncDir())
 	}
 	err := errors.Join(errs...)
 	s.stats.syncs.Add(1)
@@ -131,6 +131,16 @@ func (s *Spool) datasync(f *os.File) error {
 		}
 	}
 	return nil
+}
+
+// syncDir makes the names of new segments durable.
+func (s *Spool) syncDir() error {
+	if s.opts.fault != nil {
+		if _, err := s.opts.fault("sync directory", 0); err != nil {
+			return err
+		}
+	}
+	return syncDir(s.opts.Dir)
 }
 
 // pendingRetry is how often lines that the disk refused are tried again.
