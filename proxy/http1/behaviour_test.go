@@ -459,3 +459,53 @@ func TestHalfClose(t *testing.T) {
 		t.Errorf("got %q, %v", b, err)
 	}
 }
+
+// TestEarlyAnswerWhileTheBodyIsRead is what a proxy's transport does: it still
+// reads the upload on its own goroutine when the answer is finished.
+func TestEarlyAnswerWhileTheBodyIsRead(t *testing.T) {
+	var wg sync.WaitGroup
+	s := handle(func(w http.ResponseWriter, r *http.Request) {
+		reading := make(chan struct{})
+		wg.Go(func() {
+			var b [100]byte
+			_, _ = io.ReadFull(r.Body, b[:])
+			close(reading)
+			_, err := io.Copy(io.Discard, r.Body)
+			if err == nil {
+				t.Error("an upload that was cut was read as whole")
+			}
+		})
+		<-reading
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	})
+	addr := serve(t, s, nil)
+	for range 20 {
+		got := exchange(t, addr, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 50_000))
+		if !strings.HasPrefix(got, "HTTP/1.1 413 ") || strings.Count(got, "HTTP/1.1") != 1 {
+			t.Fatalf("got %q", got)
+		}
+	}
+	wg.Wait()
+}
+
+func TestShutdown(t *testing.T) {
+	started, release := make(chan struct{}), make(chan struct{})
+	s := handle(func(w http.ResponseWriter, _ *http.Request) {
+		close(started)
+		<-release
+		_, _ = io.WriteString(w, "done")
+	})
+	addr := serve(t, s, nil)
+	busy, idle := dial(t, addr), dial(t, addr)
+	_, _ = io.WriteString(busy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-started
+	<-time.After(10 * time.Millisecond) // let the idle one wait for its first byte
+	s.Shutdown()
+	if b, err := io.ReadAll(idle); len(b) != 0 || err != nil {
+		t.Errorf("idle: %q, %v", b, err)
+	}
+	close(release)
+	if b, err := io.ReadAll(busy); err != nil || !strings.Contains(string(b), "Connection: close\r\n") || !strings.HasSuffix(string(b), "done") {
+		t.Errorf("busy: %q, %v", b, err)
+	}
+}
