@@ -381,3 +381,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestCAFilesHoldCertificatesOnly(t *testing.T) {
+	key := "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+	for name, tt := range map[string]struct{ pem, want string }{
+		"key beside":  {certA + key, "holds a PRIVATE KEY"},
+		"nothing":     {"text", "holds no certificate"},
+		"damaged":     {"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be parsed"},
+		"a good file": {certA, ""},
+	} {
+		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, "ca.pem"), tt.pem)
+		writeFile(t, filepath.Join(dir, "p.yaml"), string(docs("kind: CredentialProvider\nmetadata: {name: p}\nspec: {destinations: [{host: a.example.com, caFile: ca.pem, onlyCA: true}], jwt: {}}")))
+		_, err := api.Load(dir)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+}
