@@ -137,12 +137,8 @@ func (b *body) readChunked(p []byte) (int, error) {
 // nextChunk reads up to the next chunk's data: RFC 9112 section 7.1.
 func (b *body) nextChunk() error {
 	if b.inChunk {
-		line, err := b.line(0)
-		if err != nil {
+		if _, err := b.line(0); err != nil { // nothing but CRLF
 			return err
-		}
-		if len(line) != 0 {
-			return b.malformed(KindChunk)
 		}
 		b.inChunk = false
 	}
