@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -152,22 +153,51 @@ func TestGzipEchoIsCut(t *testing.T) {
 }
 
 func TestSealedTrailersStillArrive(t *testing.T) {
-	resp, g, err := send(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/x-www-form-urlencoded")
-		w.Header().Set("Trailer", "X-Tail, Content-Digest")
-		_, _ = io.WriteString(w, "access_token="+issued)
-		w.Header().Set("X-Tail", "end")
-		w.Header().Set("Content-Digest", "sha-256=:x:")
-	}, guard.Options{Vault: vault(), Who: alice})
-	if err != nil {
+	for kind, text := range map[string]string{
+		"application/x-www-form-urlencoded": "access_token=" + issued,
+		"application/json":                  `{"access_token":"` + issued + `"}`,
+	} {
+		resp, g, err := send(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.(http.Flusher).Flush() // of unknown length
+			_, _ = io.WriteString(w, text)
+			w.Header().Set(http.TrailerPrefix+"X-Tail", "end")
+			w.Header().Set(http.TrailerPrefix+"Content-Digest", "sha-256=:x:")
+		}, guard.Options{Vault: vault(), Who: alice})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || g.Sealed() != 1 || strings.Contains(string(body), issued) {
+			t.Fatalf("%s: %q, %v", kind, body, err)
+		}
+		if resp.Trailer.Get("X-Tail") != "end" || resp.Trailer.Get("Content-Digest") != "" {
+			t.Errorf("%s: trailer %v", kind, resp.Trailer)
+		}
+	}
+}
+
+// TestBackReferenceAcrossTheWindow: the decoder's window is full in the middle
+// of a copy that begins the credential.
+func TestBackReferenceAcrossTheWindow(t *testing.T) {
+	const begin = "zz!injected-credential-01234"
+	head := strings.Repeat("0123456789 lorem ipsum\n", 1400) + begin + "#"
+	before := head + strings.Repeat("x", 32768-2-len(head))
+	enc := zip(before+begin+cred2[len(begin)-3:], 1<<20)
+	resp := response(bytes.NewReader(enc), "Content-Encoding", "gzip")
+	if _, err := guard.Response(resp, guard.Options{Patterns: guard.NewPatterns(secret.New(cred2))}); err != nil {
 		t.Fatal(err)
 	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil || g.Sealed() != 1 || strings.Contains(string(body), issued) {
-		t.Fatalf("%q, %v", body, err)
+	got, err := io.ReadAll(resp.Body)
+	if !errors.Is(err, guard.ErrLeak) {
+		t.Fatalf("err = %v", err)
 	}
-	if resp.Trailer.Get("X-Tail") != "end" || resp.Trailer.Get("Content-Digest") != "" {
-		t.Errorf("trailer %v", resp.Trailer)
+	var plain []byte
+	if z, err := gzip.NewReader(bytes.NewReader(got)); err == nil {
+		plain, _ = io.ReadAll(z)
+	}
+	if len(plain) > len(before) {
+		t.Errorf("passed %q", plain[len(before):])
 	}
 }
 
