@@ -21,6 +21,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/identity/task"
+	"github.com/attache-dev/attache/injector"
 	"github.com/attache-dev/attache/injector/guard"
 	"github.com/attache-dev/attache/internal/placeholder"
 	"github.com/attache-dev/attache/minting"
@@ -52,7 +53,7 @@ type plane struct {
 	cache    *minting.Cache
 	tasks    *task.Store
 	upstream *upstream.Pool
-	proofs   *pipeline.Proofs
+	proofs   *injector.Proofs
 	pipe     *pipeline.Pipeline
 	ca       *intercept.CA
 	front    *front.Front
@@ -91,7 +92,7 @@ func newPlane(ctx context.Context, o *Options, b *api.Bundle, src *source, w *id
 	if err := p.openTasks(); err != nil {
 		return p, err
 	}
-	p.proofs = pipeline.NewProofs(time.Now)
+	p.proofs = injector.NewProofs(time.Now)
 	vault := guard.NewVault(4096, time.Hour, time.Now)
 	p.pipe = pipeline.New(pipeline.Config{
 		Tasks: p.tasks, Minter: p.cache, Source: src, Upstream: p.upstream, Spool: p.spool, Vault: vault,

@@ -54,7 +54,7 @@ type State struct {
 }
 
 // NewState compiles a bundle. Nothing is changed if it fails.
-func NewState(b *api.Bundle, proofs *Proofs) (*State, *upstream.Routes, error) {
+func NewState(b *api.Bundle, proofs *injector.Proofs) (*State, *upstream.Routes, error) {
 	set, err := policy.Compile(b)
 	if err != nil {
 		return nil, nil, err
@@ -67,7 +67,7 @@ func NewState(b *api.Bundle, proofs *Proofs) (*State, *upstream.Routes, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		inj, err := injector.New(p, injector.ProverFunc(proofs.prove))
+		inj, err := injector.New(p, proofs)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -94,7 +94,7 @@ type Config struct {
 	OpenTask     OpenTaskFunc // tasks that agents open themselves; nil: refused
 	// CloseTask closes a task that the agent w itself opened.
 	CloseTask func(id string, w *identity.Workload) error
-	Proofs    *Proofs
+	Proofs    *injector.Proofs
 	// Revoke ends the credential with a handle, after a leak.
 	Revoke  func(handle string)
 	Tracer  trace.Tracer // nil: no traces

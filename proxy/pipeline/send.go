@@ -54,7 +54,7 @@ func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Respo
 // stale reports whether the origin refused the credential as such, and gets
 // another one.
 func (x *exchange) stale(resp *http.Response) bool {
-	if x.cred.Kind == minting.KindDPoP && x.p.cfg.Proofs.learn(x.req, resp) {
+	if x.cred.Kind == minting.KindDPoP && x.p.cfg.Proofs.Learn(x.req, resp) {
 		return true // the same token with the nonce that the origin wants
 	}
 	codes := x.provider.Spec.RetryStatus
@@ -141,6 +141,11 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 	}
 	x.cred = c
 	x.p.live.holds(x, c.Handle)
+	if x.task != nil { // it may have ended while the issuer was asked
+		if _, err := x.p.cfg.Tasks.Lookup(x.task.ID, w); err != nil {
+			return &Refusal{Status: http.StatusForbidden, Code: CodeRevoked, Err: err, Reason: "the task ended before the call was made"}
+		}
+	}
 	asked := g.Scope
 	x.rec.Credential = &audit.Use{Handle: c.Handle, Provider: c.Provider, Kind: c.Kind, ScopeAsked: asked, ScopeGranted: c.Scope,
 		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached}

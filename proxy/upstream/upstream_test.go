@@ -198,8 +198,10 @@ type svidSource struct {
 	cert *x509svid.SVID
 }
 
-func (s svidSource) X509(context.Context, *identity.Workload) (*x509svid.SVID, error) { return s.cert, nil }
-func (s svidSource) Bundle(context.Context) (*x509bundle.Bundle, error)               { return nil, nil }
+func (s svidSource) X509(context.Context, *identity.Workload) (*x509svid.SVID, error) {
+	return s.cert, nil
+}
+func (s svidSource) Bundle(context.Context) (*x509bundle.Bundle, error) { return nil, nil }
 
 // TestConnectionsThatCarryIdentityAreNotShared: one task's authenticated
 // connection never serves another task or human (invariant 8).

@@ -1,4 +1,4 @@
-package pipeline
+package injector
 
 import (
 	"net/http"
@@ -19,7 +19,8 @@ type Proofs struct {
 // NewProofs returns an empty store of nonces.
 func NewProofs(now func() time.Time) *Proofs { return &Proofs{nonces: dpop.NewNonces(), now: now} }
 
-func (p *Proofs) prove(c minting.Credential, method, htu string) (string, error) {
+// Prove implements [Prover].
+func (p *Proofs) Prove(c minting.Credential, method, htu string) (string, error) {
 	u, err := url.Parse(htu)
 	if err != nil {
 		return "", err
@@ -27,9 +28,9 @@ func (p *Proofs) prove(c minting.Credential, method, htu string) (string, error)
 	return dpop.Proof(c.Key, method, htu, c.Secret.Reveal(), p.nonces.Get(origin(u)), p.now())
 }
 
-// learn keeps a nonce from an answer and reports whether the answer asks for
+// Learn keeps a nonce from an answer and reports whether the answer asks for
 // the same request again with it.
-func (p *Proofs) learn(r *http.Request, resp *http.Response) bool {
+func (p *Proofs) Learn(r *http.Request, resp *http.Response) bool {
 	n := resp.Header.Get("Dpop-Nonce")
 	return n != "" && p.nonces.Set(origin(r.URL), n) && resp.StatusCode == http.StatusUnauthorized
 }

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/internal/run"
+)
+
+func auditCommand(g *global) *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use: "audit", Short: "Read the records",
+		Long: "Read the records of this machine's runs. A query is terms like owner:ana host:*.example.com\nverdict:deny status:4xx since:24h, and free words; -key:value excludes.\nKeys: " + strings.Join(audit.FilterKeys(), " "),
+	}
+	c.PersistentFlags().StringVar(&dir, "dir", "", "one spool folder (default all of the state folder)")
+	dirs := func() ([]string, error) {
+		if dir != "" {
+			return []string{dir}, nil
+		}
+		s, err := g.stateDir()
+		if err != nil {
+			return nil, err
+		}
+		return run.Spools(s)
+	}
+	c.AddCommand(auditTail(g, dirs), auditSearch(g, dirs), auditShow(g, dirs), auditVerify(g, dirs), &cobra.Command{
+		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },
+	})
+	return c
+}
+
+func (g *global) printer(w io.Writer) *audit.Printer {
+	return audit.NewPrinter(w, audit.PrinterOptions{JSON: g.json(), Color: audit.WantColor(w, os.Getenv), Location: time.Local})
+}
+
+func auditTail(g *global, dirs func() ([]string, error)) *cobra.Command {
+	var last int
+	c := &cobra.Command{
+		Use: "tail [QUERY]", Short: "Follow records as they finish", Example: "  attache audit tail verdict:deny",
+		RunE: func(c *cobra.Command, args []string) error {
+			f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
+			if err != nil {
+				return err
+			}
+			ds, err := dirs()
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(c)
+			defer stop()
+			return tailAll(ctx, ds, f, last, g.printer(c.OutOrStdout()))
+		},
+	}
+	c.Flags().IntVarP(&last, "lines", "n", 10, "begin with this many past records")
+	return c
+}
+
+// tailAll follows several spools; one printer serves them all.
+func tailAll(ctx context.Context, dirs []string, f audit.Filter, last int, p *audit.Printer) error {
+	var mu sync.Mutex // guards p
+	var wg sync.WaitGroup
+	errs := make([]error, len(dirs))
+	for i, d := range dirs {
+		wg.Go(func() {
+			errs[i] = audit.Tail(ctx, d, f, last, func(r audit.Record) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return p.Print(r) == nil
+			})
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func auditSearch(g *global, dirs func() ([]string, error)) *cobra.Command {
+	var limit int
+	c := &cobra.Command{
+		Use: "search [QUERY]", Short: "Find finished records", Example: "  attache audit search owner:ana host:*.example.com verdict:deny since:24h",
+		RunE: func(c *cobra.Command, args []string) error {
+			f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
+			if err != nil {
+				return err
+			}
+			ds, err := dirs()
+			if err != nil {
+				return err
+			}
+			var found []audit.Record
+			for _, d := range ds {
+				if err := audit.Read(d, f, func(r audit.Record) bool { found = append(found, r); return true }); err != nil {
+					return err
+				}
+			}
+			slices.SortStableFunc(found, func(a, b audit.Record) int { return a.Time.Compare(b.Time) })
+			if limit > 0 && len(found) > limit {
+				found = found[len(found)-limit:]
+			}
+			p := g.printer(c.OutOrStdout())
+			for _, r := range found {
+				if err := p.Print(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().IntVarP(&limit, "lines", "n", 1000, "print at most the newest N; 0: all")
+	return c
+}
+
+func auditShow(g *global, dirs func() ([]string, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "Tell the story of one record, or of each use of a credential's handle", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			ds, err := dirs()
+			if err != nil {
+				return err
+			}
+			var found []audit.Record
+			for _, d := range ds {
+				rs, err := audit.Find(d, args[0])
+				if err != nil && !errors.Is(err, audit.ErrNotFound) {
+					return err
+				}
+				found = append(found, rs...)
+			}
+			if len(found) == 0 {
+				return fmt.Errorf("%w: %s; look for it with attache audit search", audit.ErrNotFound, audit.Safe(args[0]))
+			}
+			p := g.printer(c.OutOrStdout())
+			for _, r := range found {
+				show := p.Show
+				if g.json() {
+					show = p.Print
+				}
+				if err := show(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func auditVerify(g *global, dirs func() ([]string, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "verify", Short: "Look for gaps, damage and unfinished records", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ds, err := dirs()
+			if err != nil {
+				return err
+			}
+			bad := false
+			for _, d := range ds {
+				r, err := audit.Verify(d)
+				if err != nil {
+					return err
+				}
+				bad = bad || len(r.Problems) > 0
+				if g.json() {
+					err = writeJSON(c.OutOrStdout(), r)
+				} else {
+					err = printReport(c.OutOrStdout(), d, r)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			if bad {
+				return exit(1)
+			}
+			return nil
+		},
+	}
+}
+
+func printReport(w io.Writer, dir string, r audit.Report) error {
+	_, err := fmt.Fprintf(w, "%s: %d requests, %d finished (%d with outcome unknown), %d open, %d epochs, %d problems\n",
+		dir, r.Requests, r.Finished, r.Unknown, r.Open, len(r.Epochs), len(r.Problems))
+	for _, p := range r.Problems {
+		if _, err := fmt.Fprintln(w, "  "+p.String()); err != nil {
+			return err
+		}
+	}
+	return err
+}

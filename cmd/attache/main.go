@@ -1,0 +1,119 @@
+// Command attache gives an AI agent access without giving it secrets.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attache-dev/attache/internal/run"
+	"github.com/attache-dev/attache/internal/sandbox"
+	"github.com/attache-dev/attache/internal/version"
+)
+
+// exit is an error that carries the exit status of the agent.
+type exit int
+
+// Error implements error; main prints nothing for it.
+func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() {
+	sandbox.MaybeStage() // must be first: the child's own re-exec ends here
+	if err := root().ExecuteContext(context.Background()); err != nil {
+		if e, ok := errors.AsType[exit](err); ok {
+			os.Exit(int(e))
+		}
+		fmt.Fprintln(os.Stderr, "attache:", err)
+		if errors.Is(err, run.ErrUsage) {
+			os.Exit(2)
+		}
+		os.Exit(1)
+	}
+}
+
+// global holds the flags that every command has.
+type global struct {
+	state  string
+	output string
+	log    string
+}
+
+func root() *cobra.Command {
+	g := &global{}
+	c := &cobra.Command{
+		Use:   "attache",
+		Short: "Give AI agents access without giving them secrets",
+		Long: `Attaché stands between an AI agent and the APIs it calls. It attests the
+calling process, asks policy, mints a short-lived credential for that call, puts
+it on the wire, and writes one record. The agent never holds a secret.
+
+  attache run --config examples/quickstart -- python3 agent.py
+  attache audit tail`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	f := c.PersistentFlags()
+	f.StringVar(&g.state, "state", "", "state folder (default $ATTACHE_STATE, $XDG_STATE_HOME/attache or ~/.local/state/attache)")
+	f.StringVarP(&g.output, "output", "o", "text", "output format: text or json")
+	f.StringVar(&g.log, "log-level", "warn", "log level: debug, info, warn or error")
+	c.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if g.output != "text" && g.output != "json" {
+			return fmt.Errorf("%w: --output is %q; must be text or json", run.ErrUsage, g.output)
+		}
+		return nil
+	}
+	c.AddCommand(runCommand(g), policyCommand(g), auditCommand(g), taskCommand(g), statusCommand(g), inventoryCommand(g),
+		revokeCommand(g), doctorCommand(g), issuerCommand(), versionCommand(g))
+	return c
+}
+
+// logger writes JSON lines to standard error.
+func (g *global) logger() (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(g.log)); err != nil {
+		return nil, fmt.Errorf("%w: --log-level is %q; must be debug, info, warn or error", run.ErrUsage, g.log)
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
+
+func (g *global) stateDir() (string, error) {
+	if g.state != "" {
+		return g.state, nil
+	}
+	return run.StateDir()
+}
+
+func (g *global) json() bool { return g.output == "json" }
+
+// writeJSON prints v as indented JSON.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// interruptible returns a context that ends at SIGINT or SIGTERM.
+func interruptible(c *cobra.Command) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+}
+
+func versionCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version and build information", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			i := version.Get()
+			if g.json() {
+				return writeJSON(c.OutOrStdout(), i)
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "attache %s (%s, %s)\n", i.Version, i.Go, i.Platform)
+			return err
+		},
+	}
+}
