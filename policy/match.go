@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"net/http"
 	"slices"
 	"strings"
 
@@ -231,6 +230,3 @@ func headerValues(r *Request, name string) []string {
 	}
 	return r.Header[name]
 }
-
-// canonicalHeader is the form of a header name in an http.Header.
-func canonicalHeader(name string) string { return http.CanonicalHeaderKey(name) }

@@ -567,7 +567,7 @@ func TestDPoP(t *testing.T) {
 
 func openProof(t *testing.T, p string) (jose.JSONWebKey, map[string]any) {
 	t.Helper()
-	s, err := jose.ParseSigned(p, []jose.SignatureAlgorithm{jose.ES256})
+	s, err := jose.ParseSignedCompact(p, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		t.Fatalf("proof: %v", err)
 	}
