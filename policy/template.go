@@ -35,7 +35,7 @@ func parseTemplate(s string) (*template, error) {
 		return nil, fmt.Errorf("is %q; a path starts with \"/\"", s)
 	}
 	if strings.ContainsAny(s, "?#") {
-		return nil, fmt.Errorf("is %q; a path has no query or fragment, match those with the query field", s)
+		return nil, fmt.Errorf("is %q; a path has no query or fragment, match those with query: [{name: …}]", s)
 	}
 	t := &template{source: s}
 	names := map[string]bool{}
