@@ -138,7 +138,7 @@ func (a *Attestor) describe(pid int, still func() bool) (identity.Process, error
 		return identity.Process{}, refuse("process %d is gone: %w", pid, err)
 	}
 	defer func() { _ = unix.Close(pidfd) }()
-	if !still() || !slices.Contains(a.tree.pids(), pid) {
+	if !still() || !a.tree.has(pid) {
 		return identity.Process{}, refuse("process %d is gone", pid)
 	}
 	link := "/proc/" + strconv.Itoa(pid) + "/exe"

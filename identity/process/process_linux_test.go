@@ -221,7 +221,7 @@ func TestSharedSocketGoesToLowestPID(t *testing.T) {
 }
 
 // cgroup makes two sibling cgroups, or skips where this user may not.
-func cgroups(t *testing.T) (run, other string) {
+func cgroups(t testing.TB) (run, other string) {
 	t.Helper()
 	b, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(b)) {
@@ -256,7 +256,7 @@ func cgroups(t *testing.T) (run, other string) {
 	return "", ""
 }
 
-func inCgroup(t *testing.T, dir string) *syscall.SysProcAttr {
+func inCgroup(t testing.TB, dir string) *syscall.SysProcAttr {
 	t.Helper()
 	f, err := os.Open(dir)
 	if err != nil {
@@ -334,6 +334,14 @@ func FuzzParse(f *testing.F) {
 
 // BenchmarkAttest is the cost a connection; requests on it pay nothing.
 func BenchmarkAttest(b *testing.B) {
+	b.Run("tree", func(b *testing.B) { benchmark(b, "", nil) })
+	b.Run("cgroup", func(b *testing.B) {
+		run, _ := cgroups(b)
+		benchmark(b, run, inCgroup(b, run))
+	})
+}
+
+func benchmark(b *testing.B, cgroup string, attr *syscall.SysProcAttr) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -341,6 +349,7 @@ func BenchmarkAttest(b *testing.B) {
 	defer func() { _ = l.Close() }()
 	cmd := exec.CommandContext(b.Context(), "/proc/self/exe")
 	cmd.Env = []string{dialVar + "=tcp " + l.Addr().String()}
+	cmd.SysProcAttr = attr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -353,7 +362,7 @@ func BenchmarkAttest(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := newAttestor(b, process.Options{Workload: workload()})
+	a := newAttestor(b, process.Options{Workload: workload(), CgroupDir: cgroup})
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := a.Attest(b.Context(), conn); err != nil {

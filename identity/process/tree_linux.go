@@ -92,6 +92,34 @@ func (t tree) pids() []int {
 	return out
 }
 
+// has reports whether pid is one of the run's processes now.
+func (t tree) has(pid int) bool {
+	if t.cgroup != "" {
+		return slices.Contains(t.pids(), pid)
+	}
+	for range maxDepth {
+		b, err := readFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			return false
+		}
+		// The name, in parentheses, may hold anything; see proc_pid_stat(5).
+		f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+		if len(f) < 2 {
+			return false
+		}
+		if pid, err = strconv.Atoi(string(f[1])); err != nil || pid <= 1 && pid != t.parent {
+			return false
+		}
+		if pid == t.parent {
+			return true
+		}
+	}
+	return false
+}
+
+// maxDepth bounds the walk from a process up to the one that started the run.
+const maxDepth = 1000
+
 func descendants(pid int, out []int) []int {
 	dir := "/proc/" + strconv.Itoa(pid) + "/task"
 	tasks, err := os.ReadDir(dir)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,7 +27,8 @@ type Sandbox struct {
 
 	proc *os.Process
 	term terminal
-	once sync.Once // Close
+	sigs chan os.Signal // to pass on; listened to before the child runs
+	once sync.Once      // Close
 }
 
 // probeTime bounds the probe stage, which takes some ten milliseconds.
@@ -196,6 +198,8 @@ func (s *Sandbox) Start(c Command) error {
 	s.term = findTerminal(files)
 	attr := &syscall.SysProcAttr{}
 	s.term.prepare(attr)
+	s.sigs = make(chan os.Signal, 16)
+	signal.Notify(s.sigs, s.term.forwarded()...)
 	if s.conf.Unsafe {
 		attr.UseCgroupFD = s.cgroup != ""
 		s.proc, err = s.startProcess(c.Path, c.Args, s.opts.Dir, scrub(c.Env), files, attr)
@@ -310,6 +314,9 @@ func readStatus(r *os.File) string {
 func (s *Sandbox) Close() error {
 	var err error
 	s.once.Do(func() {
+		if s.sigs != nil {
+			signal.Stop(s.sigs)
+		}
 		err = s.killAll()
 		if s.cgroup != "" {
 			err = errors.Join(err, removeCgroup(s.cgroup))

@@ -73,10 +73,10 @@ func MaybeStage() {
 	unix.CloseOnExec(statusFD)
 	err := stage()
 	if err == nil {
-		os.Exit(0) // a probe
+		unix.Exit(0) // a probe
 	}
 	_, _ = unix.Write(statusFD, []byte(err.Error()))
-	os.Exit(exitStage)
+	unix.Exit(exitStage)
 }
 
 func readSpec() (*spec, error) {

@@ -87,9 +87,7 @@ func (s *Sandbox) Wait(ctx context.Context) (int, error) {
 	if s.proc == nil {
 		return 0, errors.New("wait for child: it was not started")
 	}
-	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, s.term.forwarded()...)
-	defer signal.Stop(sigs)
+	defer signal.Stop(s.sigs)
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
 	defer signal.Stop(died)
@@ -107,7 +105,7 @@ func (s *Sandbox) Wait(ctx context.Context) (int, error) {
 	stop := ctx.Done()
 	for {
 		select {
-		case sig := <-sigs:
+		case sig := <-s.sigs:
 			if sig == unix.SIGINT {
 				interrupts++
 			}
