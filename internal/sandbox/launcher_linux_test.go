@@ -121,13 +121,21 @@ func launch(role, base string, args []string) (int, error) {
 	}
 	defer func() { _ = s.Close() }()
 	fmt.Println("confinement:", s.Confinement())
-	err = s.Start(sandbox.Command{Path: args[0], Args: args, Env: env, Stdin: nil, Stdout: os.Stdout, Stderr: os.Stderr})
+	err = s.Start(sandbox.Command{Path: args[0], Args: args, Env: env, Stdin: stdin(), Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return 0, err
 	}
 	code, err := s.Wait(context.Background())
 	runtime.KeepAlive(memory)
 	return code, err
+}
+
+// stdin is the terminal, where a test gives one.
+func stdin() *os.File {
+	if os.Getenv("SANDBOX_TEST_TTY") == "" {
+		return nil
+	}
+	return os.Stdin
 }
 
 // furnish fills base with everything that the child must not reach.

@@ -190,6 +190,56 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestTerminal runs an interactive child: it owns the terminal, reads from it,
+// and Ctrl-C is its own and not Attaché's.
+func TestTerminal(t *testing.T) {
+	m, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	defer func() { _ = m.Close() }()
+	if err := unix.IoctlSetPointerInt(int(m.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(m.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	s := stageFor(t, os.Getuid())
+	cmd := launcher(t, s, roleFull, os.Getuid(), "/bin/sh", "-c", "trap 'echo inter''rupted; exit 5' INT; echo rea''dy; read x; echo got:$x; read y")
+	cmd.Env = append(cmd.Env, "SANDBOX_TEST_TTY=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = tty.Close()
+	stop := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill(); _ = m.Close() })
+	defer stop.Stop()
+	var seen []byte
+	for _, step := range []struct{ want, send string }{{"ready", "word\n"}, {"got:word", "\x03"}, {"interrupted", ""}} {
+		buf := make([]byte, 512)
+		for !bytes.Contains(seen, []byte(step.want)) {
+			n, err := m.Read(buf)
+			if err != nil {
+				t.Fatalf("%v before %q, after %q", err, step.want, seen)
+			}
+			seen = append(seen, buf[:n]...)
+		}
+		if _, err := m.WriteString(step.send); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 5 {
+		t.Errorf("got %d, want the child's own 5: %s", got, seen)
+	}
+}
+
 func TestOnlyProxy(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Skip("needs bash to connect")
