@@ -218,15 +218,15 @@ func (x *exchange) deliver(ctx context.Context, w http.ResponseWriter, resp *htt
 	x.steps.FirstByte = x.since()
 	x.result.Status = resp.StatusCode
 	x.result.UpstreamRequestID = upstreamID(resp.Header)
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		x.conclude(ctx, nil, x.upgrade(ctx, w, resp))
-		return
-	}
 	g, err := x.guard(resp, opened)
 	if err != nil {
 		_ = resp.Body.Close()
 		x.abort(w, &Refusal{Status: http.StatusBadGateway, Code: CodeProtocol, Err: err,
 			Reason: "the answer cannot be checked for credentials (content coding); ask the origin for gzip or identity"})
+		return
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		x.conclude(ctx, g, x.upgrade(ctx, w, resp))
 		return
 	}
 	err = x.answer(w, resp)

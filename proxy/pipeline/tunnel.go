@@ -64,7 +64,7 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 	stop := context.AfterFunc(ctx, func() { _ = client.Close(); _ = origin.Close() })
 	defer stop()
 	x.answeredFrom(origin.RemoteAddr().String())
-	x.result.BytesUp, x.result.BytesDown = splice(client, client, origin)
+	x.result.BytesUp, x.result.BytesDown, _ = splice(client, client, origin)
 	x.result.Outcome = audit.OutcomeOK
 	if c := context.Cause(ctx); c == errRevoked || c == errMaxStream {
 		x.result.Outcome = audit.OutcomeRevoked

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/attache-dev/attache/injector/guard"
 )
 
 // upgrade switches both sides to the origin's matching 101 and copies bytes
@@ -49,16 +51,20 @@ func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *htt
 	if err := buffered.Flush(); err != nil {
 		return errors.Join(errClient, err)
 	}
-	up, down := splice(agent, buffered.Reader, origin)
-	x.result.BytesUp, x.result.BytesDown = up, down
+	var rerr error
+	x.result.BytesUp, x.result.BytesDown, rerr = splice(agent, buffered.Reader, origin)
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
-	return nil
+	if errors.Is(rerr, guard.ErrLeak) {
+		return rerr
+	}
+	return nil // how a tunnel ends is the business of its two ends
 }
 
-// splice copies in both directions and returns the bytes each way.
-func splice(agent net.Conn, agentReader io.Reader, origin io.ReadWriteCloser) (up, down int64) {
+// splice copies in both directions and returns the bytes each way, and why
+// reading from the origin ended.
+func splice(agent net.Conn, agentReader io.Reader, origin io.ReadWriteCloser) (up, down int64, err error) {
 	var upBytes atomic.Int64
 	done := make(chan struct{})
 	go func() {
@@ -67,13 +73,13 @@ func splice(agent net.Conn, agentReader io.Reader, origin io.ReadWriteCloser) (u
 		upBytes.Store(n)
 		closeWrite(origin)
 	}()
-	down, _ = io.Copy(agent, origin)
+	down, err = io.Copy(agent, origin)
 	closeWrite(agent)
 	// The origin is done. A peer that still talks gets a moment to finish and
 	// is then cut: there is nobody left to hear it.
 	_ = agent.SetReadDeadline(time.Now().Add(5 * time.Second))
 	<-done
-	return upBytes.Load(), down
+	return upBytes.Load(), down, err
 }
 
 // closeWrite half-closes c where it can, else closes it.
