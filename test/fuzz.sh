@@ -8,7 +8,7 @@ passed=0 failed=0
 while IFS=: read -r file name; do
 	pkg=./$(dirname "$file")
 	printf 'fuzz  %-52s %s\n' "$pkg $name" "$time"
-	if out=$(go test -run '^$' -fuzz "^$name\$" -fuzztime "$time" -parallel 2 "$pkg" 2>&1); then
+	if out=$(go test -run '^$' -fuzz "^$name\$" -fuzztime "$time" -fuzzminimizetime 5x -parallel 2 "$pkg" 2>&1); then
 		passed=$((passed + 1))
 	else
 		failed=$((failed + 1))
