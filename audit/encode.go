@@ -111,6 +111,7 @@ func (p *Process) append(b []byte) []byte {
 	b = strconv.AppendUint(b, uint64(p.UID), 10)
 	b = optStr(b, `,"exe":`, p.Exe, maxText)
 	b = optStr(b, `,"digest":`, p.Digest, maxDigest)
+	b = optBool(b, `,"shared":`, p.Shared)
 	return closeObject(b, n)
 }
 

@@ -94,6 +94,8 @@ type Process struct {
 	UID    uint32 `json:"uid" trust:"v"`
 	Exe    string `json:"exe,omitempty" trust:"v" max:"1024"`
 	Digest string `json:"digest,omitempty" trust:"v" max:"128"`
+	// Shared says that several processes hold the socket; PID is the lowest.
+	Shared bool `json:"shared,omitempty" trust:"v"`
 }
 
 // Human is the verified person a task runs for.

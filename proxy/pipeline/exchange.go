@@ -76,7 +76,7 @@ func (p *Pipeline) newExchange(r *http.Request) *exchange {
 func (x *exchange) describeCaller() {
 	c := x.conn.Caller
 	if c.Process != (identity.Process{}) {
-		x.rec.Process = &audit.Process{PID: c.Process.PID, UID: c.Process.UID, Exe: c.Process.Exe, Digest: c.Process.Digest}
+		x.rec.Process = &audit.Process{PID: c.Process.PID, UID: c.Process.UID, Exe: c.Process.Exe, Digest: c.Process.Digest, Shared: c.Process.Shared}
 	}
 	if w := c.Workload; w != nil {
 		x.rec.Workload = x.p.describe(w)
