@@ -91,5 +91,5 @@ bench)
 	;;
 esac
 apt_install
-npm_tree oidc
+[ "$what" = bench ] || npm_tree oidc
 [ "$what" != test ] || npm_tree clients

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -211,6 +214,10 @@ func (p *plane) adminHandler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /v1/inventory", local(func(w http.ResponseWriter, _ *http.Request) { reply(w, p.cache.Live()) }))
 	mux.HandleFunc("POST /v1/revoke", local(p.serveRevoke))
+	// A profile shows no memory, but names what runs: for the operator only.
+	mux.HandleFunc("GET /debug/pprof/", local(pprof.Index))
+	mux.HandleFunc("GET /debug/pprof/profile", local(pprof.Profile))
+	mux.HandleFunc("GET /debug/pprof/trace", local(pprof.Trace))
 	return mux
 }
 
@@ -274,7 +281,7 @@ func Runs(state string) ([]Info, error) {
 		return nil, err
 	}
 	var out []Info
-	for _, f := range files {
+	for _, f := range files { // in no useful order: ids are random
 		b, err := os.ReadFile(f)
 		if err != nil {
 			continue
@@ -284,13 +291,16 @@ func Runs(state string) ([]Info, error) {
 			continue
 		}
 		c, err := net.DialTimeout("unix", filepath.Join(i.Dir, adminSocket), time.Second)
-		if err != nil { // left by a run that was killed
-			_ = os.RemoveAll(filepath.Dir(f))
+		if err != nil {
+			if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) { // left by a run that was killed
+				_ = os.RemoveAll(filepath.Dir(f))
+			}
 			continue
 		}
 		_ = c.Close()
 		out = append(out, i)
 	}
+	slices.SortFunc(out, func(a, b Info) int { return a.Started.Compare(b.Started) })
 	return out, nil
 }
 

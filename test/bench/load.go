@@ -34,8 +34,17 @@ type order struct {
 	Header bool          `json:"header"` // send the credential ourselves
 }
 
-// reading is what a load generator measured.
+// Phases of a measurement: the generator says when each begins, so that the
+// target's accounts are read with every connection open and warm, and again
+// before the first one closes.
+const (
+	phaseBegin = "begin"
+	phaseEnd   = "end"
+)
+
+// reading is what a load generator measured, or the begin of a phase.
 type reading struct {
+	Phase    string  `json:"phase,omitempty"`
 	Requests int64   `json:"requests"`
 	Seconds  float64 `json:"seconds"`
 	P50      float64 `json:"p50_us"`
@@ -54,7 +63,7 @@ func generate() error {
 		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
 			return err
 		}
-		r, err := o.run()
+		r, err := o.run(func(phase string) { _ = out.Encode(reading{Phase: phase}) })
 		if err != nil {
 			r.Error = err.Error()
 		}
@@ -65,7 +74,40 @@ func generate() error {
 	return in.Err()
 }
 
-func (o *order) run() (reading, error) {
+func (o *order) run(phase func(string)) (reading, error) {
+	cfg, err := o.prepare()
+	if err != nil {
+		return reading{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+o.For+20*time.Second)
+	defer cancel()
+	l := &load{o: o, cfg: cfg, lats: make([][]time.Duration, o.Conns), errs: make(chan error, o.Conns), start: make(chan struct{})}
+	l.ready.Add(o.Conns)
+	for i := range o.Conns {
+		l.work.Go(func() { l.worker(ctx, i) })
+	}
+	l.ready.Wait()
+	close(l.start)
+	time.Sleep(o.Warm)
+	phase(phaseBegin)
+	l.measured.Store(true)
+	begin := time.Now()
+	time.Sleep(o.For)
+	l.measured.Store(false)
+	took := time.Since(begin)
+	phase(phaseEnd)
+	time.Sleep(settle)
+	l.stop.Store(true)
+	l.work.Wait()
+	close(l.errs)
+	return l.reading(took)
+}
+
+// settle keeps the load up while the target's accounts are read.
+const settle = 20 * time.Millisecond
+
+// prepare resolves "env" and reads the roots.
+func (o *order) prepare() (*tls.Config, error) {
 	if o.Addr == "env" {
 		u := os.Getenv("HTTPS_PROXY")
 		if len(u) > 7 {
@@ -77,66 +119,56 @@ func (o *order) run() (reading, error) {
 	}
 	pem, err := os.ReadFile(o.CA)
 	if err != nil {
-		return reading{}, err
+		return nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	host, _, err := net.SplitHostPort(o.Host)
 	if err != nil {
-		return reading{}, err
+		return nil, err
 	}
-	cfg := &tls.Config{RootCAs: roots, ServerName: host, ClientSessionCache: tls.NewLRUClientSessionCache(8), MinVersion: tls.VersionTLS12}
-	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+o.For+20*time.Second)
-	defer cancel()
-	var (
-		wg       sync.WaitGroup
-		measured atomic.Bool
-		stop     atomic.Bool
-		lats     = make([][]time.Duration, o.Conns)
-		errs     = make(chan error, o.Conns)
-		ready    sync.WaitGroup
-		start    = make(chan struct{})
-	)
-	ready.Add(o.Conns)
-	for i := range o.Conns {
-		wg.Go(func() {
-			do, closeConn, err := o.client(ctx, cfg)
-			if err == nil {
-				defer closeConn()
-				err = do() // the first request pays for the connection
-			}
-			ready.Done()
-			if err != nil {
-				errs <- err
-				return
-			}
-			<-start
-			for !stop.Load() {
-				t := time.Now()
-				if err := do(); err != nil {
-					errs <- err
-					return
-				}
-				if measured.Load() {
-					lats[i] = append(lats[i], time.Since(t))
-				}
-			}
-		})
+	return &tls.Config{RootCAs: roots, ServerName: host, ClientSessionCache: tls.NewLRUClientSessionCache(8), MinVersion: tls.VersionTLS12}, nil
+}
+
+// load is one measurement under way.
+type load struct {
+	o              *order
+	cfg            *tls.Config
+	work, ready    sync.WaitGroup
+	start          chan struct{}
+	measured, stop atomic.Bool
+	lats           [][]time.Duration // by worker
+	errs           chan error
+}
+
+func (l *load) worker(ctx context.Context, i int) {
+	do, closeConn, err := l.o.client(ctx, l.cfg)
+	if err == nil {
+		defer closeConn()
+		err = do() // the first request pays for the connection
 	}
-	ready.Wait()
-	close(start)
-	time.Sleep(o.Warm)
-	measured.Store(true)
-	begin := time.Now()
-	time.Sleep(o.For)
-	measured.Store(false)
-	took := time.Since(begin)
-	stop.Store(true)
-	wg.Wait()
-	close(errs)
+	l.ready.Done()
+	if err != nil {
+		l.errs <- err
+		return
+	}
+	<-l.start
+	for !l.stop.Load() {
+		t := time.Now()
+		if err := do(); err != nil {
+			l.errs <- err
+			return
+		}
+		if l.measured.Load() {
+			l.lats[i] = append(l.lats[i], time.Since(t))
+		}
+	}
+}
+
+func (l *load) reading(took time.Duration) (reading, error) {
 	var all []time.Duration
-	for _, l := range lats {
-		all = append(all, l...)
+	for _, v := range l.lats {
+		all = append(all, v...)
 	}
 	slices.Sort(all)
 	r := reading{Requests: int64(len(all)), Seconds: took.Seconds()}
@@ -144,7 +176,7 @@ func (o *order) run() (reading, error) {
 		r.P50 = float64(all[len(all)/2].Nanoseconds()) / 1000
 		r.P99 = float64(all[len(all)*99/100].Nanoseconds()) / 1000
 	}
-	if err := <-errs; err != nil {
+	if err := <-l.errs; err != nil {
 		return r, err
 	}
 	if len(all) == 0 {

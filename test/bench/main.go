@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -41,13 +42,14 @@ type row struct {
 	P50      float64 `json:"p50_us"`
 	P99      float64 `json:"p99_us"`
 	RSS      int64   `json:"rss_kib"`
+	dials    int64   // new connections to the origin while measured
 }
 
 type options struct {
-	attache, out, only, targets string
-	rounds                      int
-	warm, dur                   time.Duration
-	goals                       bool
+	attache, out, only, targets, profile string
+	rounds                               int
+	warm, dur                            time.Duration
+	goals                                bool
 }
 
 func main() {
@@ -68,12 +70,13 @@ func main() {
 	flag.StringVar(&o.out, "out", ".cache/bench/latest.json", "where the figures go")
 	flag.StringVar(&o.only, "only", "", "run scenarios whose name contains this, such as \"1k h1\"")
 	flag.StringVar(&o.targets, "targets", "", "comma-separated targets; default all")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of attache's last measurement to this file")
 	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds")
 	flag.DurationVar(&o.warm, "warm", 500*time.Millisecond, "warm-up of a measurement")
 	flag.DurationVar(&o.dur, "for", 2*time.Second, "length of a measurement")
 	flag.BoolVar(&o.goals, "goals", true, "exit 1 when a goal is missed")
 	flag.Parse()
-	ok, err := run(o)
+	ok, err := compare(o)
 	if err != nil {
 		log.Fatal("bench: ", err)
 	}
@@ -81,6 +84,8 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+var portOf = regexp.MustCompile(`:(\d+)`)
 
 func scenarios(only string) []scenario {
 	var out []scenario
@@ -100,7 +105,7 @@ func scenarios(only string) []scenario {
 	return out
 }
 
-func run(o options) (bool, error) {
+func compare(o options) (bool, error) {
 	dir, err := os.MkdirTemp("", "attache-bench-")
 	if err != nil {
 		return false, err
@@ -125,20 +130,24 @@ func run(o options) (bool, error) {
 	if b.ca, err = newAuthority(dir); err != nil {
 		return false, err
 	}
-	_, out, err := b.start(exec.Command(b.self, "origin", b.ca.leafFile, b.ca.leafKeyFile))
+	in, out, err := b.start(exec.Command(b.self, "origin", b.ca.leafFile, b.ca.leafKeyFile))
 	if err != nil {
 		return false, err
 	}
+	b.counter = &generator{in, out}
 	if !out.Scan() {
 		return false, fmt.Errorf("origin said nothing")
 	}
-	_, port, _ := strings.Cut(out.Text(), ":")
-	b.origin = "localhost:" + port
+	ports := portOf.FindAllStringSubmatch(out.Text(), 2)
+	if len(ports) != 2 {
+		return false, fmt.Errorf("origin said %q", out.Text())
+	}
+	b.origin, b.originH2 = "localhost:"+ports[0][1], "localhost:"+ports[1][1]
 	ts, err := b.targets(o.targets)
 	if err != nil {
 		return false, err
 	}
-	all := measureAll(ts, scenarios(o.only), o)
+	all := b.measureAll(ts, scenarios(o.only), o)
 	rows := all.rows()
 	if err := save(o.out, rows); err != nil {
 		return false, err

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,9 +28,13 @@ func origin(certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
+	// Two doors: intercepting peers speak HTTP/1.1 to every origin, and a
+	// comparison of HTTP/1.1 must not have one of them speak HTTP/2 behind it.
+	var lns [2]net.Listener
+	for i := range lns {
+		if lns[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return err
+		}
 	}
 	mux := http.NewServeMux()
 	for path, size := range payloads {
@@ -39,13 +47,28 @@ func origin(certFile, keyFile string) error {
 	}
 	mux.HandleFunc("GET /sse", authorized(events))
 	mux.HandleFunc("POST /token", token)
-	fmt.Println(ln.Addr().String())
-	srv := &http.Server{Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}}, ReadHeaderTimeout: 10 * time.Second}
-	go func() { // ends with its parent
-		_, _ = io.Copy(io.Discard, os.Stdin)
+	fmt.Println(lns[0].Addr().String(), lns[1].Addr().String())
+	var conns atomic.Int64
+	serve := func(ln net.Listener, protocols ...string) error {
+		srv := &http.Server{Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: protocols}, ReadHeaderTimeout: 10 * time.Second,
+			ConnState: func(_ net.Conn, s http.ConnState) {
+				if s == http.StateNew {
+					conns.Add(1)
+				}
+			}}
+		srv.Protocols = new(http.Protocols)
+		srv.Protocols.SetHTTP1(true)
+		srv.Protocols.SetHTTP2(slices.Contains(protocols, "h2"))
+		return srv.ServeTLS(ln, "", "")
+	}
+	go func() { // each line asks how many connections were accepted; the end of them ends us
+		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+			fmt.Println(conns.Load())
+		}
 		os.Exit(0)
 	}()
-	return srv.ServeTLS(ln, "", "")
+	go func() { log.Fatal(serve(lns[1], "h2", "http/1.1")) }()
+	return serve(lns[0], "http/1.1")
 }
 
 // payloads maps paths to body sizes in bytes.

@@ -1,8 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"os"
 	"slices"
+
+	"github.com/attache-dev/attache/internal/run"
 )
 
 type cell struct {
@@ -14,9 +20,10 @@ type cell struct {
 type figures struct {
 	order []cell
 	m     map[cell][]row
+	fails int
 }
 
-func measureAll(ts []*target, ss []scenario, o options) *figures {
+func (b *bench) measureAll(ts []*target, ss []scenario, o options) *figures {
 	f := &figures{m: map[cell][]row{}}
 	for _, s := range ss {
 		for round := range o.rounds {
@@ -25,8 +32,9 @@ func measureAll(ts []*target, ss []scenario, o options) *figures {
 				if s.h2 && !t.h2 {
 					continue
 				}
-				r, err := one(t, s, o)
+				r, err := b.one(t, s, o)
 				if err != nil {
+					f.fails++
 					fmt.Printf("FAIL   %-10s %-12s %v\n", t.name, s, err)
 					continue
 				}
@@ -42,28 +50,60 @@ func measureAll(ts []*target, ss []scenario, o options) *figures {
 	return f
 }
 
-func one(t *target, s scenario, o options) (row, error) {
+// one measures t in s. Connections are opened and warmed before, and closed
+// after, the target's accounts are read.
+func (b *bench) one(t *target, s scenario, o options) (row, error) {
 	ord := t.order
-	ord.Path, ord.H2, ord.Conns, ord.Warm, ord.For = s.path, s.h2, s.conns, 0, o.warm
-	if _, err := t.gen.run(ord); err != nil { // warm-up with its own connections
-		return row{}, err
+	ord.Path, ord.H2, ord.Conns, ord.Warm, ord.For = s.path, s.h2, s.conns, o.warm, o.dur
+	if s.h2 && ord.Mode == "connect" {
+		ord.Host = b.originH2
 	}
-	ord.Warm, ord.For = 0, o.dur
-	before, err := t.measure(generatorName)
+	var before, after usage
+	profiled := make(chan error, 1)
+	r, err := t.gen.run(ord, func(phase string) (err error) {
+		if phase == phaseBegin {
+			before, err = b.usage(t)
+			if o.profile != "" && t.name == "attache" {
+				go func() { profiled <- b.profile(o) }()
+			} else {
+				profiled <- nil
+			}
+			return err
+		}
+		after, err = b.usage(t)
+		return err
+	})
 	if err != nil {
 		return row{}, err
 	}
-	r, err := t.gen.run(ord)
-	if err != nil {
-		return row{}, err
+	if err := <-profiled; err != nil {
+		return row{}, fmt.Errorf("profile: %w", err)
 	}
-	after, err := t.measure(generatorName)
-	if err != nil {
-		return row{}, err
-	}
-	out := row{Target: t.name, Scenario: s.String(), RPS: float64(r.Requests) / r.Seconds, P50: r.P50, P99: r.P99, RSS: after.rss}
+	out := row{Target: t.name, Scenario: s.String(), RPS: float64(r.Requests) / r.Seconds, P50: r.P50, P99: r.P99, RSS: after.rss, dials: after.dials - before.dials}
 	out.CPU = float64((after.cpu - before.cpu).Microseconds()) / float64(r.Requests)
 	return out, nil
+}
+
+// profile takes a CPU profile of the running attache through its admin socket.
+func (b *bench) profile(o options) error {
+	runs, err := run.Runs(b.state())
+	if err != nil || len(runs) != 1 {
+		return fmt.Errorf("%d runs: %w", len(runs), err)
+	}
+	seconds := max(1, int(o.dur.Seconds()))
+	resp, err := runs[0].Client().Get(fmt.Sprintf("http://admin/debug/pprof/profile?seconds=%d", seconds))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.profile, data, 0o644)
 }
 
 func median(v []float64) float64 {
@@ -90,7 +130,8 @@ func (f *figures) rows() []row {
 		out = append(out, row{Target: c.target, Scenario: c.scenario.String(),
 			RPS: median(pick(rs, func(r row) float64 { return r.RPS })), CPU: median(pick(rs, func(r row) float64 { return r.CPU })),
 			P50: median(pick(rs, func(r row) float64 { return r.P50 })), P99: median(pick(rs, func(r row) float64 { return r.P99 })),
-			RSS: int64(median(pick(rs, func(r row) float64 { return float64(r.RSS) })))})
+			RSS:   int64(median(pick(rs, func(r row) float64 { return float64(r.RSS) }))),
+			dials: int64(median(pick(rs, func(r row) float64 { return float64(r.dials) })))})
 	}
 	return out
 }
@@ -111,7 +152,7 @@ func (f *figures) ratio(a, b string, s scenario) (mid, low, high float64, ok boo
 }
 
 func (f *figures) print() {
-	fmt.Printf("\n%-14s %-10s %10s %12s %10s %10s %10s %9s %22s\n", "scenario", "target", "req/s", "cpu ms/1k", "p50 µs", "p99 µs", "added µs", "RSS MiB", "CPU attache/this")
+	fmt.Printf("\n%-14s %-10s %10s %12s %10s %10s %10s %9s %7s %22s\n", "scenario", "target", "req/s", "cpu ms/1k", "p50 µs", "p99 µs", "added µs", "RSS MiB", "dials", "CPU attache/this")
 	rows := f.rows()
 	direct := map[string]float64{}
 	for _, r := range rows {
@@ -133,14 +174,14 @@ func (f *figures) print() {
 		if d, ok := direct[r.Scenario]; ok && r.Target != "direct" {
 			added = fmt.Sprintf("%.0f", r.P50-d)
 		}
-		fmt.Printf("%-14s %-10s %10.0f %12.1f %10.0f %10.0f %10s %9.1f %22s\n", r.Scenario, r.Target, r.RPS, r.CPU, r.P50, r.P99, added, float64(r.RSS)/1024, rel)
+		fmt.Printf("%-14s %-10s %10.0f %12.1f %10.0f %10.0f %10s %9.1f %7d %22s\n", r.Scenario, r.Target, r.RPS, r.CPU, r.P50, r.P99, added, float64(r.RSS)/1024, r.dials, rel)
 	}
 }
 
 // goals prints and checks what this release promises.
 func (f *figures) goals() bool {
 	fmt.Println()
-	passed, failed := 0, 0
+	passed, failed := 0, f.fails
 	check := func(what string, got, limit float64, known bool) {
 		verdict := "met"
 		switch {
@@ -161,6 +202,9 @@ func (f *figures) goals() bool {
 	check("CPU a request over squid's, 1k h1 c32", mid, 1.1, ok)
 	big := f.m[cell{"attache", scenario{"/1k", false, 256}}]
 	check("RSS at 256 connections, MiB", median(pick(big, func(r row) float64 { return float64(r.RSS) / 1024 })), 40, len(big) > 0)
+	steady := f.m[cell{"attache", s}]
+	dials := pick(steady, func(r row) float64 { return float64(r.dials) })
+	check("upstream dials in the steady state, 1k h1 c32, worst round", slices.Max(append(dials, 0)), 0, len(steady) > 0)
 	fmt.Printf("%d passed, %d failed\n", passed, failed)
 	return failed == 0
 }

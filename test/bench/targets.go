@@ -24,17 +24,18 @@ type target struct {
 	order order  // Mode, Addr, Host, CA, Header filled in
 	cmd   *exec.Cmd
 	gen   *generator
-	dials func() int64 // upstream dials so far; nil if unknown
 }
 
 // bench is everything that one run shares.
 type bench struct {
-	dir     string // scratch
-	attache string
-	self    string
-	origin  string // host:port
-	ca      *authority
-	closers []func()
+	dir      string // scratch
+	attache  string
+	self     string
+	origin   string     // host:port, HTTP/1.1 only
+	originH2 string     // the same with HTTP/2
+	counter  *generator // the origin's own count of connections
+	ca       *authority
+	closers  []func()
 }
 
 // generator is a running `bench generate`.
@@ -43,7 +44,8 @@ type generator struct {
 	out *bufio.Scanner
 }
 
-func (g *generator) run(o order) (reading, error) {
+// run executes one order; phase is called as each phase begins.
+func (g *generator) run(o order, phase func(string) error) (reading, error) {
 	b, err := json.Marshal(o)
 	if err != nil {
 		return reading{}, err
@@ -51,17 +53,33 @@ func (g *generator) run(o order) (reading, error) {
 	if _, err := g.in.Write(append(b, '\n')); err != nil {
 		return reading{}, err
 	}
-	if !g.out.Scan() {
-		return reading{}, errors.New("load generator died")
+	var failed error
+	for g.out.Scan() {
+		var r reading
+		if err := json.Unmarshal(g.out.Bytes(), &r); err != nil {
+			return r, fmt.Errorf("%w: %s", err, g.out.Text())
+		}
+		switch {
+		case r.Phase != "":
+			failed = errors.Join(failed, phase(r.Phase))
+		case r.Error != "":
+			return r, errors.New(r.Error)
+		default:
+			return r, failed
+		}
 	}
-	var r reading
-	if err := json.Unmarshal(g.out.Bytes(), &r); err != nil {
-		return r, fmt.Errorf("%w: %s", err, g.out.Text())
+	return reading{}, errors.New("load generator died")
+}
+
+// accepted is how many connections the origin has accepted so far.
+func (b *bench) accepted() (int64, error) {
+	if _, err := io.WriteString(b.counter.in, "\n"); err != nil {
+		return 0, err
 	}
-	if r.Error != "" {
-		return r, errors.New(r.Error)
+	if !b.counter.out.Scan() {
+		return 0, errors.New("the origin died")
 	}
-	return r, nil
+	return strconv.ParseInt(b.counter.out.Text(), 10, 64)
 }
 
 // start runs cmd with pipes and ends it when the benchmark ends.
@@ -296,6 +314,10 @@ func (b *bench) attacheTarget() (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, portH2, err := net.SplitHostPort(b.originH2)
+	if err != nil {
+		return nil, err
+	}
 	dir := filepath.Join(b.dir, "config")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -308,6 +330,12 @@ spec:
   destinations:
   - host: localhost
     port: ` + port + `
+    addresses: ["127.0.0.1"]
+    onlyCA: true
+    caBundle: |
+      ` + ca + `
+  - host: localhost
+    port: ` + portH2 + `
     addresses: ["127.0.0.1"]
     onlyCA: true
     caBundle: |
@@ -329,7 +357,7 @@ spec:
   rules:
   - name: read
     hosts: [localhost]
-    ports: [` + port + `]
+    ports: [` + port + `, ` + portH2 + `]
     methods: [GET]
     paths: ["/{what}"]
     action: allow
@@ -338,7 +366,7 @@ spec:
 	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(doc), 0o644); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(b.attache, "run", "--config", dir, "--state", filepath.Join(b.dir, "state"), "--", b.self, "generate")
+	cmd := exec.Command(b.attache, "run", "--config", dir, "--state", b.state(), "--", b.self, "generate")
 	in, out, err := b.start(cmd)
 	if err != nil {
 		return nil, err
@@ -347,20 +375,23 @@ spec:
 		gen: &generator{in, out}, order: order{Mode: "connect", Addr: "env", Host: b.origin, CA: "env"}}, nil
 }
 
-// usage is the CPU time and resident memory of a process and its children.
+// usage is what a target has used so far: CPU time of its processes, their
+// resident memory now, and connections to the origin.
 type usage struct {
-	cpu time.Duration
-	rss int64 // KiB
+	cpu   time.Duration
+	rss   int64 // KiB
+	dials int64
 }
 
 const clockTick = 100 // USER_HZ, fixed by the Linux ABI
 
-// measure sums a target's processes; the load generator under attache is not
+// usage sums a target's processes; the load generator under attache is not
 // one of them.
-func (t *target) measure(generatorName string) (usage, error) {
+func (b *bench) usage(t *target) (usage, error) {
 	var u usage
-	if t.cmd == nil {
-		return u, nil
+	var err error
+	if u.dials, err = b.accepted(); err != nil || t.cmd == nil {
+		return u, err
 	}
 	for _, pid := range family(t.cmd.Process.Pid) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -411,3 +442,6 @@ func family(pid int) []int {
 	}
 	return all
 }
+
+// state is the folder of attache's state.
+func (b *bench) state() string { return filepath.Join(b.dir, "state") }
