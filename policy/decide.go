@@ -55,6 +55,10 @@ func (s *Set) begin(r *Request) (search, string) {
 		return q, "no policy is loaded, so every call is denied"
 	case r.Workload == nil || r.Workload.ID.IsZero():
 		return q, "the caller has no attested identity, so no rule can apply to it"
+	case strings.ToUpper(r.Method) != r.Method:
+		// Methods are case-sensitive (RFC 9110 section 9.1), but many frameworks
+		// read "delete" as DELETE, which a rule against DELETE does not match.
+		return q, "the method is not in upper case, which origins read in different ways"
 	}
 	q.id = r.Workload.ID.String()
 	path := r.Path

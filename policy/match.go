@@ -223,10 +223,22 @@ func (r *rule) static(q *search) mismatch {
 }
 
 // headerValues returns all values of a canonical header name. Go's servers
-// keep Host apart from the other fields.
+// keep Host apart from the other fields. CGI, WSGI and their kin give programs
+// X_Dry_Run and X-Dry-Run as one variable, so both count.
 func headerValues(r *Request, name string) []string {
 	if name == "Host" && len(r.Header["Host"]) == 0 && r.Host != "" {
 		return []string{r.Host}
 	}
-	return r.Header[name]
+	values := r.Header[name]
+	for k, more := range r.Header {
+		if k != name && len(k) == len(name) && strings.ContainsRune(k+name, '_') && sameField(k, name) {
+			values = append(slices.Clip(values), more...)
+		}
+	}
+	return values
+}
+
+// sameField compares names of fields without case, and '_' as '-'.
+func sameField(a, b string) bool {
+	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
 }

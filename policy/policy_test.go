@@ -270,6 +270,35 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// TestUnderscore checks that X_Mode, which CGI and WSGI programs cannot tell
+// from X-Mode, neither stands beside a condition nor evades one.
+func TestUnderscore(t *testing.T) {
+	safe := v1alpha1.ValueMatch{Name: "X-Mode", Exact: "safe"}
+	absent := v1alpha1.ValueMatch{Name: "X-Mode", Absent: true}
+	tests := []struct {
+		name   string
+		rules  []v1alpha1.Rule
+		header http.Header
+		want   policy.Verdict
+	}{
+		{"agrees", []v1alpha1.Rule{with(allow("r", "a.test"), header(safe))}, http.Header{"X-Mode": {"safe"}, "X_mode": {"safe"}}, policy.Allow},
+		{"differs", []v1alpha1.Rule{with(allow("r", "a.test"), header(safe))}, http.Header{"X-Mode": {"safe"}, "X_mode": {"other"}}, policy.Deny},
+		{"not absent", []v1alpha1.Rule{with(allow("r", "a.test"), header(absent))}, http.Header{"X_mode": {"other"}}, policy.Deny},
+		{"denied", []v1alpha1.Rule{allow("all", "a.test"), with(deny("r", "a.test"), header(safe))}, http.Header{"X_Mode": {"safe"}}, policy.Deny},
+		{"condition", []v1alpha1.Rule{with(allow("r", "a.test"), when(`request.headers["x-mode"] == "safe"`))}, http.Header{"X-Mode": {"safe"}, "X_mode": {"other"}}, policy.Deny},
+		{"condition holds", []v1alpha1.Rule{with(allow("r", "a.test"), when(`request.headers["x-mode"] == "safe"`))}, http.Header{"X-Mode": {"safe"}}, policy.Allow},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := request(t, "GET https://a.test/")
+			r.Header = tt.header
+			if d := compile(t, accessPolicy("p", tt.rules...)).Decide(r); d.Verdict != tt.want {
+				t.Errorf("got %v because %q, want %v", d.Verdict, d.Reason, tt.want)
+			}
+		})
+	}
+}
+
 // TestQueryDeny checks that repeating a parameter does not evade a deny rule.
 func TestQueryDeny(t *testing.T) {
 	s := compile(t, accessPolicy("p", allow("all", "a.test"), with(deny("r", "a.test"), query(v1alpha1.ValueMatch{Name: "acl", Exact: "public"}))))
@@ -345,6 +374,8 @@ func TestFailClosed(t *testing.T) {
 		{"zero id", open, func(r *policy.Request) { r.Workload = &identity.Workload{} }, "identity"},
 		{"bad escape", open, func(r *policy.Request) { r.Path = "/a%2" }, "hexadecimal"},
 		{"relative path", open, func(r *policy.Request) { r.Path = "a" }, "path"},
+		{"lower-case method", open, func(r *policy.Request) { r.Method = "delete" }, "upper case"},
+		{"mixed-case method", open, func(r *policy.Request) { r.Method = "Delete" }, "upper case"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,7 +2,9 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -272,14 +274,21 @@ func (a *activation) human() identity.Human {
 }
 
 // headers joins the values of each header with ", " (RFC 9110 section 5.3) and
-// leaves out those that hold credentials.
+// leaves out those that hold credentials. X_Mode counts as X-Mode, see
+// headerValues.
 func (a *activation) headers() map[string]string {
 	if a.header == nil {
 		a.header = make(map[string]string, len(a.r.Header))
-		for name, values := range a.r.Header {
-			if lower := strings.ToLower(name); !isCredentialHeader(lower) {
-				a.header[lower] = strings.Join(values, ", ")
+		for _, name := range slices.Sorted(maps.Keys(a.r.Header)) {
+			lower := strings.ReplaceAll(strings.ToLower(name), "_", "-")
+			if isCredentialHeader(lower) {
+				continue
 			}
+			value := strings.Join(a.r.Header[name], ", ")
+			if before, ok := a.header[lower]; ok {
+				value = before + ", " + value
+			}
+			a.header[lower] = value
 		}
 	}
 	return a.header
