@@ -55,6 +55,14 @@ func (c *checker) identity(i *v1alpha1.IdentityConfig) {
 	oneOf(c, "spec.identity.source", i.Source, SourceEmbedded, SourceSPIFFE)
 	c.httpsURL("spec.identity.issuerURL", i.IssuerURL, nil, nil)
 	c.listen("spec.identity.listen", i.Listen, false)
+	for _, f := range []*string{&i.TLSCertFile, &i.TLSKeyFile, &i.SSHAgent} {
+		if *f != "" {
+			*f = c.resolve(*f)
+		}
+	}
+	if (i.TLSCertFile == "") != (i.TLSKeyFile == "") {
+		c.bad("spec.identity.tlsCertFile", "and tlsKeyFile belong together; give both or none")
+	}
 	if i.Source == SourceSPIFFE {
 		for _, name := range []string{"issuerURL", "listen", "rotateEvery"} {
 			if c.has("spec.identity." + name) {

@@ -23,7 +23,7 @@ Attaché reads YAML documents from one folder (` + "`*.yaml`, `*.yml`" + `; seve
 read). Each document has ` + "`apiVersion: attache.dev/v1alpha1`" + `, a ` + "`kind`" + `, ` + "`metadata`" + ` and a ` + "`spec`" + `. Unknown fields,
 wrong types and dangling references are errors; every mistake is reported at once as ` + "`file:line:column: what is wrong;\nwhat would be right`" + `. A change is picked up within a second; a bad one is reported and the last good documents stay.
 
-Bounds: 1 MiB a file, 10,000 documents. Relative paths (` + "`caFile`, `apiKey.file`, `audit.dir`" + `) start at the folder of the
+Bounds: 1 MiB a file, 10,000 documents. Relative paths (` + "`caFile`, `apiKey.file`, `tlsKeyFile`, `sshAgent`, `audit.dir`, …" + `) start at the folder of the
 document. Durations are text such as ` + "`90s`" + ` or ` + "`5m`" + `. **R** marks required fields.
 
 ## Presets

@@ -399,3 +399,18 @@ func TestCAFilesHoldCertificatesOnly(t *testing.T) {
 		}
 	}
 }
+
+func TestIdentityPathsStartAtTheDocument(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "c.yaml"), string(docs("kind: AttacheConfig\nmetadata: {name: c}\nspec: {identity: {listen: '127.0.0.1:0', tlsCertFile: c.pem, tlsKeyFile: ../k.pem, sshAgent: a.sock}}")))
+	b, err := api.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := b.Config.Spec.Identity
+	for got, want := range map[string]string{i.TLSCertFile: filepath.Join(dir, "c.pem"), i.TLSKeyFile: filepath.Join(filepath.Dir(dir), "k.pem"), i.SSHAgent: filepath.Join(dir, "a.sock")} {
+		if got != want {
+			t.Errorf("got path %s, want %s", got, want)
+		}
+	}
+}
