@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/attache-dev/attache/policy"
 )
@@ -22,11 +23,12 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); retur
 var strippedAnswer = []string{
 	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authentication-Info",
 	"Transfer-Encoding", "Upgrade", "Te", "Alt-Svc", "Alt-Used",
+	"Attache-Error", // only we refuse in our name
 }
 
 // answer sends resp to the agent and returns what went wrong on the way.
 // It closes the body.
-func (x *exchange) answer(w http.ResponseWriter, resp *http.Response) error {
+func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http.Response) error {
 	defer resp.Body.Close()
 	h := w.Header()
 	clear(h)
@@ -48,6 +50,9 @@ func (x *exchange) answer(w http.ResponseWriter, resp *http.Response) error {
 		// The head of a stream goes out before its first byte exists.
 		_ = http.NewResponseController(w).Flush()
 	}
+	if resp.ContentLength < 0 || resp.ContentLength > copySize {
+		defer cutWrites(ctx, w)()
+	}
 	n, err := copyBody(w, resp.Body, flush)
 	x.result.BytesDown = n
 	if err != nil {
@@ -55,6 +60,22 @@ func (x *exchange) answer(w http.ResponseWriter, resp *http.Response) error {
 	}
 	sendTrailers(w.Header(), resp, announced)
 	return nil
+}
+
+// cutWrites ends a write that waits for a slow reader once ctx does: the end
+// of a task must not wait for an agent that reads nothing. The function it
+// returns must be called before the handler returns.
+func cutWrites(ctx context.Context, w http.ResponseWriter) func() {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
 }
 
 // errClient marks failures of the agent's side of the copy.

@@ -14,6 +14,7 @@ import (
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/injector/guard"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/proxy"
@@ -44,6 +45,7 @@ type exchange struct {
 	sent   atomic.Int64 // body bytes from the agent
 	result audit.Result
 	extra  *audit.Extra // what the end says beside the result
+	opened guard.Opened // sealed values, and spent credentials, that answers may repeat
 }
 
 // newExchange reads what the request says of itself; it decides nothing.
@@ -227,8 +229,9 @@ func (x *exchange) refuse(w http.ResponseWriter, f *Refusal) {
 		d := *x.rec.Decision
 		d.Code = f.Code
 		x.more().Decision = &d
-	} else {
-		x.rec.Decision.Code, x.rec.Decision.Reason = f.Code, f.Reason
+	} else { // nothing was sent: whatever policy said, the call is denied
+		x.decision.Verdict = policy.Deny
+		x.rec.Decision.Verdict, x.rec.Decision.Code, x.rec.Decision.Reason = policy.Deny.String(), f.Code, f.Reason
 	}
 	x.finish()
 	if f.Err != nil {

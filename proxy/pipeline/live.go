@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // errRevoked is the cause of a stream that was cut.
@@ -17,9 +19,22 @@ var errMaxStream = errors.New("rule's maxStream reached")
 type live struct {
 	mu  sync.Mutex // guards set
 	set map[*exchange]context.CancelCauseFunc
+	// ended are handles of credentials that ended lately: an exchange may have
+	// got one right before its end and say so only now.
+	ended *lru.Cache[string, struct{}]
 }
 
-func newLive() *live { return &live{set: make(map[*exchange]context.CancelCauseFunc)} }
+// endedHandles bounds the memory for ended credentials; an exchange needs it
+// for microseconds.
+const endedHandles = 4096
+
+func newLive() *live {
+	ended, err := lru.New[string, struct{}](endedHandles)
+	if err != nil {
+		panic("pipeline: " + err.Error()) // only for a size of zero
+	}
+	return &live{set: make(map[*exchange]context.CancelCauseFunc), ended: ended}
+}
 
 func (l *live) add(x *exchange, cancel context.CancelCauseFunc) {
 	l.mu.Lock()
@@ -33,11 +48,20 @@ func (l *live) remove(x *exchange) {
 	l.mu.Unlock()
 }
 
-// holds notes that x uses the credential with this handle.
-func (l *live) holds(x *exchange, handle string) {
+// holds notes that x uses the credential with this handle, and reports
+// whether it still may.
+func (l *live) holds(x *exchange, handle string) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	x.handle = handle
-	l.mu.Unlock()
+	return !l.ended.Contains(handle)
+}
+
+// end notes that a credential has ended; cut comes after it.
+func (l *live) end(handle string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended.Add(handle, struct{}{})
 }
 
 // cut cancels the exchanges that match and returns how many there were. match

@@ -35,9 +35,14 @@ type taskAnswer struct {
 // serveLocal answers a request that policy allowed to LocalHost. Nothing
 // leaves us, but it is recorded like every other request.
 func (x *exchange) serveLocal(ctx context.Context, w http.ResponseWriter) {
+	if f := x.begin(ctx); f != nil { // no record, no task
+		x.refuse(w, f)
+		return
+	}
 	status, answer, f := x.local(ctx)
 	if f != nil {
 		x.decision.Verdict = policy.Deny
+		x.result.Outcome = audit.OutcomeDenied
 		x.refuse(w, f)
 		return
 	}

@@ -147,6 +147,7 @@ func (p *Pipeline) EndRun(runID string) int {
 
 // EndCredential cuts every exchange that uses the credential with this handle.
 func (p *Pipeline) EndCredential(handle string) int {
+	p.live.end(handle)
 	p.patterns.Drop(handle)
 	return p.live.cut(func(x *exchange) bool { return x.handle == handle }, errRevoked)
 }

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -41,21 +40,28 @@ func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Respo
 	guard.Request(x.req, x.decision.EchoRisk)
 	body := x.keepBody()
 	resp, f := x.injectAndSend(ctx, w)
-	if f != nil || body == nil || !x.stale(resp) {
-		return resp, f
+	if f != nil {
+		return nil, f
+	}
+	stale, nonce := x.stale(resp)
+	if body == nil || !stale && !nonce || stale && !x.mintAnew(ctx) {
+		return resp, nil
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a short refusal lets the connection be used again
 	_ = resp.Body.Close()
 	x.result.Retried = true
 	x.req.Body = body()
+	// The transport may still be writing the first attempt.
+	x.req.Header = x.req.Header.Clone()
 	return x.injectAndSend(ctx, w)
 }
 
-// stale reports whether the origin refused the credential as such, and gets
-// another one.
-func (x *exchange) stale(resp *http.Response) bool {
+// stale reports whether the origin refused the credential as such, or asks for
+// the same token with a nonce. A stale credential is forgotten even if this
+// request cannot be repeated: the next one gets another.
+func (x *exchange) stale(resp *http.Response) (stale, nonce bool) {
 	if x.cred.Kind == minting.KindDPoP && x.p.cfg.Proofs.Learn(x.req, resp) {
-		return true // the same token with the nonce that the origin wants
+		return false, true
 	}
 	codes := x.provider.Spec.RetryStatus
 	if len(codes) == 0 {
@@ -63,10 +69,22 @@ func (x *exchange) stale(resp *http.Response) bool {
 	}
 	// A credential that was minted for this very call is not stale.
 	if !slices.Contains(codes, resp.StatusCode) || !x.cred.Cached {
-		return false
+		return false, false
 	}
 	x.p.cfg.Minter.Forget(x.cred.Handle)
-	return x.mint(resp.Request.Context()) == nil
+	return true, false
+}
+
+// mintAnew replaces a stale credential. Both are looked for in the answer:
+// what one origin calls stale may still open another.
+func (x *exchange) mintAnew(ctx context.Context) bool {
+	old := x.cred
+	if f := x.mint(ctx); f != nil {
+		x.cred = old // the answer to it is still to be guarded
+		return false
+	}
+	x.opened.Secrets = append(x.opened.Secrets, x.provider.injector.Secrets(old)...)
+	return true
 }
 
 // keepBody returns a function that gives the request's body again, or nil if
@@ -82,32 +100,49 @@ func (x *exchange) keepBody() func() io.ReadCloser {
 	if r.ContentLength < 0 || r.ContentLength > replayBytes || r.Header.Get("Expect") != "" {
 		return nil
 	}
-	var kept bytes.Buffer
-	r.Body = &teeBody{ReadCloser: r.Body, to: &kept}
-	return func() io.ReadCloser {
-		rest := r.Body
-		return struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(kept.Bytes()), rest), rest}
+	kept := &keptBody{src: r.Body}
+	r.Body = kept.again()
+	return kept.again
+}
+
+// keptBody is a small body that can be sent twice. An origin need not wait for
+// the body to answer, so the transport may still read it for the first attempt
+// while the second one begins.
+type keptBody struct {
+	mu   sync.Mutex // guards what follows; held while src is read
+	src  io.Reader
+	kept []byte
+	err  error
+}
+
+// again returns a reader of the whole body. Closing it does nothing: the front
+// door closes its own body.
+func (k *keptBody) again() io.ReadCloser { return io.NopCloser(&keptReader{body: k}) }
+
+type keptReader struct {
+	body *keptBody
+	at   int
+}
+
+// Read gives what was kept, then reads on and keeps that too.
+func (r *keptReader) Read(p []byte) (int, error) {
+	k := r.body
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r.at < len(k.kept) {
+		n := copy(p, k.kept[r.at:])
+		r.at += n
+		return n, nil
 	}
-}
-
-type teeBody struct {
-	io.ReadCloser
-	to *bytes.Buffer
-}
-
-// Read keeps what it gives.
-func (t *teeBody) Read(p []byte) (int, error) {
-	n, err := t.ReadCloser.Read(p)
-	t.to.Write(p[:n])
+	if k.err != nil {
+		return 0, k.err
+	}
+	n, err := k.src.Read(p)
+	k.kept = append(k.kept, p[:n]...)
+	r.at += n
+	k.err = err
 	return n, err
 }
-
-// Close does nothing: the front door closes its own body, and a second
-// attempt may still read the rest.
-func (t *teeBody) Close() error { return nil }
 
 // idempotent as RFC 9110 section 9.2.2 has it, or made so by a key
 // (draft-ietf-httpapi-idempotency-key-header).
@@ -140,17 +175,28 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 		return x.mintRefusal(ctx, err)
 	}
 	x.cred = c
-	x.p.live.holds(x, c.Handle)
-	if x.task != nil { // it may have ended while the issuer was asked
-		if _, err := x.p.cfg.Tasks.Lookup(x.task.ID, w); err != nil {
-			return &Refusal{Status: http.StatusForbidden, Code: CodeRevoked, Err: err, Reason: "the task ended before the call was made"}
-		}
+	if !x.p.live.holds(x, c.Handle) {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeRevoked, Reason: "the credential was revoked before the call was made"}
+	}
+	if f := x.taskOpen(); f != nil { // it may have ended while the issuer was asked
+		return f
 	}
 	asked := g.Scope
 	x.rec.Credential = &audit.Use{Handle: c.Handle, Provider: c.Provider, Kind: c.Kind, ScopeAsked: asked, ScopeGranted: c.Scope,
 		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached}
 	if !c.Expires.IsZero() {
 		x.rec.Credential.TTLSeconds = int64(c.Expires.Sub(x.start).Seconds())
+	}
+	return nil
+}
+
+// taskOpen refuses a call whose task has ended since it was looked up.
+func (x *exchange) taskOpen() *Refusal {
+	if x.task == nil {
+		return nil
+	}
+	if _, err := x.p.cfg.Tasks.Lookup(x.task.ID, x.conn.Caller.Workload); err != nil {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeRevoked, Err: err, Reason: "the task ended before the call was made"}
 	}
 	return nil
 }
@@ -198,13 +244,12 @@ func (x *exchange) injectAndSend(ctx context.Context, w http.ResponseWriter) (*h
 // roundTrip sends x.req as it stands.
 func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
 	in := x.req
-	count := &countingBody{ReadCloser: in.Body, n: &x.sent}
 	out := &http.Request{
 		Method: in.Method, URL: x.outURL(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: in.Header, Host: x.dest.Authority(), ContentLength: in.ContentLength, Trailer: in.Trailer,
 	}
 	if in.Body != nil && in.Body != http.NoBody && (in.ContentLength != 0) {
-		out.Body = count
+		out.Body = in.Body
 	}
 	// A 1xx answer may arrive while a failure is already being written.
 	var mu sync.Mutex // guards over
@@ -241,10 +286,13 @@ func (x *exchange) informational(w http.ResponseWriter, code int, h http.Header)
 	if code == http.StatusContinue || code == http.StatusSwitchingProtocols {
 		return
 	}
-	h = h.Clone()
-	if x.cred.Handle != "" {
-		x.guardPatterns(guard.Opened{}).Header(h)
+	// Its header is guarded as that of the final answer is.
+	early := &http.Response{StatusCode: code, Header: h.Clone()}
+	if _, err := x.guard(early); err != nil {
+		return
 	}
+	h = early.Header
+	dropConnectionNamed(h)
 	for _, k := range strippedAnswer {
 		delete(h, k)
 	}
@@ -257,10 +305,10 @@ func (x *exchange) informational(w http.ResponseWriter, code int, h http.Header)
 }
 
 // guardPatterns are the secrets of this exchange: the injected credential's,
-// and those of sealed values that were opened for this request.
-func (x *exchange) guardPatterns(opened guard.Opened) *guard.Patterns {
-	if len(opened.Secrets) > 0 {
-		all := opened.Secrets
+// those of sealed values that were opened for this request, and a stale one's.
+func (x *exchange) guardPatterns() *guard.Patterns {
+	if len(x.opened.Secrets) > 0 {
+		all := x.opened.Secrets
 		if x.cred.Handle != "" {
 			all = append(slices.Clip(all), x.provider.injector.Secrets(x.cred)...)
 		}
@@ -325,7 +373,7 @@ func tlsCause(err error) string {
 // leaked ends a credential that came back in an answer.
 func (p *Pipeline) leaked(x *exchange) {
 	p.cfg.Log.Error("origin repeated the credential; it is revoked", "record", x.rec.ID, "host", x.dest.Host, "handle", x.cred.Handle)
-	if p.cfg.Revoke != nil {
+	if p.cfg.Revoke != nil && x.cred.Handle != "" { // what leaked may be an opened handle's value
 		go p.cfg.Revoke(x.cred.Handle)
 	}
 }

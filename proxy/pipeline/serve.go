@@ -37,7 +37,11 @@ func (p *Pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t := time.AfterFunc(x.decision.MaxStream, func() { cancel(errMaxStream) })
 		defer t.Stop()
 	}
-	opened := x.clean()
+	x.clean()
+	if f := x.taskOpen(); f != nil { // it may have ended before it could cut us
+		x.refuse(w, f)
+		return
+	}
 	if f := x.begin(ctx); f != nil {
 		x.refuse(w, f)
 		return
@@ -47,7 +51,7 @@ func (p *Pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.abort(w, f)
 		return
 	}
-	x.deliver(ctx, w, resp, opened)
+	x.deliver(ctx, w, resp)
 }
 
 // decide checks the request's shape and asks policy. Nothing has left us when
@@ -56,6 +60,9 @@ func (x *exchange) decide() *Refusal {
 	if f := x.admit(); f != nil {
 		return f
 	}
+	// Before policy looks: a field that Connection names could fulfil a rule's
+	// condition and never reach the origin (rule 3).
+	injector.Hygiene(x.req)
 	pathErr := destination.CheckPath(x.path)
 	if pathErr == nil {
 		pathErr = destination.CheckQuery(x.req.URL.RawQuery)
@@ -71,6 +78,9 @@ func (x *exchange) decide() *Refusal {
 		x.decision.Verdict = policy.Deny
 		x.describeDecision()
 		return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath, Reason: pathErr.Error() + "; policy and origin could read this path differently"}
+	}
+	if strings.HasPrefix(x.path, "//") && x.req.URL.EscapedPath() != x.path {
+		return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath, Reason: "a path that begins with // must be percent-encoded throughout"}
 	}
 	if x.decision.Verdict == policy.Inject {
 		return x.mayInject()
@@ -151,13 +161,11 @@ func (x *exchange) who() guard.Who {
 
 // clean turns the agent's request into ours: nothing of the agent's own
 // credentials, nothing that speaks to proxies, sealed handles opened again.
-func (x *exchange) clean() guard.Opened {
+func (x *exchange) clean() {
 	r := x.req
-	upgrade := ""
-	if isUpgrade(r) {
-		upgrade = r.Header.Get("Upgrade")
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &countingBody{ReadCloser: r.Body, n: &x.sent}
 	}
-	injector.Hygiene(r)
 	who := x.who()
 	opts := injector.StripOptions{Agent: x.decision.AgentCredentials, Placeholders: x.p.cfg.Placeholders,
 		Sealed: func(h string) bool { return x.p.cfg.Vault.Holds(who, h) }}
@@ -165,16 +173,17 @@ func (x *exchange) clean() guard.Opened {
 		opts.Headers, opts.Params = x.provider.injector.Places()
 	}
 	x.rec.Request.Removed = injector.Strip(r, opts)
-	opened := x.p.cfg.Vault.Unseal(r, who)
-	x.rec.Request.Removed = append(x.rec.Request.Removed, opened.Removed...)
-	if upgrade != "" {
-		r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{upgrade}
+	x.opened = x.p.cfg.Vault.Unseal(r, who)
+	x.rec.Request.Removed = append(x.rec.Request.Removed, x.opened.Removed...)
+	// Of all upgrades only this one is a protocol that policy knows. After
+	// another (h2c above all) the agent could send requests that nobody sees.
+	if x.protocol == policy.WebSocket {
+		r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	}
 	if len(r.Trailer) > 0 {
 		r.Body = &trailerStripper{ReadCloser: r.Body, strip: func() { injector.StripTrailer(r.Trailer, opts) }}
 	}
 	x.tagRequest()
-	return opened
 }
 
 // tagRequest carries the record id upstream, where access logs keep it.
@@ -194,7 +203,7 @@ func (x *exchange) tagRequest() {
 func (x *exchange) outURL() *url.URL {
 	u := *x.req.URL
 	u.Scheme, u.Host, u.User, u.Fragment = x.dest.Scheme, x.dest.Authority(), nil, ""
-	if !strings.HasPrefix(x.path, "//") {
+	if !strings.HasPrefix(x.path, "//") { // which net/url would read as an authority
 		u.Opaque = x.path
 	}
 	return &u
@@ -214,11 +223,11 @@ func (x *exchange) abort(w http.ResponseWriter, f *Refusal) {
 }
 
 // deliver guards the answer and streams it to the agent.
-func (x *exchange) deliver(ctx context.Context, w http.ResponseWriter, resp *http.Response, opened guard.Opened) {
+func (x *exchange) deliver(ctx context.Context, w http.ResponseWriter, resp *http.Response) {
 	x.steps.FirstByte = x.since()
 	x.result.Status = resp.StatusCode
 	x.result.UpstreamRequestID = upstreamID(resp.Header)
-	g, err := x.guard(resp, opened)
+	g, err := x.guard(resp)
 	if err != nil {
 		_ = resp.Body.Close()
 		x.abort(w, &Refusal{Status: http.StatusBadGateway, Code: CodeProtocol, Err: err,
@@ -226,10 +235,10 @@ func (x *exchange) deliver(ctx context.Context, w http.ResponseWriter, resp *htt
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		x.conclude(ctx, g, x.upgrade(ctx, w, resp))
+		x.upgrade(ctx, w, resp, g)
 		return
 	}
-	err = x.answer(w, resp)
+	err = x.answer(ctx, w, resp)
 	x.result.GRPCStatus = resp.Trailer.Get("Grpc-Status")
 	x.conclude(ctx, g, err)
 	if err != nil {
@@ -239,12 +248,12 @@ func (x *exchange) deliver(ctx context.Context, w http.ResponseWriter, resp *htt
 }
 
 // guard keeps credentials out of resp.
-func (x *exchange) guard(resp *http.Response, opened guard.Opened) (*guard.Guarded, error) {
+func (x *exchange) guard(resp *http.Response) (*guard.Guarded, error) {
 	o := guard.Options{Who: x.who(), Answers: x.decision.Answers}
 	if x.decision.Verdict == policy.Inject {
 		o.Vault = x.p.cfg.Vault
 	}
-	o.Patterns = x.guardPatterns(opened)
+	o.Patterns = x.guardPatterns()
 	if o.Patterns == nil && o.Vault == nil {
 		return nil, nil
 	}

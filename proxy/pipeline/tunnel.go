@@ -43,6 +43,13 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 	x.describeTask()
 	x.describeDecision()
 	x.steps.Decided = x.since()
+	if x.decision.Verdict != policy.Passthrough { // the policy changed since it was asked
+		x.decision.Verdict = policy.Deny
+		x.rec.Decision.Verdict, x.rec.Decision.Code = policy.Deny.String(), CodeDenied
+		x.result.Outcome, x.result.ErrorKind = audit.OutcomeDenied, CodeDenied
+		x.finish()
+		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: x.decision.Reason}
+	}
 	if f := x.begin(ctx); f != nil {
 		x.endTunnel(f.Code)
 		return f

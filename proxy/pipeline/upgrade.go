@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,22 +15,40 @@ import (
 	"github.com/attache-dev/attache/injector/guard"
 )
 
+// switched is the connection that an origin's 101 gives, if it switched to
+// what this request asked for.
+func (x *exchange) switched(resp *http.Response) (io.ReadWriteCloser, error) {
+	origin, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return nil, errors.New("origin switched protocols without a writable connection")
+	}
+	asked, got := x.req.Header.Get("Upgrade"), resp.Header.Get("Upgrade")
+	if asked == "" || !strings.EqualFold(asked, got) {
+		return nil, fmt.Errorf("origin switched to %q, asked was %q", got, asked)
+	}
+	return origin, nil
+}
+
 // upgrade switches both sides to the origin's matching 101 and copies bytes
 // until one side ends (RFC 9110 section 15.2.2). Each direction is closed by
 // itself, so a half-closed peer still gets its answer.
-func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *http.Response) error {
-	origin, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		return errors.New("origin switched protocols without a writable connection")
+func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *http.Response, g *guard.Guarded) {
+	defer resp.Body.Close()
+	origin, err := x.switched(resp)
+	if err == nil {
+		var agent net.Conn
+		var buffered *bufio.ReadWriter
+		if agent, buffered, err = http.NewResponseController(w).Hijack(); err == nil {
+			x.conclude(ctx, g, x.carry(ctx, agent, buffered, origin, resp))
+			return
+		}
 	}
-	defer origin.Close()
-	if asked, got := x.req.Header.Get("Upgrade"), resp.Header.Get("Upgrade"); !strings.EqualFold(asked, got) {
-		return fmt.Errorf("origin switched to %q, asked was %q", got, asked)
-	}
-	agent, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return fmt.Errorf("take over the agent's connection: %w", err)
-	}
+	x.abort(w, &Refusal{Status: http.StatusBadGateway, Code: CodeProtocol, Err: err,
+		Reason: "the origin switched to a protocol that this request did not ask for"})
+}
+
+// carry passes the 101 on and copies.
+func (x *exchange) carry(ctx context.Context, agent net.Conn, buffered *bufio.ReadWriter, origin io.ReadWriteCloser, resp *http.Response) error {
 	defer agent.Close()
 	_ = agent.SetDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { _ = agent.Close(); _ = origin.Close() })
@@ -38,6 +57,7 @@ func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *htt
 	h := resp.Header.Clone()
 	h.Set("Connection", "Upgrade")
 	h.Del("Alt-Svc")
+	h.Del("Attache-Error")
 	h.Set("Attache-Record", x.rec.ID)
 	if _, err := fmt.Fprintf(buffered, "HTTP/1.1 101 %s\r\n", http.StatusText(http.StatusSwitchingProtocols)); err != nil {
 		return errors.Join(errClient, err)
