@@ -7,9 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/attache-dev/attache/proxy/destination"
 )
 
 // ErrLoop is matched when a dial would come back to one of our own listeners.
@@ -82,6 +85,19 @@ func (d *dialer) check(address string, operator bool) error {
 		return nil
 	}
 	return CheckAddress(ap.Addr(), d.allowPrivate)
+}
+
+// checkBeyond checks what of a destination can be checked when a parent proxy
+// dials it: an address that stands in the URL, and names of the proxy's own
+// machine (RFC 6761 section 6.3). What other names point at, only it knows.
+func (d *dialer) checkBeyond(dest destination.Destination) error {
+	if a, err := netip.ParseAddr(dest.Host); err == nil {
+		return CheckAddress(a, d.allowPrivate)
+	}
+	if dest.Host == "localhost" || strings.HasSuffix(dest.Host, ".localhost") {
+		return fmt.Errorf("%w: %s is the parent proxy's own machine", ErrAddress, dest.Host)
+	}
+	return nil
 }
 
 // parsePins reads "ip" and "ip:port" entries.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -115,6 +116,14 @@ func (p *Pool) Send(r *http.Request, d destination.Destination, who Who) (*http.
 	if err != nil {
 		return nil, err
 	}
+	if path := r.URL.Opaque; t.Proxy != nil && d.Scheme == "http" && strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
+		// To a proxy the target is an absolute URL (RFC 9112 section 3.2.2),
+		// which net/http leaves to whoever sets Opaque.
+		u := *r.URL
+		u.Opaque = "//" + u.Host + path
+		r = r.WithContext(r.Context())
+		r.URL = &u
+	}
 	return t.RoundTrip(r)
 }
 
@@ -138,6 +147,9 @@ func (p *Pool) transport(d destination.Destination, who Who) (*http.Transport, e
 			return nil, fmt.Errorf("choose parent proxy: %w", err)
 		}
 		if parent = u; u != nil {
+			if err := p.dial.checkBeyond(d); err != nil {
+				return nil, err
+			}
 			key.Parent = u.String()
 		}
 	}
@@ -235,6 +247,9 @@ func (p *Pool) DialRaw(ctx context.Context, d destination.Destination) (net.Conn
 			return nil, fmt.Errorf("choose parent proxy: %w", err)
 		}
 		if u != nil {
+			if err := p.dial.checkBeyond(d); err != nil {
+				return nil, err
+			}
 			return p.dialParent(ctx, u, d)
 		}
 	}

@@ -288,6 +288,52 @@ func TestParentProxy(t *testing.T) {
 	}
 }
 
+// TestParentProxyGetsNoInnerAddress checks that what only the operator may
+// name is not reached through the parent proxy either, in both forms.
+func TestParentProxyGetsNoInnerAddress(t *testing.T) {
+	var asked atomic.Int64
+	parent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer parent.Close()
+	r := newRig(t, upstream.Config{Upstream: v1alpha1.UpstreamConfig{ParentProxy: parent.URL}})
+	for _, host := range []string{"169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "::ffff:a9fe:a9fe", "localhost", "a.localhost"} {
+		for _, d := range []destination.Destination{{Scheme: "http", Host: host, Port: 80}, dest(host)} {
+			if _, err := r.get(t, d, upstream.Who{}); !errors.Is(err, upstream.ErrAddress) {
+				t.Errorf("%v: got %v, want ErrAddress", d, err)
+			}
+			if c, err := r.pool.DialRaw(t.Context(), d); !errors.Is(err, upstream.ErrAddress) {
+				t.Errorf("tunnel to %v: got %v, %v, want ErrAddress", d, c, err)
+			}
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the parent proxy was asked %d times", n)
+	}
+}
+
+// TestParentProxyTarget checks the request line that a parent proxy gets of an
+// http request whose path was set as it came.
+func TestParentProxyTarget(t *testing.T) {
+	parent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { io.WriteString(w, req.RequestURI) }))
+	defer parent.Close()
+	r := newRig(t, upstream.Config{Upstream: v1alpha1.UpstreamConfig{ParentProxy: parent.URL}})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.URL.Opaque, req.URL.RawQuery = "/a%2Db", "q=1"
+	resp, err := r.pool.Send(req, destination.Destination{Scheme: "http", Host: "example.com", Port: 80}, upstream.Who{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "http://example.com/a%2Db?q=1" {
+		t.Errorf("the parent proxy got the target %q, %v", b, err)
+	}
+	if req.URL.Opaque != "/a%2Db" {
+		t.Errorf("Send changed the caller's request: %q", req.URL.Opaque)
+	}
+}
+
 func TestRoutesFind(t *testing.T) {
 	rs, err := upstream.NewRoutes([]v1alpha1.Destination{
 		{Host: "a.example.com", Addresses: []string{"192.0.2.1"}},
