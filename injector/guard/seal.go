@@ -111,6 +111,9 @@ func (s *sealer) url(raw string) string {
 	who := s.who
 	if u, err := url.Parse(strings.TrimSpace(raw)); err == nil && u.Host != "" {
 		who.Host = strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+		if u.Scheme != "" {
+			who.Cleartext = u.Scheme == "http" || u.Scheme == "ws"
+		}
 	}
 	rest, fragment, hasFragment := strings.Cut(raw, "#")
 	rest, query, hasQuery := strings.Cut(rest, "?")

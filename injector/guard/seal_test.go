@@ -274,6 +274,20 @@ func TestLocationOpensAtItsHost(t *testing.T) {
 	if got, o := follow("api.example.com"); got != "a=%2f&z" || len(o.Removed) != 1 {
 		t.Errorf("at another host: %q, %v", got, o.Removed)
 	}
+	// A link to http opens there, one to https only there.
+	for _, scheme := range []string{"http", "https"} {
+		resp := response(http.NoBody, "Location", scheme+"://b.s3.example/k?sig="+scheme)
+		if _, err := guard.Response(resp, guard.Options{Vault: v, Who: alice}); err != nil {
+			t.Fatal(err)
+		}
+		for _, cleartext := range []bool{false, true} {
+			r := get(t, resp.Header.Get("Location"))
+			o := v.Unseal(r, guard.Who{Workload: alice.Workload, Run: alice.Run, Task: alice.Task, Host: "b.s3.example", Cleartext: cleartext})
+			if opened := len(o.Secrets) == 1; opened != (cleartext == (scheme == "http")) {
+				t.Errorf("a link to %s followed with cleartext=%v: opened %v", scheme, cleartext, opened)
+			}
+		}
+	}
 }
 
 // sealOne seals one value of each place and returns their handles.
@@ -350,6 +364,7 @@ func TestHandleOpensOnlyForItsOwner(t *testing.T) {
 		"run":      func(w *guard.Who) { w.Run = "r2" },
 		"task":     func(w *guard.Who) { w.Task = "" },
 		"host":     func(w *guard.Who) { w.Host = "evil.example.com" },
+		"scheme":   func(w *guard.Who) { w.Cleartext = true },
 	}
 	for name, change := range tests {
 		who := alice

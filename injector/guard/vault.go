@@ -17,13 +17,16 @@ const HandlePrefix = "attache-sealed-"
 
 const handleLen = len(HandlePrefix) + 32
 
-// Who is for whom a value is sealed. All four must be equal to open it. Host
+// Who is for whom a value is sealed. All fields must be equal to open it. Host
 // is the canonical host of the destination.
 type Who struct {
 	Workload string // SPIFFE ID
 	Run      string
 	Task     string // empty if none is open
 	Host     string
+	// Cleartext says that the destination is reached without encryption: what
+	// came encrypted must not leave otherwise.
+	Cleartext bool
 }
 
 // Vault keeps sealed credentials in memory, bounded in number for each Who and

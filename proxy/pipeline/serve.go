@@ -152,7 +152,7 @@ func (x *exchange) mayInject() *Refusal {
 // who is for whom answers are sealed.
 func (x *exchange) who() guard.Who {
 	w := x.conn.Caller.Workload
-	g := guard.Who{Workload: w.ID.String(), Run: w.RunID, Host: x.dest.Host}
+	g := guard.Who{Workload: w.ID.String(), Run: w.RunID, Host: x.dest.Host, Cleartext: x.dest.Scheme != "https"}
 	if x.task != nil {
 		g.Task = x.task.ID
 	}
