@@ -91,5 +91,6 @@ bench)
 	;;
 esac
 apt_install
-[ "$what" = bench ] || npm_tree oidc
+[ "$what" = bench ] || # test/servers installs oidc-provider by itself, below .cache/npm/oidc.
+# test/servers installs the packages of the token server by itself.
 [ "$what" != test ] || npm_tree clients

@@ -66,6 +66,9 @@ const exchanged = new WeakMap();
 const provider = new Provider(issuer, {
   jwks: { keys: [signingKey] },
   clients: conf.clients,
+  // The provider's own dispatcher refuses loopback addresses, where the key
+  // sets of test clients are (jwks_uri).
+  fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   clientAuthMethods: ['private_key_jwt', 'client_secret_basic', 'none'],
   scopes: [...new Set(Object.values(conf.resources).flatMap((r) => (r.scope ?? '').split(' ')).filter(Boolean))],
   ttl: {
@@ -189,6 +192,30 @@ provider.registerGrantType(
   ['subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'audience', 'requested_token_type', 'resource', 'scope'],
   ['audience', 'resource'],
 );
+
+// oidc-provider keeps no JWT access tokens and so can neither revoke nor
+// introspect them. Other servers can: this middleware remembers revoked ids.
+const revoked = new Set();
+provider.use(async (ctx, next) => {
+  await next();
+  const route = ctx.oidc?.route;
+  if (!['introspection', 'revocation'].includes(route) || !ctx.oidc.client) return;
+  const { client, params } = ctx.oidc;
+  let claims;
+  try {
+    ({ payload: claims } = await jose.jwtVerify(params?.token ?? '', local, { issuer, typ: 'at+jwt' }));
+  } catch {
+    return; // opaque, foreign or expired
+  }
+  if (route === 'revocation' && claims.client_id === client.clientId) {
+    revoked.add(claims.jti);
+    ctx.status = 200;
+    ctx.body = '';
+  } else if (route === 'introspection') {
+    ctx.status = 200;
+    ctx.body = revoked.has(claims.jti) ? { active: false } : { active: true, token_type: 'Bearer', ...claims };
+  }
+});
 
 // TEST FIXTURE: stands for a human who signed in. Body: {sub, aud, azp, may_act,
 // email, groups, ttl}; answer: {token, jti, expires_in}.

@@ -1,0 +1,133 @@
+// Command demo does Attaché's main job before your eyes: unchanged agents call
+// three protected APIs through it, are refused what they may not, and what
+// they could read is searched for secrets. It starts every server that it needs
+// and ends with "N passed, N failed", 0 only if nothing failed.
+//
+//	demo -attache bin/attache          the demo
+//	demo -attache bin/attache -serve   keeps the servers of examples/quickstart
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// limit of the whole demo; it takes a few seconds.
+const limit = 3 * time.Minute
+
+func main() {
+	bin := flag.String("attache", "bin/attache", "the attache program")
+	keep := flag.Bool("serve", false, "start the servers of examples/quickstart and wait")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if *keep {
+		err = serve(ctx, *bin)
+	} else {
+		err = show(ctx, *bin)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+// demo is one performance.
+type demo struct {
+	*printer
+	bin     string
+	dir     string // of everything
+	root    string // of the repository
+	w       *world
+	runs    int
+	stdout  []byte // of every child
+	results map[string]result
+	swept   int
+}
+
+// result is a RESULT line of probe.py.
+type result struct {
+	Name   string `json:"name"`
+	Status int    `json:"status"`
+	Text   string `json:"text"`
+	Code   string `json:"code"`
+	Record string `json:"record"`
+}
+
+func show(ctx context.Context, bin string) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	started := time.Now()
+	d := &demo{printer: newPrinter(os.Stdout), results: map[string]result{}}
+	var err error
+	if d.bin, err = filepath.Abs(bin); err != nil {
+		return err
+	}
+	if d.root, err = repository(); err != nil {
+		return err
+	}
+	if d.dir, err = os.MkdirTemp("", "attache-demo-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(d.dir)
+	if err := d.perform(ctx); err != nil {
+		return err
+	}
+	d.line("\n%s in %.1f s", d.paint(bold, "The demo ends"), time.Since(started).Seconds())
+	d.line("%d passed, %d failed", d.passed, d.failed)
+	if d.failed > 0 {
+		os.Exit(1)
+	}
+	return nil
+}
+
+// perform runs the acts in order.
+func (d *demo) perform(ctx context.Context) error {
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	defer d.w.stop()
+	for i, act := range []struct {
+		title string
+		do    func(context.Context) error
+	}{
+		{"The APIs refuse calls made directly", d.directly},
+		{"Unchanged agents call them through Attaché", d.agents},
+		{"A curious agent tries what it must not", d.curious},
+		{"Each call has one record", d.records},
+		{"Nothing that the agents could read holds a secret", d.search},
+		{"After the runs the credentials are dead", d.after},
+	} {
+		d.heading(i+2, act.title)
+		if err := act.do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repository finds the folder of go.mod.
+func repository() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if up := filepath.Dir(dir); up != dir {
+			dir = up
+			continue
+		}
+		return "", errors.New("start it inside the repository")
+	}
+}

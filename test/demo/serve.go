@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// tokenEvery is how often the human's token is renewed; it lives ten minutes.
+const tokenEvery = 4 * time.Minute
+
+// serve keeps the servers of examples/quickstart until ctx ends.
+func serve(ctx context.Context, bin string) error {
+	root, err := repository()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(root, ".cache", "quickstart")
+	w, err := startWorld(ctx, dir, addresses{login: "127.0.0.1:18441", apis: "127.0.0.1:18443", issuer: "127.0.0.1:18445"})
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	renew := func() error {
+		t, err := w.humanToken(ctx)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(w.file("human.jwt"), []byte(t+"\n"), 0o600)
+	}
+	if err := renew(); err != nil {
+		return err
+	}
+	fmt.Printf(`The servers of examples/quickstart are up; Ctrl-C ends them. In another terminal:
+
+  %[1]s run --config examples/quickstart -- curl https://%[2]s/v1/summary
+  %[1]s run --config examples/quickstart --task "answer ticket 7" --human-token-file .cache/quickstart/human.jwt -- python3 examples/quickstart/agent.py
+  %[1]s run --config examples/quickstart --task "answer ticket 7" --human-token-file .cache/quickstart/human.jwt -- node examples/quickstart/agent.mjs
+  %[1]s audit search since:1h
+
+`, bin, reportsHost)
+	tick := time.NewTicker(tokenEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := renew(); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,132 @@
+// Package leak searches what an agent could read for secrets, in the forms in
+// which they hide: as they are, in base64 at any offset, in hex,
+// percent-encoded, and inside gzip, also when that is in base64 again.
+//
+// A search that finds nothing proves something only if it would have found
+// something: plant canaries in each place and form, and demand them.
+package leak
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/hex"
+	"io"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// Place is something that was read: a file, a variable, an answer.
+type Place struct {
+	Name string
+	Data []byte
+}
+
+// Finding says that a secret stands in a place.
+type Finding struct {
+	Secret string // its name, never its value
+	Place  string
+	Form   string // raw, base64, hex, percent; "gzip:" before it if inside gzip
+}
+
+const (
+	maxDepth   = 3
+	maxUnpack  = 8 << 20 // of one gzip member
+	shortest   = 8       // shorter secrets would be found by accident
+	gzipBase64 = "H4sI"  // how gzip begins in base64
+)
+
+// Search returns every finding, at most one a secret, place and form. Secrets
+// maps names to values; values shorter than 8 bytes panic, since finding them
+// would mean nothing.
+func Search(places []Place, secrets map[string]string) []Finding {
+	needles := make(map[string][]needle, len(secrets))
+	for name, value := range secrets {
+		if len(value) < shortest {
+			panic("leak: secret " + name + " is too short to search for")
+		}
+		needles[name] = forms(value)
+	}
+	var found []Finding
+	seen := map[Finding]bool{}
+	for _, p := range places {
+		walk(p.Data, "", 0, func(data []byte, prefix string) {
+			for name, ns := range needles {
+				for _, n := range ns {
+					f := Finding{Secret: name, Place: p.Name, Form: prefix + n.form}
+					if !seen[f] && bytes.Contains(data, n.text) {
+						seen[f] = true
+						found = append(found, f)
+					}
+				}
+			}
+		})
+	}
+	return found
+}
+
+type needle struct {
+	form string
+	text []byte
+}
+
+// forms lists the ways a value may be written.
+func forms(v string) []needle {
+	out := []needle{{"raw", []byte(v)}, {"hex", []byte(hex.EncodeToString([]byte(v)))}, {"hex", []byte(strings.ToUpper(hex.EncodeToString([]byte(v))))}}
+	if q := url.QueryEscape(v); q != v {
+		out = append(out, needle{"percent", []byte(q)})
+	}
+	// At each of three offsets only the digits that do not depend on the
+	// neighbours are looked for.
+	for offset := range 3 {
+		for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			e := enc.EncodeToString(append(make([]byte, offset), v...))
+			from := []int{0, 2, 3}[offset]
+			to := len(e)
+			if (offset+len(v))%3 != 0 {
+				to--
+			}
+			out = append(out, needle{"base64", []byte(e[from:to])})
+		}
+	}
+	return out
+}
+
+var base64Run = regexp.MustCompile(gzipBase64 + `[A-Za-z0-9+/_-]{20,}`)
+
+// walk visits data and everything that is packed inside.
+func walk(data []byte, prefix string, depth int, visit func([]byte, string)) {
+	visit(data, prefix)
+	if depth == maxDepth {
+		return
+	}
+	for rest := data; ; {
+		i := bytes.Index(rest, []byte{0x1f, 0x8b, 0x08})
+		if i < 0 {
+			break
+		}
+		if inner := unpack(rest[i:]); len(inner) > 0 {
+			walk(inner, prefix+"gzip:", depth+1, visit)
+		}
+		rest = rest[i+1:]
+	}
+	for _, run := range base64Run.FindAll(data, -1) {
+		s := strings.NewReplacer("-", "+", "_", "/").Replace(string(run))
+		if b, err := base64.RawStdEncoding.DecodeString(s[:len(s)/4*4]); err == nil {
+			walk(b, prefix+"base64:", depth+1, visit)
+		}
+		// The last digits, which may be part of the trailer only, are left out.
+	}
+}
+
+// unpack returns what a gzip stream gives, as far as it goes.
+func unpack(b []byte) []byte {
+	r, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil
+	}
+	r.Multistream(false)
+	out, _ := io.ReadAll(io.LimitReader(r, maxUnpack)) // damaged or cut: what came is searched
+	return out
+}
