@@ -91,6 +91,5 @@ bench)
 	;;
 esac
 apt_install
-[ "$what" = bench ] || # test/servers installs oidc-provider by itself, below .cache/npm/oidc.
 # test/servers installs the packages of the token server by itself.
 [ "$what" != test ] || npm_tree clients
