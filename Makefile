@@ -26,6 +26,10 @@ build: ## Build bin/attache
 demo: build deps-demo ## Run the main job end to end and show the records
 	@$(GO) run ./test/demo -attache $(BIN)/attache
 
+.PHONY: quickstart
+quickstart: build deps-demo ## Keep the servers of examples/quickstart running, to try it by hand
+	@$(GO) run ./test/demo -attache bin/attache -serve
+
 .PHONY: test
 test: deps-test vault build unit fuzz-short compat-short ## Pass every test (race detector on)
 	@echo "all suites passed"

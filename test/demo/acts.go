@@ -46,7 +46,7 @@ func (d *demo) start(ctx context.Context) error {
 			return err
 		}
 	}
-	ports := strings.NewReplacer("127.0.0.1:18441", at.login, "127.0.0.1:18443", at.apis, "127.0.0.1:18445", at.issuer, "../../.cache/quickstart", d.w.dir)
+	ports := strings.NewReplacer("127.0.0.1:28441", at.login, "127.0.0.1:28443", at.apis, "127.0.0.1:28445", at.issuer, "../../.cache/quickstart", d.w.dir)
 	for _, name := range []string{"config.yaml", "providers.yaml", "policy.yaml"} {
 		b, err := os.ReadFile(filepath.Join(d.root, "examples", "quickstart", name))
 		if err != nil {

@@ -18,7 +18,7 @@ func serve(ctx context.Context, bin string) error {
 		return err
 	}
 	dir := filepath.Join(root, ".cache", "quickstart")
-	w, err := startWorld(ctx, dir, addresses{login: "127.0.0.1:18441", apis: "127.0.0.1:18443", issuer: "127.0.0.1:18445"})
+	w, err := startWorld(ctx, dir, addresses{login: "127.0.0.1:28441", apis: "127.0.0.1:28443", issuer: "127.0.0.1:28445"})
 	if err != nil {
 		return err
 	}
@@ -35,10 +35,10 @@ func serve(ctx context.Context, bin string) error {
 	}
 	fmt.Printf(`The servers of examples/quickstart are up; Ctrl-C ends them. In another terminal:
 
-  %[1]s run --config examples/quickstart -- curl https://%[2]s/v1/summary
+  %[1]s run --config examples/quickstart -- curl -sS https://%[2]s/v1/summary
   %[1]s run --config examples/quickstart --task "answer ticket 7" --human-token-file .cache/quickstart/human.jwt -- python3 examples/quickstart/agent.py
   %[1]s run --config examples/quickstart --task "answer ticket 7" --human-token-file .cache/quickstart/human.jwt -- node examples/quickstart/agent.mjs
-  %[1]s audit search since:1h
+  %[1]s audit search
 
 `, bin, reportsHost)
 	tick := time.NewTicker(tokenEvery)
