@@ -35,7 +35,7 @@ func auditCommand(g *global) *cobra.Command {
 		return run.Spools(s)
 	}
 	c.AddCommand(auditTail(g, dirs), auditSearch(g, dirs), auditShow(g, dirs), auditVerify(g, dirs), &cobra.Command{
-		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs,
+		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs, Example: "  attache audit schema > record.schema.json",
 		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },
 	})
 	return c
@@ -127,6 +127,7 @@ func auditSearch(g *global, dirs func() ([]string, error)) *cobra.Command {
 func auditShow(g *global, dirs func() ([]string, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Tell the story of one record, or of each use of a credential's handle", Args: cobra.ExactArgs(1),
+		Example: "  attache audit show rec_5f0c…\n  attache audit show cred_9a41… --output json",
 		RunE: func(c *cobra.Command, args []string) error {
 			ds, err := dirs()
 			if err != nil {
@@ -161,6 +162,7 @@ func auditShow(g *global, dirs func() ([]string, error)) *cobra.Command {
 func auditVerify(g *global, dirs func() ([]string, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: "verify", Short: "Look for gaps, damage and unfinished records", Args: cobra.NoArgs,
+		Example: "  attache audit verify && echo whole",
 		RunE: func(c *cobra.Command, _ []string) error {
 			ds, err := dirs()
 			if err != nil {

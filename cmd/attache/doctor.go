@@ -34,7 +34,8 @@ func doctorCommand(g *global) *cobra.Command {
 	var clients []string
 	c := &cobra.Command{
 		Use: "doctor [CLIENT...]", Short: "Try every runtime on this machine through Attaché",
-		Long: "Doctor runs each runtime it finds (curl, git, Python, Node, Go, Java, …) in the\nsandbox of attache run against a test server of its own and says what works.",
+		Long:    "Doctor runs each runtime it finds (curl, git, Python, Node, Go, Java, …) in the\nsandbox of attache run against a test server of its own and says what works.",
+		Example: "  attache doctor\n  attache doctor curl node --output json",
 		RunE: func(c *cobra.Command, args []string) error {
 			if inside {
 				return doctorInside(c, g, args)

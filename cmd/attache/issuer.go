@@ -18,9 +18,8 @@ func issuerCommand() *cobra.Command {
 		Use: "export DIR", Short: "Write discovery document and keys for static hosting", Args: cobra.ExactArgs(1),
 		Long: `Export writes DIR/.well-known/openid-configuration and DIR/keys, to be served at
 the issuer's URL by any web host: clouds cannot reach a laptop. The keys must
-outlive this process, so they live in an ssh-agent (ECDSA P-256):
-
-  ssh-agent -a ~/.attache-agent.sock; ssh-keygen -t ecdsa -b 256 -f k; SSH_AUTH_SOCK=… ssh-add k; rm k
+outlive this process, so they live in an ssh-agent (ECDSA P-256).`,
+		Example: `  ssh-agent -a ~/.attache-agent.sock; ssh-keygen -t ecdsa -b 256 -f k; SSH_AUTH_SOCK=… ssh-add k; rm k
   attache issuer export --url https://issuer.example.com --ssh-agent ~/.attache-agent.sock public/`,
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg := issuer.Config{URL: url, Keys: issuer.SSHAgent{Socket: agent}}

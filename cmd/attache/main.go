@@ -25,14 +25,27 @@ type exit int
 // Error implements error; main prints nothing for it.
 func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// failure is an error with an exit status of its own.
+type failure struct {
+	error
+	status int
+}
+
+// Unwrap gives the error itself.
+func (f failure) Unwrap() error { return f.error }
+
 func main() {
 	sandbox.MaybeStage() // must be first: the child's own re-exec ends here
-	if err := root().ExecuteContext(context.Background()); err != nil {
+	c, began := root()
+	if err := c.ExecuteContext(context.Background()); err != nil {
 		if e, ok := errors.AsType[exit](err); ok {
 			os.Exit(int(e))
 		}
 		fmt.Fprintln(os.Stderr, "attache:", err)
-		if errors.Is(err, run.ErrUsage) {
+		if f, ok := errors.AsType[failure](err); ok {
+			os.Exit(f.status)
+		}
+		if errors.Is(err, run.ErrUsage) || !*began {
 			os.Exit(2)
 		}
 		os.Exit(1)
@@ -46,9 +59,12 @@ type global struct {
 	log    string
 }
 
-func root() *cobra.Command {
+// root makes the command, and tells whether a line was understood and its work
+// has begun: an error before is a mistake of whoever typed it.
+func root() (c *cobra.Command, began *bool) {
 	g := &global{}
-	c := &cobra.Command{
+	began = new(bool)
+	c = &cobra.Command{
 		Use:   "attache",
 		Short: "Give AI agents access without giving them secrets",
 		Long: `Attaché stands between an AI agent and the APIs it calls. It attests the
@@ -67,11 +83,12 @@ it on the wire, and writes one record. The agent never holds a secret.
 		if g.output != "text" && g.output != "json" {
 			return fmt.Errorf("%w: --output is %q; must be text or json", run.ErrUsage, g.output)
 		}
+		*began = true
 		return nil
 	}
 	c.AddCommand(runCommand(g), policyCommand(g), auditCommand(g), taskCommand(g), statusCommand(g), inventoryCommand(g),
 		revokeCommand(g), doctorCommand(g), issuerCommand(), versionCommand(g))
-	return c
+	return c, began
 }
 
 // logger writes JSON lines to standard error.
@@ -107,6 +124,7 @@ func interruptible(c *cobra.Command) (context.Context, context.CancelFunc) {
 func versionCommand(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version and build information", Args: cobra.NoArgs,
+		Example: "  attache version --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			i := version.Get()
 			if g.json() {

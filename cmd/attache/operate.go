@@ -42,7 +42,7 @@ func (g *global) runs(id string) ([]run.Info, error) {
 
 func statusCommand(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "List the runs that are alive", Args: cobra.NoArgs,
+		Use: "status", Short: "List the runs that are alive", Args: cobra.NoArgs, Example: "  attache status --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			rs, err := g.runs("")
 			if err != nil {
@@ -90,6 +90,7 @@ func answer(resp *http.Response, err error, v any) error {
 func inventoryCommand(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use: "inventory", Short: "List the credentials that issuers still accept, never their values", Args: cobra.NoArgs,
+		Example: "  attache inventory",
 		RunE: func(c *cobra.Command, _ []string) error {
 			rs, err := g.runs("")
 			if err != nil {
@@ -182,6 +183,7 @@ func taskCommand(g *global) *cobra.Command {
 	}
 	open := &cobra.Command{
 		Use: "open PURPOSE", Short: "Open a task; the agent names it in the Attache-Task header", Args: cobra.ExactArgs(1),
+		Example: `  attache task open "triage issue 7" --human-token-file token.jwt --ttl 15m`,
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := one()
 			if err != nil {
@@ -209,7 +211,7 @@ func taskCommand(g *global) *cobra.Command {
 	open.Flags().StringVar(&tokenFile, "human-token-file", "", "file with the human's OpenID token")
 	open.Flags().DurationVar(&ttl, "ttl", 0, "lifetime (default the configured maximum)")
 	list := &cobra.Command{
-		Use: "list", Short: "List open tasks", Args: cobra.NoArgs,
+		Use: "list", Short: "List open tasks", Args: cobra.NoArgs, Example: "  attache task list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := one()
 			if err != nil {
@@ -229,7 +231,7 @@ func taskCommand(g *global) *cobra.Command {
 		},
 	}
 	closeTask := &cobra.Command{
-		Use: "close ID", Short: "Close a task: its credentials are revoked, its calls cut", Args: cobra.ExactArgs(1),
+		Use: "close ID", Short: "Close a task: its credentials are revoked, its calls cut", Args: cobra.ExactArgs(1), Example: "  attache task close 5f0c…",
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := one()
 			if err != nil {

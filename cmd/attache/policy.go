@@ -32,12 +32,12 @@ func loadPolicies(dir string) (*api.Bundle, *policy.Set, error) {
 		return nil, nil, err
 	}
 	s, err := policy.Compile(b)
-	return b, s, err
+	return b, s, b.Located(err)
 }
 
 func policyCheck(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "check DIR", Short: "Find every mistake in a folder of documents", Args: cobra.ExactArgs(1),
+		Use: "check DIR", Short: "Find every mistake in a folder of documents", Args: cobra.ExactArgs(1), Example: "  attache policy check examples/quickstart",
 		RunE: func(c *cobra.Command, args []string) error {
 			b, _, err := loadPolicies(args[0])
 			if g.json() {

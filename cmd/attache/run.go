@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os/user"
 	"strconv"
@@ -38,8 +39,11 @@ from its environment and files; SDKs that insist on one get a placeholder.`,
 			}
 			o.Command, o.State, o.Log, o.Version = args, g.state, log, version.Get().Version
 			status, err := run.Run(c.Context(), o)
-			if err != nil {
+			if errors.Is(err, run.ErrUsage) {
 				return err
+			}
+			if err != nil {
+				return failure{err, max(1, status)}
 			}
 			if status != 0 {
 				return exit(status)
@@ -49,7 +53,7 @@ from its environment and files; SDKs that insist on one get a placeholder.`,
 	}
 	f := c.Flags()
 	f.SetInterspersed(false)
-	f.StringVarP(&o.Config, "config", "c", "", "folder of CredentialProvider, AccessPolicy and AttacheConfig documents (required)")
+	f.StringVarP(&o.Config, "config", "c", "", "folder of CredentialProvider, AccessPolicy and AttacheConfig documents (default $ATTACHE_CONFIG)")
 	f.StringVar(&o.Name, "name", "", "workload name, the last part of the SPIFFE ID (default the configuration's, then the command's)")
 	f.StringVar(&o.Owner, "owner", "", "accountable owner, for the records")
 	f.StringVar(&o.Task, "task", "", "open a task with this purpose")

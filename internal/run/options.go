@@ -16,9 +16,9 @@ import (
 	"github.com/attache-dev/attache/internal/sandbox"
 )
 
-// Options of [Run]. Config and Command are required.
+// Options of [Run]. Command is required.
 type Options struct {
-	Config  string   // folder of documents
+	Config  string   // folder of documents; default $ATTACHE_CONFIG
 	State   string   // folder of spool and sockets; default [StateDir]
 	Command []string // the agent
 
@@ -66,7 +66,10 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("%w: no command; write it after --, as in: attache run --config DIR -- python3 agent.py", ErrUsage)
 	}
 	if o.Config == "" {
-		return o, fmt.Errorf("%w: no configuration; give its folder with --config DIR", ErrUsage)
+		o.Config = os.Getenv("ATTACHE_CONFIG")
+	}
+	if o.Config == "" {
+		return o, fmt.Errorf("%w: no configuration; give its folder with --config DIR or $ATTACHE_CONFIG", ErrUsage)
 	}
 	var err error
 	if o.State == "" {

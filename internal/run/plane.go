@@ -25,7 +25,6 @@ import (
 	"github.com/attache-dev/attache/injector/guard"
 	"github.com/attache-dev/attache/internal/placeholder"
 	"github.com/attache-dev/attache/minting"
-	"github.com/attache-dev/attache/minting/all"
 	"github.com/attache-dev/attache/minting/apikey"
 	"github.com/attache-dev/attache/proxy"
 	"github.com/attache-dev/attache/proxy/destination"
@@ -64,19 +63,22 @@ type plane struct {
 	servers  sync.WaitGroup
 	stop     context.CancelFunc
 
-	applied  string     // version of the bundle in force
-	rejected error      // why the newest edit is not in force
-	mu       sync.Mutex // guards applied and rejected
+	first   *api.Bundle      // that the run started with
+	inForce prometheus.Gauge // 0 while the newest edit is rejected
+	applied string           // version of the bundle in force
+	mu      sync.Mutex       // guards applied
 }
 
 // newPlane builds everything that does not need the child. What it opened is
 // closed by close, also after an error.
 func newPlane(ctx context.Context, o *Options, b *api.Bundle, src *source, w *identity.Workload, tracer trace.Tracer) (*plane, error) {
-	p := &plane{o: o, spec: b.Config.Spec, workload: w, source: src, router: minting.NewRouter(nil), keys: keyVariables(b)}
+	p := &plane{o: o, first: b, spec: b.Config.Spec, workload: w, source: src, router: minting.NewRouter(nil), keys: keyVariables(b)}
 	p.env = apikey.TakeEnv(p.keys...)
 	p.registry = prometheus.NewRegistry()
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.metrics = pipeline.NewMetrics(p.registry)
+	p.inForce = prometheus.NewGauge(prometheus.GaugeOpts{Name: "attache_config_in_force", Help: "1 if the documents as they stand are in force, 0 while the newest edit is rejected."})
+	p.registry.MustRegister(p.inForce)
 	var err error
 	if p.spool, p.spoolDir, err = openSpool(o, b); err != nil {
 		return p, err
@@ -101,7 +103,7 @@ func newPlane(ctx context.Context, o *Options, b *api.Bundle, src *source, w *id
 	})
 	p.tasks.OnClose(func(t *identity.Task, reason string) { p.endTask(t, reason, vault) })
 	if err := p.apply(b); err != nil {
-		return p, err
+		return p, b.Located(err)
 	}
 	p.ca, err = intercept.New(time.Now, p.spec.Limits.LeafCacheSize)
 	return p, err
@@ -139,54 +141,6 @@ func placeholders(b *api.Bundle) (*placeholder.Set, error) {
 func (p *plane) event(name string, fields map[string]string) {
 	if err := p.spool.Event(name, fields); err != nil {
 		p.o.Log.Error("event not recorded", "event", name, "cause", err)
-	}
-}
-
-// apply puts a bundle in force, or changes nothing.
-func (p *plane) apply(b *api.Bundle) error {
-	p.mu.Lock()
-	same := p.applied == b.Version
-	p.mu.Unlock()
-	if same {
-		return nil
-	}
-	state, routes, err := pipeline.NewState(b, p.proofs)
-	if err != nil {
-		return err
-	}
-	minters := make(map[string]minting.Minter, len(b.Providers))
-	deps := minting.Deps{Client: p.upstream.Client, Logger: p.o.Log, Now: time.Now, Env: p.env.Take}
-	for i := range b.Providers {
-		m, err := all.Guarded(b.Providers[i], deps, &p.guard)
-		if err != nil {
-			return err
-		}
-		minters[b.Providers[i].Metadata.Name] = m
-	}
-	p.router.Set(minters)
-	p.upstream.SetRoutes(routes)
-	p.pipe.SetState(state)
-	p.mu.Lock()
-	p.applied, p.rejected = b.Version, nil
-	p.mu.Unlock()
-	p.event("policy.loaded", map[string]string{"version": b.Version, "policies": strconv.Itoa(len(b.Policies)), "providers": strconv.Itoa(len(b.Providers))})
-	return nil
-}
-
-// watch reloads the documents until ctx ends.
-func (p *plane) watch(ctx context.Context) {
-	w := api.Watcher{Dir: p.o.Config, Log: p.o.Log, Apply: p.apply, Rejected: func(err error) {
-		p.mu.Lock()
-		p.rejected = err
-		p.mu.Unlock()
-		if err == nil {
-			return
-		}
-		p.event("policy.rejected", map[string]string{"error": err.Error()})
-		p.o.say("the edited configuration is not in force, the last good one stays:\n%v", err)
-	}}
-	if err := w.Run(ctx); err != nil {
-		p.o.Log.Error("configuration is not watched any more", "cause", err)
 	}
 }
 
@@ -258,7 +212,9 @@ func (p *plane) close() error {
 	}
 	if p.cache != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
-		errs = append(errs, p.cache.Close(ctx))
+		if err := p.cache.Close(ctx); err != nil { // the records say which
+			fmt.Fprintf(p.o.Stderr, "attache: not every credential was revoked, they end by themselves (attache audit search event:credential.*): %v\n", err)
+		}
 		cancel()
 	}
 	if p.upstream != nil {

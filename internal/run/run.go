@@ -24,6 +24,9 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 		return 2, err
 	}
 	path, err := findCommand(o.Command[0])
+	if errors.Is(err, os.ErrPermission) {
+		return 126, err // as shells do
+	}
 	if err != nil {
 		return 127, err
 	}
@@ -42,25 +45,31 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	if err := os.Chmod(trustDir, 0o755); err != nil { // the child may run as another user
 		return 1, err
 	}
+	ctx, sigs := catchSignals(ctx, &o)
+	defer sigs.stop()
 	src, err := openSource(ctx, &o, b.Config.Spec)
 	if err != nil {
 		return 1, err
 	}
 	defer func() { _ = src.close() }()
-	return o.confined(ctx, b, src, path, trustDir)
+	status, err = o.confined(ctx, b, src, path, trustDir, sigs)
+	if err != nil && sigs.phase.Load() == starting && ctx.Err() != nil {
+		return 130, errors.New("interrupted before the agent started")
+	}
+	return status, err
 }
 
 func findCommand(name string) (string, error) {
 	p, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrUsage, err)
+		return "", fmt.Errorf("find the agent's command: %w", err)
 	}
 	return filepath.Abs(p)
 }
 
 // confined makes the sandbox, then the data path that vouches for it, then
 // starts the agent.
-func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path, trustDir string) (int, error) {
+func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path, trustDir string, sigs *signals) (status int, err error) {
 	cwd, err := os.Getwd()
 	if err != nil {
 		return 1, err
@@ -89,9 +98,13 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	defer shutdownTracing()
 	w := newWorkload(o, b.Config.Spec, src.id, box.Confinement().String())
 	p, err := newPlane(ctx, o, b, src, w, tracer)
-	defer func() { _ = p.close() }()
+	defer func() {
+		if cerr := p.close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("close: %w", cerr))
+		}
+	}()
 	if err != nil {
-		return 1, err
+		return documentStatus(err), err
 	}
 	attestor, err := process.New(process.Options{Workload: w, CgroupDir: box.CgroupDir()})
 	if err != nil {
@@ -120,7 +133,18 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	go p.watch(watchCtx)
+	sigs.phase.Store(running)
+	defer sigs.phase.Store(ending)
 	return box.Wait(ctx)
+}
+
+// documentStatus is 2 for a mistake in the documents, as for every mistake of
+// whoever called, and 1 otherwise.
+func documentStatus(err error) int {
+	if _, ok := errors.AsType[api.Problems](err); ok {
+		return 2
+	}
+	return 1
 }
 
 // hidden lists what the child must not see: our state, keys and sockets.
@@ -165,6 +189,9 @@ func (p *plane) childEnv(ctx context.Context, trustDir string) ([]string, error)
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, k := range p.keys {
+		p.o.say("%s is kept from the agent (a provider's key)", k)
 	}
 	for _, r := range report.Removed {
 		p.o.say("%s is kept from the agent (%s)", r.Name, r.Why)

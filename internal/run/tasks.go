@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -20,12 +21,26 @@ import (
 const revokeTimeout = 10 * time.Second
 
 func (p *plane) openTasks() error {
-	v, err := task.NewVerifier(task.VerifierConfig{Issuers: p.spec.Humans, Client: func(h v1alpha1.HumanIssuer) (*http.Client, error) { return task.HTTPClient(h) }})
+	v, err := task.NewVerifier(task.VerifierConfig{Issuers: p.spec.Humans, Client: p.humanClient})
 	if err != nil {
 		return err
 	}
 	p.tasks, err = task.NewStore(task.StoreConfig{Verifier: v, MaxTTL: p.spec.Tasks.MaxTTL.D(), OnEvent: p.event})
 	return err
+}
+
+// humanClient reaches a human issuer as minting reaches its own: through the
+// dialer that checks addresses, and the parent proxy where there is one.
+func (p *plane) humanClient(h v1alpha1.HumanIssuer) (*http.Client, error) {
+	pem := []byte(h.CABundle)
+	if h.CAFile != "" {
+		b, err := os.ReadFile(h.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("humans: issuer %s: caFile: %w", h.Issuer, err)
+		}
+		pem = append(append(pem, '\n'), b...)
+	}
+	return p.upstream.Client(h.Addresses, pem), nil
 }
 
 // openLauncherTask opens the task that --task names, for the human whose token

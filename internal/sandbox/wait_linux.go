@@ -16,6 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sameSignal is how soon a signal is no second one: timeout(1) and others send
+// theirs to the process and to its group.
+const sameSignal = 50 * time.Millisecond
+
 // killTime bounds how long the end of killed processes is waited for.
 const killTime = 5 * time.Second
 
@@ -80,7 +84,7 @@ func (t terminal) forwarded() []os.Signal {
 	return []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGWINCH, unix.SIGQUIT}
 }
 
-// Wait passes signals on to the child (a second SIGINT kills), waits for its
+// Wait passes signals on to the child (a second SIGINT or SIGTERM kills), waits for its
 // end, kills what it left running, and returns its exit status: 128+n if
 // signal n ended it. When ctx ends, the child is killed.
 func (s *Sandbox) Wait(ctx context.Context) (int, error) {
@@ -101,15 +105,14 @@ func (s *Sandbox) Wait(ctx context.Context) (int, error) {
 		ws, err := s.waitChild()
 		done <- end{ws, err}
 	}()
-	interrupts := 0
+	last := map[os.Signal]time.Time{}
 	stop := ctx.Done()
 	for {
 		select {
 		case sig := <-s.sigs:
-			if sig == unix.SIGINT {
-				interrupts++
-			}
-			s.forward(sig, interrupts)
+			first := last[sig]
+			last[sig] = time.Now()
+			s.forward(sig, !first.IsZero() && time.Since(first) > sameSignal)
 		case <-died:
 			s.reap()
 		case <-stop:
@@ -129,9 +132,9 @@ func (s *Sandbox) Wait(ctx context.Context) (int, error) {
 	}
 }
 
-func (s *Sandbox) forward(sig os.Signal, interrupts int) {
+func (s *Sandbox) forward(sig os.Signal, again bool) {
 	switch {
-	case interrupts > 1 && sig == unix.SIGINT:
+	case again && (sig == unix.SIGINT || sig == unix.SIGTERM):
 		_ = s.proc.Kill()
 	case s.term.shared && sig != unix.SIGTERM: // the child has it from the terminal
 	default:

@@ -1,0 +1,123 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/minting/all"
+	"github.com/attache-dev/attache/proxy/pipeline"
+)
+
+// apply puts a bundle in force, or changes nothing.
+func (p *plane) apply(b *api.Bundle) error {
+	p.mu.Lock()
+	same := p.applied == b.Version
+	p.mu.Unlock()
+	if same {
+		return nil
+	}
+	state, routes, err := pipeline.NewState(b, p.proofs)
+	if err != nil {
+		return err
+	}
+	minters, err := p.minters(b)
+	if err != nil {
+		return err
+	}
+	p.router.Set(minters)
+	p.upstream.SetRoutes(routes)
+	p.pipe.SetState(state)
+	fields := map[string]string{"version": b.Version, "policies": strconv.Itoa(len(b.Policies)), "providers": strconv.Itoa(len(b.Providers))}
+	if later := waitsForRestart(p.first, b); len(later) > 0 {
+		fields["needs_restart"] = strings.Join(later, "; ")
+		for _, l := range later {
+			p.o.say("start attache run again for this edit: %s", l)
+		}
+	}
+	p.mu.Lock()
+	p.applied = b.Version
+	p.mu.Unlock()
+	p.inForce.Set(1)
+	p.event("policy.loaded", fields)
+	return nil
+}
+
+// minters makes the providers of a bundle.
+func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
+	deps := minting.Deps{Client: p.upstream.Client, Logger: p.o.Log, Now: time.Now, Env: p.env.Take}
+	out := make(map[string]minting.Minter, len(b.Providers))
+	for i := range b.Providers {
+		doc := b.Providers[i]
+		at := func(field, text string) error {
+			return api.Problem{Ref: api.Ref{Kind: v1alpha1.KindCredentialProvider, Namespace: doc.Metadata.Namespace, Name: doc.Metadata.Name, Field: field}, Text: text}
+		}
+		// A variable that the agent may have inherited is no place for a key.
+		if k := doc.Spec.APIKey; k != nil && k.Env != "" && !slices.Contains(p.keys, k.Env) {
+			return nil, at("spec.apiKey.env", k.Env+" is taken from the environment at the start only; start attache run again")
+		}
+		m, err := all.Guarded(doc, deps, &p.guard)
+		if err != nil {
+			return nil, at("spec", err.Error())
+		}
+		out[doc.Metadata.Name] = m
+	}
+	return out, nil
+}
+
+// waitsForRestart lists what of an edited bundle takes effect only when the
+// run starts again: the agent's environment, its ports, and the program's own
+// settings are made once.
+func waitsForRestart(old, b *api.Bundle) []string {
+	var out []string
+	if !reflect.DeepEqual(old.Config.Spec, b.Config.Spec) {
+		out = append(out, "AttacheConfig is read at the start")
+	}
+	had := atStart(old)
+	for name, what := range atStart(b) {
+		if had[name] != what {
+			out = append(out, fmt.Sprintf("%s is made at the start", name))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// atStart describes what providers ask for in the agent's environment.
+func atStart(b *api.Bundle) map[string]string {
+	out := map[string]string{}
+	for i := range b.Providers {
+		for _, ph := range b.Providers[i].Spec.Placeholders {
+			out["placeholder "+ph.Env] = b.Providers[i].Metadata.Name + " " + ph.Prefix
+		}
+		for _, u := range b.Providers[i].Spec.BaseURLs {
+			out["base URL "+u.Env] = fmt.Sprintf("%+v", u)
+		}
+	}
+	return out
+}
+
+// watch reloads the documents until ctx ends.
+func (p *plane) watch(ctx context.Context) {
+	w := api.Watcher{Dir: p.o.Config, Log: p.o.Log, Apply: p.apply, Rejected: func(err error) {
+		if err == nil {
+			p.inForce.Set(1)
+			p.o.say("the configuration is good again")
+			return
+		}
+		p.inForce.Set(0)
+		p.event("policy.rejected", map[string]string{"error": err.Error()})
+		p.o.say("the edited configuration is not in force, the last good one stays:\n%v", err)
+	}}
+	if err := w.Run(ctx); err != nil {
+		p.o.Log.Error("configuration is not watched any more", "cause", err)
+		p.o.say("edits of the configuration are not seen any more: %v", err)
+	}
+}
