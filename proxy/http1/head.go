@@ -98,6 +98,7 @@ type fields struct {
 	hosts, lengths, codings  int
 	close, keepAlive, expect bool
 	trailer                  bool
+	response                 bool // of a response, where Host means nothing
 }
 
 // parse reads a head. The strings of the request share one copy of it.
@@ -206,6 +207,9 @@ func parseFields(rest string, f *fields) (http.Header, error) {
 func framing(key, value string, f *fields) bool {
 	switch key {
 	case "Host":
+		if f.response {
+			return false
+		}
 		f.host = value
 		f.hosts++
 		return true

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/net/http/httpproxy"
@@ -55,7 +54,7 @@ type Pool struct {
 	routes atomic.Pointer[Routes]
 
 	mu         sync.Mutex
-	transports *lru.Cache[Key, *http.Transport]
+	transports *lru.Cache[Key, *reach]
 }
 
 // New returns a Pool that knows no routes yet.
@@ -66,7 +65,7 @@ func New(cfg Config) (*Pool, error) {
 	if p.parent, err = parentProxy(cfg.Upstream.ParentProxy); err != nil {
 		return nil, err
 	}
-	p.transports, err = lru.NewWithEvict(maxPools, func(_ Key, t *http.Transport) { t.CloseIdleConnections() })
+	p.transports, err = lru.NewWithEvict(maxPools, func(_ Key, t *reach) { t.close() })
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +115,7 @@ func (p *Pool) Send(r *http.Request, d destination.Destination, who Who) (*http.
 	if err != nil {
 		return nil, err
 	}
-	if path := r.URL.Opaque; t.Proxy != nil && d.Scheme == "http" && strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
+	if path := r.URL.Opaque; t.std.Proxy != nil && d.Scheme == "http" && strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
 		// To a proxy the target is an absolute URL (RFC 9112 section 3.2.2),
 		// which net/http leaves to whoever sets Opaque.
 		u := *r.URL
@@ -137,7 +136,7 @@ func (p *Pool) ViaParent(d destination.Destination) bool {
 	return err != nil || u != nil
 }
 
-func (p *Pool) transport(d destination.Destination, who Who) (*http.Transport, error) {
+func (p *Pool) transport(d destination.Destination, who Who) (*reach, error) {
 	route := p.routes.Load().Find(d)
 	key := Key{Dest: d, Route: route.id}
 	var parent *url.URL
@@ -164,7 +163,7 @@ func (p *Pool) transport(d destination.Destination, who Who) (*http.Transport, e
 	if t, ok := p.transports.Get(key); ok {
 		return t, nil
 	}
-	t := p.newTransport(d, route, parent, who)
+	t := p.newReach(d, route, parent, who)
 	p.transports.Add(key, t)
 	return t, nil
 }
@@ -179,46 +178,6 @@ func identityKey(who Who) string {
 		}
 	}
 	return k
-}
-
-func (p *Pool) newTransport(d destination.Destination, route *Route, parent *url.URL, who Who) *http.Transport {
-	l := p.cfg.Limits
-	cfg := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		RootCAs:            route.roots,
-		ServerName:         d.Host,
-		ClientSessionCache: tls.NewLRUClientSessionCache(64),
-	}
-	if route.serverName != "" {
-		cfg.ServerName = route.serverName
-	}
-	if route.clientSVID {
-		cfg.GetClientCertificate = p.clientSVID(who.Workload)
-	}
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := p.dial.dial(ctx, network, addr, route.pins, parent != nil)
-			if err == nil && p.cfg.Dialed != nil {
-				p.cfg.Dialed(d)
-			}
-			return c, err
-		},
-		TLSClientConfig:        cfg,
-		TLSHandshakeTimeout:    l.TLSTimeout.D(),
-		DisableCompression:     true, // the agent's own Accept-Encoding is what counts
-		MaxIdleConns:           0,
-		MaxIdleConnsPerHost:    l.MaxIdlePerHost,
-		IdleConnTimeout:        90 * time.Second,
-		ResponseHeaderTimeout:  l.ResponseTimeout.D(),
-		ExpectContinueTimeout:  3 * time.Second,
-		ForceAttemptHTTP2:      true,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-		MaxResponseHeaderBytes: 1 << 20,
-	}
-	if parent != nil {
-		t.Proxy = http.ProxyURL(parent)
-	}
-	return t
 }
 
 // clientSVID presents the workload's X.509-SVID; it is asked at each
