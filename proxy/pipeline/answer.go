@@ -41,6 +41,9 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http
 	}
 	h["Attache-Record"] = []string{x.rec.ID}
 	announced := announceTrailers(h, resp)
+	if announced > 0 && x.req.ProtoMajor == 1 && x.req.Method != http.MethodHead {
+		h.Del("Content-Length") // HTTP/1.1 has trailers in chunked bodies only: RFC 9112 section 7.1.2
+	}
 	if x.protocol == policy.GRPC {
 		trailersOnly(h, resp)
 	}

@@ -38,14 +38,15 @@ type exchange struct {
 	cred     minting.Credential
 	handle   string // of cred; guarded by live.mu
 
-	rec    audit.Record
-	steps  audit.Steps
-	ticket audit.Ticket
-	begun  bool
-	sent   atomic.Int64 // body bytes from the agent
-	result audit.Result
-	extra  *audit.Extra // what the end says beside the result
-	opened guard.Opened // sealed values, and spent credentials, that answers may repeat
+	rec     audit.Record
+	steps   audit.Steps
+	ticket  audit.Ticket
+	begun   bool
+	reached bool         // a connection to the origin was had
+	sent    atomic.Int64 // body bytes from the agent
+	result  audit.Result
+	extra   *audit.Extra // what the end says beside the result
+	opened  guard.Opened // sealed values, and spent credentials, that answers may repeat
 }
 
 // newExchange reads what the request says of itself; it decides nothing.

@@ -123,6 +123,7 @@ type rig struct {
 	*pipeline.Pipeline
 	t        *testing.T
 	workload *identity.Workload
+	caller   atomic.Pointer[identity.Workload] // if another one calls
 	as       *issuer
 	source   *mintingtest.Source
 	spool    *audit.Spool
@@ -347,7 +348,11 @@ func (r *rig) open(t *testing.T, s settings, b *api.Bundle, pool *upstream.Pool,
 			if r.refused.Load() {
 				return identity.Caller{}, fmt.Errorf("%w: a stranger", identity.ErrUnattested)
 			}
-			return identity.Caller{Workload: r.workload, Process: identity.Process{PID: 42, UID: 1000, Exe: "/bin/agent", Digest: "sha256:00"}}, nil
+			w := r.caller.Load()
+			if w == nil {
+				w = r.workload
+			}
+			return identity.Caller{Workload: w, Process: identity.Process{PID: 42, UID: 1000, Exe: "/bin/agent", Digest: "sha256:00"}}, nil
 		})
 	}
 	r.front = &front.Front{Attestor: at, CA: ca, Handler: r.Pipeline, Passthrough: r.Passthrough, Tunnel: r.Tunnel,
@@ -497,7 +502,7 @@ func (r *rig) client(h2 bool) *http.Client {
 type result struct {
 	*http.Response
 	body string
-	err  error // of reading the body
+	err  error // of the call, or of reading the body
 }
 
 func (r *rig) do(c *http.Client, method, u string, body io.Reader, header ...string) result {
@@ -511,7 +516,7 @@ func (r *rig) do(c *http.Client, method, u string, body io.Reader, header ...str
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		r.t.Fatalf("%s %s: %v\n%s", method, u, err, r.logs)
+		return result{&http.Response{}, "", err}
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)

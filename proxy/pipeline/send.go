@@ -275,6 +275,7 @@ func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.
 
 // answeredFrom notes the address that was dialled.
 func (x *exchange) answeredFrom(addr string) {
+	x.reached = true
 	r := *x.rec.Request
 	r.Address = addr
 	x.more().Request = &r
@@ -325,6 +326,9 @@ func (x *exchange) guardPatterns() *guard.Patterns {
 func (x *exchange) upstreamRefusal(ctx context.Context, err error) *Refusal {
 	err = cause(ctx, err)
 	f := &Refusal{Status: http.StatusBadGateway, Code: CodeUnreachable, Err: err, Reason: x.dest.Host + " cannot be reached"}
+	if x.reached {
+		f.Code, f.Reason = CodeProtocol, x.dest.Host+" broke off the call, or its answer is not valid HTTP"
+	}
 	var (
 		certErr *tls.CertificateVerificationError
 		recErr  tls.RecordHeaderError
