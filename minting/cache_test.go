@@ -432,12 +432,20 @@ func TestIssuerThatCannotRevoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := bearer(time.Hour)
 		m.undoErr = fmt.Errorf("%w: no endpoint", errors.ErrUnsupported)
-		c := minting.NewCache(minting.CacheOptions{Minter: m})
+		events := 0
+		c := minting.NewCache(minting.CacheOptions{Minter: m, OnEvent: func(name string, _ map[string]string) {
+			if name == minting.EventRevoked {
+				events++
+			}
+		}})
 		r := mintingtest.Request("p", ev())
 		r.TTL = time.Minute
 		get(t, c, r)
 		if out := c.RevokeWhere(t.Context(), everything); out[0].Result != minting.Unsupported || out[0].Ends.Before(time.Now().Add(59*time.Minute)) {
 			t.Errorf("outcome %+v", out)
+		}
+		if c.RevokeWhere(t.Context(), everything); events != 1 {
+			t.Errorf("%d events for one credential that nobody can revoke, want 1", events)
 		}
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()

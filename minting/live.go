@@ -243,6 +243,7 @@ func (c *Cache) undo(ctx context.Context, l *live) Revocation {
 		c.o.Logger.WarnContext(ctx, "credential not revoked", "handle", l.Handle, "provider", l.Provider, "error", err)
 	}
 	c.mu.Lock()
+	known := v.Result == Unsupported && l.Result == Unsupported // asked again, as by Close
 	if v.Result == Revoked {
 		delete(c.live, l.Handle)
 		if l.timer != nil {
@@ -252,9 +253,11 @@ func (c *Cache) undo(ctx context.Context, l *live) Revocation {
 		l.Result, l.ending = v.Result, false
 	}
 	c.mu.Unlock()
-	f := l.fields()
-	f["result"] = v.Result
-	c.o.OnEvent(EventRevoked, f)
+	if !known {
+		f := l.fields()
+		f["result"] = v.Result
+		c.o.OnEvent(EventRevoked, f)
+	}
 	return v
 }
 
