@@ -420,7 +420,7 @@ func (r *rig) origin(t *testing.T) {
 	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	for _, secure := range []bool{true, false} {
 		ln := listen(t)
-		srv := &http.Server{Handler: h, ErrorLog: quiet}
+		srv := &http.Server{Handler: h, ErrorLog: quiet, DisableGeneralOptionsHandler: true}
 		t.Cleanup(func() { _ = srv.Close() })
 		if secure {
 			srv.TLSConfig = cfg
