@@ -6,14 +6,27 @@
 'use strict';
 const [major, minor] = process.versions.node.split('.').map(Number);
 if ((major === 22 && minor >= 21) || (major === 24 && minor >= 5) || major > 24) {
+  // Subclasses that make sockets by themselves are left alone: agent-base and
+  // the proxy agents on top of it (npm's is one) cannot bear the option.
+  const sockets = ['addRequest', 'createConnection', 'createSocket'];
   for (const name of ['node:http', 'node:https']) {
     const mod = require(name);
-    const Base = mod.Agent;
-    mod.Agent = class Agent extends Base {
-      constructor(options) {
-        super({ proxyEnv: process.env, ...options });
-      }
+    const own = mod.Agent.prototype;
+    const withProxy = (args, proto) => {
+      const theirs = 'protocol' in proto || sockets.some((m) => proto[m] !== own[m]);
+      return theirs ? args : [{ proxyEnv: process.env, ...args[0] }];
     };
+    // A Proxy, not a subclass: instanceof, Agent() without new and old-style
+    // Agent.call(this) stay what they were.
+    mod.Agent = new Proxy(mod.Agent, {
+      construct(target, args, newTarget) {
+        return Reflect.construct(target, withProxy(args, newTarget.prototype), newTarget);
+      },
+      apply(target, self, args) {
+        if (!(self instanceof target)) return new mod.Agent(...args);
+        return Reflect.apply(target, self, withProxy(args, Object.getPrototypeOf(self)));
+      },
+    });
   }
   require('node:module').syncBuiltinESMExports();
 }
