@@ -19,6 +19,17 @@ import (
 	"github.com/attache-dev/attache/minting"
 )
 
+// someRuns is runs for what makes no sense without one: whoever revokes in the
+// wrong state folder must not believe that it is done.
+func (g *global) someRuns(id string) ([]run.Info, error) {
+	rs, err := g.runs(id)
+	if err == nil && len(rs) == 0 {
+		state, _ := g.stateDir() // g.runs has found it
+		return nil, fmt.Errorf("no run is alive below %s; name another folder with --state", state)
+	}
+	return rs, err
+}
+
 // runs returns the live runs, or the one that id begins.
 func (g *global) runs(id string) ([]run.Info, error) {
 	state, err := g.stateDir()
@@ -92,7 +103,7 @@ func inventoryCommand(g *global) *cobra.Command {
 		Use: "inventory", Short: "List the credentials that issuers still accept, never their values", Args: cobra.NoArgs,
 		Example: "  attache inventory",
 		RunE: func(c *cobra.Command, _ []string) error {
-			rs, err := g.runs("")
+			rs, err := g.someRuns("")
 			if err != nil {
 				return err
 			}
@@ -130,9 +141,12 @@ func revokeCommand(g *global) *cobra.Command {
 			if q == (run.Revocation{}) {
 				return fmt.Errorf("%w: name a HANDLE, --task, --provider or --all; attache inventory lists what lives", run.ErrUsage)
 			}
-			rs, err := g.runs("")
+			rs, err := g.someRuns("")
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 && (q.Task != "" || q.Provider != "" || q.All) {
+				return fmt.Errorf("%w: a HANDLE cannot be combined with --task, --provider or --all", run.ErrUsage)
 			}
 			body, err := json.Marshal(q)
 			if err != nil {
@@ -146,6 +160,9 @@ func revokeCommand(g *global) *cobra.Command {
 					return err
 				}
 				all = append(all, done...)
+			}
+			if q.Handle != "" && len(all) == 0 {
+				return fmt.Errorf("no live credential has the handle %s; attache inventory lists them", q.Handle)
 			}
 			if g.json() {
 				return writeJSON(c.OutOrStdout(), all)
@@ -172,7 +189,7 @@ func taskCommand(g *global) *cobra.Command {
 	var runID, tokenFile string
 	var ttl time.Duration
 	one := func() (run.Info, error) {
-		rs, err := g.runs(runID)
+		rs, err := g.someRuns(runID)
 		if err != nil {
 			return run.Info{}, err
 		}
@@ -195,7 +212,11 @@ func taskCommand(g *global) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				q.HumanToken = secret.New(strings.TrimSpace(string(b)))
+				text := strings.TrimSpace(string(b))
+				if text == "" { // must not become a task without a human
+					return fmt.Errorf("%s is empty", tokenFile)
+				}
+				q.HumanToken = secret.New(text)
 			}
 			t, err := r.Tasks().Open(c.Context(), q)
 			if err != nil {

@@ -133,6 +133,8 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	go p.watch(watchCtx)
+	defer keepHeap()()
+	releaseStartup()
 	sigs.phase.Store(running)
 	defer sigs.phase.Store(ending)
 	return box.Wait(ctx)

@@ -55,7 +55,11 @@ func (p *plane) openLauncherTask(ctx context.Context) (*identity.Task, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the human's token: %w", err)
 		}
-		r.HumanToken = secret.New(strings.TrimSpace(text))
+		// Nothing must not become a task without a human.
+		if text = strings.TrimSpace(text); text == "" {
+			return nil, fmt.Errorf("read the human's token: %s is empty", p.o.HumanTokenFile)
+		}
+		r.HumanToken = secret.New(text)
 	}
 	t, err := p.tasks.Open(ctx, r)
 	if err != nil {

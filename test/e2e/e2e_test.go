@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ type world struct {
 	config string
 	state  string
 	env    []string // of attache itself, beyond PATH and HOME
+	lines  []string // that the waiting agent was given
 }
 
 func newWorld(t testing.TB) *world {
@@ -177,7 +179,15 @@ func (w *world) start(stdin []byte, args ...string) *process {
 		defer cancel()
 		p.end = p.cmd.Wait()
 	}()
-	w.t.Cleanup(func() { cancel(); <-p.done })
+	w.t.Cleanup(func() {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM) // in order, with its agent
+		select {
+		case <-p.done:
+		case <-time.After(5 * time.Second):
+		}
+		cancel()
+		<-p.done
+	})
 	return p
 }
 
