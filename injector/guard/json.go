@@ -26,6 +26,7 @@ type walker struct {
 	depth    int
 	inString bool // within a string that is no candidate
 	escaped  bool // its last byte was a backslash that escapes
+	whole    bool // buf is the whole body: nothing is appended if nothing is sealed
 }
 
 // walk appends what may be delivered of buf to out, with credentials sealed.
@@ -65,6 +66,9 @@ func (w *walker) walk(out, buf []byte, final bool) ([]byte, int) {
 			}
 		}
 		i++
+	}
+	if w.whole && last == 0 {
+		return out, len(buf)
 	}
 	return append(out, buf[last:]...), len(buf)
 }

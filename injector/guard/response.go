@@ -253,7 +253,7 @@ func shape(contentType string) string {
 // sealWhole reads the body, and gives it back unaltered, coding and all, if it
 // holds nothing to seal or is longer than what is examined.
 func (b *body) sealWhole(kind string) error {
-	raw, err := io.ReadAll(io.LimitReader(b.src, maxExamined+1))
+	raw, err := readWhole(b.src, b.resp.ContentLength)
 	if err != nil {
 		return fmt.Errorf("read answer to examine it: %w", err)
 	}
@@ -277,7 +277,7 @@ func (b *body) sealWhole(kind string) error {
 	if kind == "form" {
 		out = b.s.form(plain)
 	} else {
-		w := walker{s: b.s}
+		w := walker{s: b.s, whole: true}
 		out, _ = w.walk(nil, plain, true)
 	}
 	if b.s.n == 0 {
@@ -293,6 +293,30 @@ func (b *body) sealWhole(kind string) error {
 	b.resp.Header.Set("Content-Length", strconv.Itoa(len(out)))
 	b.altered()
 	return nil
+}
+
+// readWhole reads up to maxExamined+1 bytes, of which size are expected (-1:
+// not known). It asks for one byte more than that, so that the end is seen and
+// trailers arrive.
+func readWhole(r io.Reader, size int64) ([]byte, error) {
+	if size < 0 || size > maxExamined {
+		return io.ReadAll(io.LimitReader(r, maxExamined+1))
+	}
+	buf := make([]byte, size+1)
+	n := 0
+	for n < len(buf) {
+		m, err := r.Read(buf[n:])
+		n += m
+		if err == io.EOF { //nolint:errorlint // readers answer io.EOF itself
+			return buf[:n], nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	// More than was said: the transport never gives that, other readers may.
+	rest, err := io.ReadAll(io.LimitReader(r, maxExamined+1-int64(n)))
+	return append(buf, rest...), err
 }
 
 // drained reads the new body, then the old one's end, so that its trailers

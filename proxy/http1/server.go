@@ -37,15 +37,16 @@ const (
 	maxDrain   = 256 << 10
 	lingerTime = 500 * time.Millisecond
 	// watchAfter is how long a handler runs before the connection is watched
-	// for the client's leaving. Shorter requests never pay for the watch.
-	watchAfter = 2 * time.Millisecond
+	// for the client's leaving. Shorter requests never pay for the watch: a
+	// timer, a read, and two deadlines to end it.
+	watchAfter = 10 * time.Millisecond
 )
 
 // Server serves HTTP/1.x on connections given to [Server.ServeConn]. Handler
 // is required; zero limits mean the defaults. The fields must not change once
 // a connection is served. It is safe for concurrent use.
 //
-// A request's context ends when the client goes away, a few milliseconds after
+// A request's context ends when the client goes away, some ten milliseconds after
 // it does. A TLS client may half-close and still gets its answer; without TLS
 // a half-close cannot be told from going away.
 type Server struct {

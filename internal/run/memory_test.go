@@ -1,0 +1,52 @@
+package run
+
+import (
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+func TestPercentFor(t *testing.T) {
+	for _, tt := range []struct {
+		live uint64
+		want int
+	}{
+		{0, 100}, {1 << 20, maxPercent}, {4 << 20, 300}, {heapFloor / 2, 100}, {heapFloor * 2, 100},
+	} {
+		if got := percentFor(tt.live); got != tt.want {
+			t.Errorf("%d MiB live: got %d, want %d", tt.live>>20, got, tt.want)
+		}
+	}
+}
+
+// TestReleaseStartup: the code still runs, and its pages were given back.
+func TestReleaseStartup(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("Linux only")
+	}
+	before := fileRSS(t)
+	releaseStartup()
+	if after := fileRSS(t); after >= before {
+		t.Errorf("resident file pages: %d KiB before, %d after", before, after)
+	}
+}
+
+func fileRSS(t *testing.T) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(b), "RssFile:")
+	if !ok {
+		t.Fatal("no RssFile")
+	}
+	for _, c := range strings.TrimSpace(rest) {
+		if c < '0' || c > '9' {
+			break
+		}
+		kib = kib*10 + int(c-'0')
+	}
+	return kib
+}
