@@ -27,6 +27,10 @@ var ErrUnavailable = errors.New("audit spool is unavailable")
 // ErrClosed is matched by every use of a spool after Close.
 var ErrClosed = errors.New("audit spool is closed")
 
+// ErrEnded is matched by an error of Begin after which the record is there,
+// begun and ended as canceled: the caller must not write another.
+var ErrEnded = errors.New("audit record was begun and ended")
+
 // ErrInUse is matched by Open when another process writes to the directory.
 var ErrInUse = errors.New("audit spool is in use")
 
@@ -210,7 +214,9 @@ func (s *Spool) Epoch() string { return s.epoch }
 // the line is in the kernel and survives the death of the process, with
 // v1alpha1.DurabilityPower it is on the disk, and the space of its end is
 // reserved. On error, which matches ErrFull, ErrUnavailable, ErrClosed or the
-// context's, the call must not be made. r is not kept.
+// context's, the call must not be made. If it also matches ErrEnded, the
+// request has its finished record already; otherwise it has none. r is not
+// kept.
 func (s *Spool) Begin(ctx context.Context, r *Record) (Ticket, error) {
 	return s.begin(ctx, r, s.opts.Durability == v1alpha1.DurabilityPower)
 }
@@ -264,7 +270,7 @@ func (s *Spool) begin(ctx context.Context, r *Record, power bool) (Ticket, error
 		return Ticket{t}, nil
 	}
 	// The line is there, though nobody will make the call: say so.
-	return Ticket{}, errors.Join(err, Ticket{t}.End(&Result{Outcome: OutcomeCanceled, ErrorKind: "audit"}, nil, nil, nil))
+	return Ticket{}, errors.Join(err, ErrEnded, Ticket{t}.End(&Result{Outcome: OutcomeCanceled, ErrorKind: "audit"}, nil, nil, nil))
 }
 
 // ID returns the record id; it is what is carried upstream.

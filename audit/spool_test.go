@@ -571,7 +571,7 @@ func TestPowerWaitsForTheDisk(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := <-done; !errors.Is(err, context.Canceled) || !errors.Is(err, ErrEnded) {
 		t.Errorf("cancelled begin: %v", err)
 	}
 	armed.Store(2)

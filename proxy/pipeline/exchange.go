@@ -42,6 +42,7 @@ type exchange struct {
 	steps   audit.Steps
 	ticket  audit.Ticket
 	begun   bool
+	ended   bool         // the spool ended the record by itself
 	reached bool         // a connection to the origin was had
 	sent    atomic.Int64 // body bytes from the agent
 	result  audit.Result
@@ -123,6 +124,10 @@ func (x *exchange) begin(ctx context.Context) *Refusal {
 		x.ticket, err = x.p.cfg.Spool.Begin(ctx, &x.rec)
 	}
 	if err != nil {
+		x.ended = errors.Is(err, audit.ErrEnded)
+		if ctx.Err() != nil {
+			return x.upstreamRefusal(ctx, err)
+		}
 		return &Refusal{Status: http.StatusServiceUnavailable, Code: CodeAuditFull, Err: err, RetryAfter: 10 * time.Second,
 			Reason: "the record of this call cannot be written, so the call is not made; the operator must look at the audit spool"}
 	}
@@ -251,9 +256,11 @@ func (x *exchange) finish() {
 	x.rec.Result = &x.result
 	x.p.cfg.Metrics.done(x)
 	var err error
-	if x.begun {
+	switch {
+	case x.ended:
+	case x.begun:
 		err = x.ticket.End(&x.result, x.rec.Credential, &x.steps, x.extra)
-	} else {
+	default:
 		err = x.p.cfg.Spool.Write(&x.rec)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {

@@ -43,7 +43,7 @@ func (p *Pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if f := x.begin(ctx); f != nil {
-		x.refuse(w, f)
+		x.abort(w, f)
 		return
 	}
 	resp, f := x.send(ctx, w)
@@ -209,7 +209,7 @@ func (x *exchange) outURL() *url.URL {
 	return &u
 }
 
-// abort answers a failure after the begin record.
+// abort answers a failure of a call that was allowed.
 func (x *exchange) abort(w http.ResponseWriter, f *Refusal) {
 	switch f.Code {
 	case CodeRevoked:
