@@ -244,17 +244,17 @@ func (x *exchange) injectAndSend(ctx context.Context, w http.ResponseWriter) (*h
 // roundTrip sends x.req as it stands.
 func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
 	in := x.req
-	out := &http.Request{
+	plain := http.Request{ // on the stack: WithContext makes the copy that is sent
 		Method: in.Method, URL: x.outURL(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: in.Header, Host: x.dest.Authority(), ContentLength: in.ContentLength, Trailer: in.Trailer,
 	}
 	if in.Body != nil && in.Body != http.NoBody && (in.ContentLength != 0) {
-		out.Body = in.Body
+		plain.Body = in.Body
 	}
 	// A 1xx answer may arrive while a failure is already being written.
 	var mu sync.Mutex // guards over
 	over := false
-	out = out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	out := plain.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(i httptrace.GotConnInfo) { x.answeredFrom(i.Conn.RemoteAddr().String()) },
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 			mu.Lock()
@@ -276,9 +276,7 @@ func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.
 // answeredFrom notes the address that was dialled.
 func (x *exchange) answeredFrom(addr string) {
 	x.reached = true
-	r := *x.rec.Request
-	r.Address = addr
-	x.more().Request = &r
+	x.more().Request = &audit.Request{Address: addr} // readers lay it over the begin
 }
 
 // informational passes 1xx answers such as 103 Early Hints on; 100 is the
