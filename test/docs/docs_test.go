@@ -74,6 +74,9 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	}
 }
 
+// measured are pages that suites write; they may not be there yet.
+var measured = regexp.MustCompile(`(^|/)(compatibility|performance)\.md$`)
+
 // Links between pages, and from pages to files, lead somewhere.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
@@ -92,7 +95,7 @@ func TestLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
-			if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") {
+			if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") || measured.MatchString(m[1]) {
 				continue
 			}
 			checked++
