@@ -304,6 +304,16 @@ func clamp(s string, limit int) string {
 	return s[:cut] + ellipsis
 }
 
+// plain are the bytes that stand for themselves in a JSON string.
+//
+//nolint:gochecknoglobals // a constant table
+var plain = func() (t [256]bool) {
+	for c := 0x20; c < 0x7f; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
 const hexDigits = "0123456789abcdef"
 
 // appendQuoted appends s as a JSON string of printable characters only.
@@ -312,7 +322,7 @@ func appendQuoted(b []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c >= 0x20 && c < 0x7f && c != '"' && c != '\\' {
+		if plain[c] {
 			i++
 			continue
 		}

@@ -85,19 +85,20 @@ func (s *stripper) header(h http.Header) {
 			s.removed[name] = true
 			continue
 		}
+		drop := func(v string) bool { return s.placeholder(v) || own && !s.sealedHeader(v) }
+		if !slices.ContainsFunc(values, drop) {
+			continue
+		}
+		s.removed[name] = true
 		kept := values[:0:0]
 		for _, v := range values {
-			if s.placeholder(v) || own && !s.sealedHeader(v) {
-				s.removed[name] = true
-				continue
+			if !drop(v) {
+				kept = append(kept, v)
 			}
-			kept = append(kept, v)
 		}
-		switch {
-		case len(kept) == len(values):
-		case len(kept) == 0:
+		if len(kept) == 0 {
 			delete(h, name)
-		default:
+		} else {
 			h[name] = kept
 		}
 	}

@@ -8,7 +8,81 @@ import "strings"
 // Fold lower-cases a name and turns '_' into '-': CGI and WSGI servers see
 // X_Api_Key and X-Api-Key as one variable.
 func Fold(name string) string {
-	return strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	for i := range len(name) {
+		if c := name[i]; 'A' <= c && c <= 'Z' || c == '_' || c >= 0x80 {
+			return fold(name)
+		}
+	}
+	return name
+}
+
+// fold costs no allocation for the names that every request has.
+func fold(name string) string {
+	var space [64]byte
+	b := append(space[:0], name...)
+	for i, c := range b {
+		switch {
+		case 'A' <= c && c <= 'Z':
+			b[i] = c - 'A' + 'a'
+		case c == '_':
+			b[i] = '-'
+		case c >= 0x80: // no header name of a strict parser
+			return strings.ReplaceAll(strings.ToLower(name), "_", "-")
+		}
+	}
+	return intern(b)
+}
+
+// intern returns b as a string. It is a switch rather than a map: it compiles
+// to a search by length and content.
+func intern(b []byte) string {
+	switch string(b) {
+	case "accept":
+		return "accept"
+	case "accept-encoding":
+		return "accept-encoding"
+	case "accept-language":
+		return "accept-language"
+	case "accept-ranges":
+		return "accept-ranges"
+	case "authorization":
+		return "authorization"
+	case "cache-control":
+		return "cache-control"
+	case "connection":
+		return "connection"
+	case "content-encoding":
+		return "content-encoding"
+	case "content-length":
+		return "content-length"
+	case "content-type":
+		return "content-type"
+	case "date":
+		return "date"
+	case "etag":
+		return "etag"
+	case "expect":
+		return "expect"
+	case "last-modified":
+		return "last-modified"
+	case "server":
+		return "server"
+	case "te":
+		return "te"
+	case "traceparent":
+		return "traceparent"
+	case "transfer-encoding":
+		return "transfer-encoding"
+	case "user-agent":
+		return "user-agent"
+	case "vary":
+		return "vary"
+	case "x-api-key":
+		return "x-api-key"
+	case "x-request-id":
+		return "x-request-id"
+	}
+	return string(b)
 }
 
 // Header reports whether a header of this name carries a credential.
