@@ -37,6 +37,7 @@ func (f failure) Unwrap() error { return f.error }
 func main() {
 	sandbox.MaybeStage() // must be first: the child's own re-exec ends here
 	c, began := root()
+	c.SetArgs(exclusionsLast(os.Args[1:]))
 	if err := c.ExecuteContext(context.Background()); err != nil {
 		if e, ok := errors.AsType[exit](err); ok {
 			os.Exit(int(e))

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"regexp"
+	"slices"
+)
+
+// exclusion is a term of a query that excludes, such as -outcome:ok. No flag
+// has a colon in its name.
+var exclusion = regexp.MustCompile(`^-[a-z]+:`)
+
+// exclusionsLast moves such terms of a query behind "--", where they are not
+// taken for flags.
+func exclusionsLast(args []string) []string {
+	if len(args) == 0 || !slices.Contains(args, "audit") {
+		return args
+	}
+	var terms []string
+	out := make([]string, 0, len(args)+1)
+	for i, a := range args {
+		if a == "--" {
+			out = append(out, args[i:]...)
+			return append(out, terms...)
+		}
+		if exclusion.MatchString(a) {
+			terms = append(terms, a)
+		} else {
+			out = append(out, a)
+		}
+	}
+	if len(terms) == 0 {
+		return out
+	}
+	return append(append(out, "--"), terms...)
+}
