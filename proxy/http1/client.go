@@ -285,14 +285,17 @@ func (k *clientConn) roundTrip(req *http.Request, reused bool) (*http.Response, 
 	} else if k.t.ResponseTimeout > 0 {
 		k.in.setDeadline(k.t.ResponseTimeout)
 	}
+	write := k.write
 	resp, err := k.readResponse(req, trace)
-	if k.write != nil {
-		k.write.answered()
+	// After an answer without a body k may already serve another request: only
+	// the error path may touch it.
+	if write != nil {
+		write.answered()
 	}
 	if err != nil {
 		err = k.failed(ctx, err)
-		if k.write != nil {
-			k.write.wait()
+		if write != nil {
+			write.wait()
 		}
 		return nil, err
 	}
@@ -323,6 +326,9 @@ func (k *clientConn) failed(ctx context.Context, err error) error {
 // this one ended.
 func (k *clientConn) done(clean bool) {
 	free := k.stop() // false: the context has ended, and abort with it
+	if k.write != nil {
+		k.write.answered()
+	}
 	written := k.write == nil || k.write.over()
 	k.write = nil
 	if clean && free && written && k.in.err == nil && len(k.in.buffered()) == 0 {

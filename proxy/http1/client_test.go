@@ -692,3 +692,29 @@ func TestClientConcurrently(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestAnswersWithoutBodyConcurrently: such an answer gives the connection to
+// the next request before roundTrip returns.
+func TestAnswersWithoutBodyConcurrently(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer s.Close()
+	cl := &http1.Client{MaxIdle: 2, ResponseTimeout: 10 * time.Second, Dial: func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", s.Listener.Addr().String())
+	}}
+	defer cl.Close()
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 50 {
+				if got, err := ask(t, cl, http.MethodPost, strings.NewReader("body")); err != nil || got != "" {
+					t.Errorf("got %q, %v; want an empty answer", got, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

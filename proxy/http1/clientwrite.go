@@ -130,12 +130,16 @@ func (w *bodyWriter) goAhead() {
 	}
 }
 
-// answered is called when the final head, or none, has arrived.
+// answered is called when the final head, or none, has arrived; only the first
+// call counts, for after it the connection may be another request's.
 func (w *bodyWriter) answered() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.headRead {
+		return
+	}
 	w.headRead = true
 	_ = w.k.nc.SetReadDeadline(time.Time{}) // run may have set one for the head
-	w.mu.Unlock()
 	close(w.quit)
 }
 
