@@ -12,7 +12,9 @@ var exclusion = regexp.MustCompile(`^-[a-z]+:`)
 // exclusionsLast moves such terms of a query behind "--", where they are not
 // taken for flags.
 func exclusionsLast(args []string) []string {
-	if len(args) == 0 || !slices.Contains(args, "audit") {
+	// What follows "run" is the agent's own.
+	first := slices.IndexFunc(args, func(a string) bool { return a == "audit" || a == "run" })
+	if first < 0 || args[first] != "audit" {
 		return args
 	}
 	var terms []string

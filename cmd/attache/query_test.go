@@ -14,6 +14,7 @@ func TestExclusionsAreNoFlags(t *testing.T) {
 		{"audit tail -- -outcome:ok", "audit tail -- -outcome:ok"},
 		{"audit tail -method:GET -- -outcome:ok", "audit tail -- -outcome:ok -method:GET"},
 		{"run -- curl -x:y", "run -- curl -x:y"},
+		{"run --config d agent audit -x:y", "run --config d agent audit -x:y"},
 		{"", ""},
 	} {
 		if got := exclusionsLast(strings.Fields(tt.args)); !slices.Equal(got, strings.Fields(tt.want)) {
