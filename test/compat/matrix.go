@@ -158,9 +158,9 @@ func toolClients() []client {
 			{kind: connect, works: "git clone -q https://git.compat.example/project.git clone" + fmt.Sprintf(push, "proxy"), wants: []string{"refs/heads/proxy"}, denied: "git clone https://git.compat.example/denied.git refused", sees: `remote: .*` + why},
 			{kind: baseURL, works: "git clone -q $REPOSITORY_BASE_URL/project.git clone" + fmt.Sprintf(push, "base"), wants: []string{"refs/heads/base"}, denied: "git clone $REPOSITORY_BASE_URL/denied.git refused", sees: `remote: .*` + why},
 		}},
-		{name: "pip", version: "/usr/bin/python3 -m pip --version | cut -d' ' -f1-2", note: "hides bodies: shows the status", doors: []door{
-			{kind: connect, works: fmt.Sprintf(pip, "https://pypi.compat.example", "compat-pkg") + " && PYTHONPATH=site /usr/bin/python3 -c 'import compat_pkg; print(\"from\", compat_pkg.FROM)'", wants: []string{"from the index"}, denied: fmt.Sprintf(pip, "https://pypi.compat.example", "denied-pkg") + " -v", sees: `403`},
-			{kind: baseURL, works: fmt.Sprintf(pip, "$INDEX_BASE_URL", "compat-pkg") + " && PYTHONPATH=site /usr/bin/python3 -c 'import compat_pkg; print(\"from\", compat_pkg.FROM)'", wants: []string{"from the index"}, denied: fmt.Sprintf(pip, "$INDEX_BASE_URL", "denied-pkg") + " -v", sees: `403`},
+		{name: "pip", version: "/usr/bin/python3 -m pip --version | cut -d' ' -f1-2", note: "hides bodies: shows the status with `-vv`, otherwise that no version was found", doors: []door{
+			{kind: connect, works: fmt.Sprintf(pip, "https://pypi.compat.example", "compat-pkg") + " && PYTHONPATH=site /usr/bin/python3 -c 'import compat_pkg; print(\"from\", compat_pkg.FROM)'", wants: []string{"from the index"}, denied: fmt.Sprintf(pip, "https://pypi.compat.example", "denied-pkg") + " -vv", sees: `403 Client Error`},
+			{kind: baseURL, works: fmt.Sprintf(pip, "$INDEX_BASE_URL", "compat-pkg") + " && PYTHONPATH=site /usr/bin/python3 -c 'import compat_pkg; print(\"from\", compat_pkg.FROM)'", wants: []string{"from the index"}, denied: fmt.Sprintf(pip, "$INDEX_BASE_URL", "denied-pkg") + " -vv", sees: `403 Client Error`},
 		}},
 		{name: "npm", version: "npm --version", doors: []door{
 			{kind: connect, works: fmt.Sprintf(npm, "https://npm.compat.example", "compat-pkg") + ` && node -p "require('./project/node_modules/compat-pkg')"`, wants: []string{"from the index"}, denied: fmt.Sprintf(npm, "https://npm.compat.example", "denied-pkg"), sees: `403 Forbidden`},

@@ -60,7 +60,8 @@ func wheel() ([]byte, error) {
 			return nil, err
 		}
 	}
-	return b.Bytes(), z.Close()
+	err := z.Close()
+	return b.Bytes(), err
 }
 
 func tarGzip(prefix string, files map[string]string) ([]byte, error) {
