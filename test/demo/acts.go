@@ -366,12 +366,17 @@ func (d *demo) records(ctx context.Context) error {
 		cmd.Env = d.environ()
 		return cmd.Output()
 	}
-	human, err := search("-n", "200")
-	if err != nil {
-		return fmt.Errorf("attache audit search: %w", err)
+	tell := func(args ...string) error {
+		out, err := search(args...)
+		if err != nil {
+			return fmt.Errorf("attache audit search: %w", err)
+		}
+		d.line("   %s\n%s", d.paint(bold, "$ attache audit search "+strings.Join(args, " ")), out)
+		return nil
 	}
-	d.line("   %s", d.paint(bold, "$ attache audit search"))
-	d.line("%s", strings.TrimRight(string(human), "\n"))
+	if err := errors.Join(tell("type:request"), tell("event:task.*,credential.*", "-n", "8")); err != nil {
+		return err
+	}
 	out, err := search("-o", "json", "type:request")
 	if err != nil {
 		return fmt.Errorf("attache audit search: %w", err)
@@ -393,12 +398,34 @@ func (d *demo) records(ctx context.Context) error {
 			joined++
 		}
 	}
-	d.line("")
+	if err := d.showOne(ctx, byID); err != nil {
+		return err
+	}
 	d.check(through > 0 && through == joined, "each line of the APIs' own logs has its record, found by id", "%d of %d", joined, through)
 	cmd := exec.CommandContext(ctx, d.bin, "audit", "verify")
 	cmd.Env = d.environ()
 	verdict, err := cmd.CombinedOutput()
 	d.check(err == nil, "attache audit verify finds no gap", "%s", strings.ReplaceAll(strings.TrimSpace(string(verdict)), d.dir, ""))
+	return nil
+}
+
+// showOne tells the story of the first call for a human.
+func (d *demo) showOne(ctx context.Context, byID map[string]audit.Record) error {
+	for _, a := range d.w.apis.since(0) {
+		r, ok := byID[a.Record]
+		if !ok || r.Human == nil {
+			continue
+		}
+		cmd := exec.CommandContext(ctx, d.bin, "audit", "show", r.ID)
+		cmd.Env = d.environ()
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("attache audit show: %w", err)
+		}
+		story, _, _ := strings.Cut(string(out), "\n\n")
+		d.line("   %s\n%s\n", d.paint(bold, "$ attache audit show "+r.ID), story)
+		break
+	}
 	return nil
 }
 
