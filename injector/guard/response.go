@@ -131,14 +131,20 @@ type body struct {
 	stale  bool // digests in trailers are not of this body
 }
 
-// Read implements [io.Reader]. At the end it masks the trailers, before the
-// caller can see them.
+// Read implements [io.Reader]. At the end it seals and masks the trailers,
+// before the caller can see them.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.src.Read(p)
 	if err != nil && !b.ended {
 		b.ended = true
 		if b.stale { // the transport has filled them in just now
 			dropDigests(b.resp.Trailer)
+		}
+		if b.s != nil {
+			// Not b.s itself: its count was, or is, reported with the body.
+			late := &sealer{v: b.s.v, who: b.s.who}
+			late.header(b.resp.Trailer)
+			b.g.sealed.Add(int64(late.n))
 		}
 		b.g.masked.Add(int64(b.p.Header(b.resp.Trailer)))
 	}

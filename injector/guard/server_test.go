@@ -177,6 +177,33 @@ func TestSealedTrailersStillArrive(t *testing.T) {
 	}
 }
 
+// TestTrailersAreSealed: credentials that come late are no less credentials.
+func TestTrailersAreSealed(t *testing.T) {
+	v := vault()
+	for _, kind := range []string{"text/plain", "application/json"} {
+		resp, g, err := send(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.(http.Flusher).Flush()
+			_, _ = io.WriteString(w, `{"a":1}`)
+			w.Header().Set(http.TrailerPrefix+"X-Auth-Token", issued)
+			w.Header().Set(http.TrailerPrefix+"Set-Cookie", "session="+issued)
+		}, guard.Options{Vault: v, Who: alice})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		handle := resp.Trailer.Get("X-Auth-Token")
+		if !handleRE.MatchString(handle) || !handleRE.MatchString(resp.Trailer.Get("Set-Cookie")) || g.Sealed() != 2 {
+			t.Errorf("%s: trailer %v, %d sealed", kind, resp.Trailer, g.Sealed())
+		}
+		if !v.Holds(alice, handle) {
+			t.Errorf("%s: the handle does not open", kind)
+		}
+	}
+}
+
 // TestBackReferenceAcrossTheWindow: the decoder's window is full in the middle
 // of a copy that begins the credential.
 func TestBackReferenceAcrossTheWindow(t *testing.T) {
