@@ -32,21 +32,21 @@ const (
 
 // LiveCredential describes a credential that the issuer may still accept.
 type LiveCredential struct {
-	Handle      string
-	Provider    string
-	Kind        string
-	WorkloadID  string
-	RunID       string
-	TaskID      string
-	Subject     string
-	Destination string
-	Scope       []string // granted, or as asked where the issuer did not say
-	Derived     bool
-	Issued      time.Time
-	Expires     time.Time // last use by us
-	Ends        time.Time // last acceptance by the issuer, without a revocation
+	Handle      string    `json:"handle"`
+	Provider    string    `json:"provider"`
+	Kind        string    `json:"kind"`
+	WorkloadID  string    `json:"workload_id"`
+	RunID       string    `json:"run_id"`
+	TaskID      string    `json:"task_id,omitempty"`
+	Subject     string    `json:"subject,omitempty"`
+	Destination string    `json:"destination"`
+	Scope       []string  `json:"scope,omitempty"` // granted, or as asked where the issuer did not say
+	Derived     bool      `json:"derived"`
+	Issued      time.Time `json:"issued,omitzero"`
+	Expires     time.Time `json:"expires,omitzero"` // last use by us
+	Ends        time.Time `json:"ends,omitzero"`    // last acceptance by the issuer, without a revocation
 	// Result is empty, or the outcome of a revocation that did not succeed.
-	Result string
+	Result string `json:"result,omitempty"`
 }
 
 // Revocation is the outcome for one credential.

@@ -41,6 +41,14 @@ func auditCommand(g *global) *cobra.Command {
 	return c
 }
 
+func parseQuery(args []string) (audit.Filter, error) {
+	f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
+	if err != nil {
+		return f, failure{err, 2}
+	}
+	return f, nil
+}
+
 func (g *global) printer(w io.Writer) *audit.Printer {
 	return audit.NewPrinter(w, audit.PrinterOptions{JSON: g.json(), Color: audit.WantColor(w, os.Getenv), Location: time.Local})
 }
@@ -50,7 +58,7 @@ func auditTail(g *global, dirs func() ([]string, error)) *cobra.Command {
 	c := &cobra.Command{
 		Use: "tail [QUERY]", Short: "Follow records as they finish", Example: "  attache audit tail verdict:deny",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
+			f, err := parseQuery(args)
 			if err != nil {
 				return err
 			}
@@ -93,7 +101,7 @@ func auditSearch(g *global, dirs func() ([]string, error)) *cobra.Command {
 	c := &cobra.Command{
 		Use: "search [QUERY]", Short: "Find finished records", Example: "  attache audit search owner:ana host:*.example.com verdict:deny since:24h",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
+			f, err := parseQuery(args)
 			if err != nil {
 				return err
 			}

@@ -226,6 +226,11 @@ func (p *plane) ready() error {
 	if err := p.spool.Healthy(); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
+	if s, ok := p.source.Source.(interface{ Ready() error }); ok {
+		if err := s.Ready(); err != nil {
+			return fmt.Errorf("identity: %w", err)
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.applied == "" {

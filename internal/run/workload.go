@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -29,12 +30,17 @@ type source struct {
 	close  func() error
 }
 
+// identityWait is how long the first identity may take.
+const identityWait = 10 * time.Second
+
 // openSource opens the configured source of identity.
 func openSource(ctx context.Context, o *Options, c v1alpha1.AttacheConfigSpec) (*source, error) {
 	if c.Identity.Source == api.SourceSPIFFE {
-		s, err := spiffe.New(ctx, spiffe.Config{Socket: c.Identity.Socket, Log: o.Log})
+		wait, cancel := context.WithTimeout(ctx, identityWait)
+		defer cancel()
+		s, err := spiffe.New(wait, spiffe.Config{Socket: c.Identity.Socket, Log: o.Log})
 		if err != nil {
-			return nil, fmt.Errorf("SPIFFE Workload API: %w", err)
+			return nil, fmt.Errorf("SPIFFE Workload API: %w; is the agent running, and is this process registered with it?", err)
 		}
 		id, err := s.ID()
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net/http"
 	"sort"
 	"strings"
@@ -241,7 +242,11 @@ func (x *exchange) refuse(w http.ResponseWriter, f *Refusal) {
 	}
 	x.finish()
 	if f.Err != nil {
-		x.p.cfg.Log.Warn("call refused", "record", x.rec.ID, "code", f.Code, "host", x.dest.Host, "cause", f.Err)
+		level := slog.LevelWarn
+		if f.Code == CodeCanceled { // the caller's own doing, and at its own rate
+			level = slog.LevelDebug
+		}
+		x.p.cfg.Log.Log(context.Background(), level, "call refused", "record", x.rec.ID, "code", f.Code, "host", x.dest.Host, "cause", f.Err)
 	}
 	f.write(w, x)
 }

@@ -213,6 +213,11 @@ func (p *process) wait() result {
 // says waits until the process printed text.
 func (p *process) says(text string) {
 	p.t.Helper()
+	defer func() {
+		if p.t.Failed() {
+			p.t.Logf("stdout: %s\nstderr: %s", p.out.String(), p.err.String())
+		}
+	}()
 	eventually(p.t, "output "+text, func() bool {
 		if strings.Contains(p.out.String(), text) || strings.Contains(p.err.String(), text) {
 			return true
