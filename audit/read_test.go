@@ -336,7 +336,7 @@ func TestPrinter(t *testing.T) {
 	}
 	at := 0
 	for _, word := range []string{
-		"asked", "attested", "decided", "inject by local/quickstart/read-invoices", "12:00:00.000260  begun", "minted", "by invoices",
+		"asked", "attested", "in 180µs when the connection was accepted", "decided", "inject by local/quickstart/read-invoices", "12:00:00.000260  begun", "minted", "by invoices",
 		"used", "12:00:00.024100  answered", "ended", "workload.id", "verified", "task.purpose", "claimed", "close the books",
 		"request.path_template", "derived", "credential.handle",
 	} {

@@ -67,6 +67,7 @@ type Record struct {
 }
 
 // Steps are offsets from Record.Time in microseconds; 0 means not reached.
+// Attested is how long it took when the request's connection was accepted.
 type Steps struct {
 	Attested  int64 `json:"attested_us,omitempty" trust:"v"`
 	Decided   int64 `json:"decided_us,omitempty" trust:"v"`

@@ -59,7 +59,10 @@ func (p *Printer) story(r *Record) []string {
 		attested += ", for " + first(r.Human.Email, r.Human.Subject) + " of " + r.Human.Issuer
 	}
 	l = append(l, p.paint(dim, r.Time.In(p.loc).Format("15:04:05.000000"))+"  "+p.paint(bold, fmt.Sprintf("%-9s", "asked"))+" "+Safe(target(r.Request)))
-	add(steps.Attested, "attested", attested, attested != "")
+	if steps.Attested != 0 { // at the connection, before the request
+		attested += ", in " + micros(steps.Attested) + " when the connection was accepted"
+	}
+	add(0, "attested", attested, attested != "")
 	add(steps.Decided, "decided", decided(r.Decision), r.Decision != nil)
 	add(steps.Begun, "begun", "record "+r.ID, r.BeginSequence != 0 || r.Type == TypeBegin)
 	minted, used := "", ""
