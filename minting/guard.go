@@ -62,9 +62,10 @@ type Guarded struct {
 	m              Minter
 	breaker        *gobreaker.CircuitBreaker[Credential]
 
-	mu     sync.Mutex // guards delays and until
+	mu     sync.Mutex // guards what follows
 	delays *backoff.ExponentialBackOff
 	until  time.Time // nobody asks before
+	last   error     // the failure that set until
 }
 
 // Mint implements [Minter]. While the issuer is left alone it answers at once,
@@ -72,8 +73,9 @@ type Guarded struct {
 // when to return is tried once more within the call.
 func (g *Guarded) Mint(ctx context.Context, r Request, e Evidence) (Credential, error) {
 	for attempt := 1; ; attempt++ {
-		if wait := g.wait(); wait > 0 {
-			return Credential{}, WithRetryAfter(fmt.Errorf("%w: provider %s: %s failed lately and is left alone for %s", ErrUnavailable, g.name, g.endpoint, wait.Round(time.Millisecond)), wait)
+		if wait, last := g.wait(); wait > 0 {
+			// The last failure says what to do, and whose it is.
+			return Credential{}, WithRetryAfter(fmt.Errorf("%w: provider %s: %s failed lately and is left alone for %s: %w", ErrUnavailable, g.name, g.endpoint, wait.Round(time.Millisecond), last), wait)
 		}
 		c, err := g.breaker.Execute(func() (Credential, error) { return g.m.Mint(ctx, r, e) })
 		if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
@@ -97,10 +99,10 @@ func (g *Guarded) Mint(ctx context.Context, r Request, e Evidence) (Credential, 
 // put off.
 func (g *Guarded) Revoke(ctx context.Context, c Credential) error { return Revoke(ctx, g.m, c) }
 
-func (g *Guarded) wait() time.Duration {
+func (g *Guarded) wait() (time.Duration, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return time.Until(g.until)
+	return time.Until(g.until), g.last
 }
 
 // note remembers an outcome and returns how long to wait and whether the
@@ -110,7 +112,7 @@ func (g *Guarded) note(err error) (wait time.Duration, told bool) {
 	defer g.mu.Unlock()
 	if err == nil || errors.Is(err, ErrDenied) {
 		g.delays.Reset()
-		g.until = time.Time{}
+		g.until, g.last = time.Time{}, nil
 		return 0, false
 	}
 	if errors.Is(err, context.Canceled) {
@@ -120,6 +122,6 @@ func (g *Guarded) note(err error) (wait time.Duration, told bool) {
 	if !told {
 		wait = g.delays.NextBackOff()
 	}
-	g.until = time.Now().Add(wait)
+	g.until, g.last = time.Now().Add(wait), err
 	return wait, told
 }

@@ -164,3 +164,24 @@ func TestRouter(t *testing.T) {
 		t.Errorf("zero Router: %v", err)
 	}
 }
+
+// While an issuer is left alone, callers still learn why: an identity that is
+// not there is not the issuer's fault, and is answered otherwise.
+func TestGuardRemembersWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g minting.Guard
+		why := errors.New("no identity")
+		m := &mint{f: func(context.Context, int32, minting.Request) (minting.Credential, error) {
+			return minting.Credential{}, minting.WithRetryAfter(fmt.Errorf("%w: %w", minting.ErrUnavailable, why), time.Minute)
+		}}
+		w := g.Wrap("p", "https://as.example", m)
+		for range 3 {
+			if _, err := w.Mint(t.Context(), minting.Request{}, minting.Evidence{}); !errors.Is(err, why) {
+				t.Errorf("got %v, want it to match %v", err, why)
+			}
+		}
+		if m.calls.Load() != 1 {
+			t.Errorf("asked %d times, want 1", m.calls.Load())
+		}
+	})
+}
