@@ -96,7 +96,7 @@ func (a SSHAgent) talk(ctx context.Context, f func(agent.ExtendedAgent) error) e
 	defer cancel()
 	c, err := (&net.Dialer{}).DialContext(ctx, "unix", a.Socket)
 	if err != nil {
-		return fmt.Errorf("reach ssh-agent: %w", err)
+		return fmt.Errorf("reach ssh-agent: %w; start it, or correct identity.sshAgent", err)
 	}
 	defer func() { _ = c.Close() }()
 	if d, ok := ctx.Deadline(); ok {
