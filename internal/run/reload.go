@@ -63,6 +63,10 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 		if k := doc.Spec.APIKey; k != nil && k.Env != "" && !slices.Contains(p.keys, k.Env) {
 			return nil, at("spec.apiKey.env", k.Env+" is taken from the environment at the start only; start attache run again")
 		}
+		// Nor is a file that its sandbox, made at the start, does not hide.
+		if k := doc.Spec.APIKey; k != nil && k.File != "" && !slices.Contains(keyFiles(p.first), k.File) {
+			return nil, at("spec.apiKey.file", k.File+" is hidden from the agent at the start only; start attache run again")
+		}
 		m, err := all.Guarded(doc, deps, &p.guard)
 		if err != nil {
 			return nil, at("spec", err.Error())
@@ -70,6 +74,17 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 		out[doc.Metadata.Name] = m
 	}
 	return out, nil
+}
+
+// keyFiles lists the files that hold keys.
+func keyFiles(b *api.Bundle) []string {
+	var files []string
+	for i := range b.Providers {
+		if k := b.Providers[i].Spec.APIKey; k != nil && k.File != "" {
+			files = append(files, k.File)
+		}
+	}
+	return files
 }
 
 // waitsForRestart lists what of an edited bundle takes effect only when the

@@ -166,11 +166,7 @@ func (o *Options) hidden(b *api.Bundle) []string {
 			add("/" + strings.TrimLeft(p, "/"))
 		}
 	}
-	for i := range b.Providers {
-		if k := b.Providers[i].Spec.APIKey; k != nil {
-			add(k.File)
-		}
-	}
+	add(keyFiles(b)...)
 	return hide
 }
 
