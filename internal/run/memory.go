@@ -1,6 +1,7 @@
 package run
 
 import (
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -13,13 +14,17 @@ import (
 // heap the collector took a sixth of the CPU of a request.
 const heapFloor = 16 << 20
 
-// maxPercent bounds what a nearly empty heap leads to.
-const maxPercent = 800
+// minPercent is for heaps beyond the floor: many connections, where memory is
+// scarcer than CPU. maxPercent bounds what a nearly empty heap leads to.
+const (
+	minPercent = 50
+	maxPercent = 800
+)
 
 // tuner is told of each collection by its finalizer and sets the target of
 // the next one.
 type tuner struct {
-	sample  [1]metrics.Sample
+	sample  [3]metrics.Sample
 	percent int
 	stopped chan struct{}
 }
@@ -31,12 +36,15 @@ func keepHeap() (stop func()) {
 		return func() {}
 	}
 	t := &tuner{percent: 100, stopped: make(chan struct{})}
-	t.sample[0].Name = "/gc/heap/live:bytes"
+	for i, name := range []string{"/gc/heap/live:bytes", "/memory/classes/heap/stacks:bytes", "/memory/classes/metadata/other:bytes"} {
+		t.sample[i].Name = name
+	}
 	t.tune()
 	runtime.SetFinalizer(&sentinel{t}, (*sentinel).collected)
 	return func() {
 		close(t.stopped)
 		debug.SetGCPercent(100)
+		debug.SetMemoryLimit(math.MaxInt64)
 	}
 }
 
@@ -55,18 +63,28 @@ func (s *sentinel) collected() {
 
 func (t *tuner) tune() {
 	metrics.Read(t.sample[:])
-	percent := percentFor(t.sample[0].Value.Uint64())
+	live, rest := t.sample[0].Value.Uint64(), t.sample[1].Value.Uint64()+t.sample[2].Value.Uint64()
+	percent := percentFor(live)
 	// Setting it stops the world for a moment; small changes are not worth it.
 	if d := percent - t.percent; d > t.percent/8 || -d > t.percent/8 {
 		debug.SetGCPercent(percent)
 		t.percent = percent
+		// The limit lies above what the percentage leads to. It makes the
+		// runtime give back what a burst has left, rather than keep it.
+		debug.SetMemoryLimit(int64(rest + live + (live+rest)*uint64(percent)/100 + slack))
 	}
 }
 
+// slack is what the limit leaves for spans that are partly in use.
+const slack = 6 << 20
+
 // percentFor is GOGC for a live heap of so many bytes.
 func percentFor(live uint64) int {
-	if live == 0 || live >= heapFloor/2 {
+	if live == 0 {
 		return 100
 	}
-	return int(min(maxPercent, (heapFloor-live)*100/live))
+	if live >= heapFloor {
+		return minPercent
+	}
+	return int(min(maxPercent, max(minPercent, (heapFloor-live)*100/live)))
 }

@@ -12,7 +12,7 @@ func TestPercentFor(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{0, 100}, {1 << 20, maxPercent}, {4 << 20, 300}, {heapFloor / 2, 100}, {heapFloor * 2, 100},
+		{0, 100}, {1 << 20, maxPercent}, {4 << 20, 300}, {heapFloor / 2, 100}, {12 << 20, minPercent}, {heapFloor * 2, minPercent},
 	} {
 		if got := percentFor(tt.live); got != tt.want {
 			t.Errorf("%d MiB live: got %d, want %d", tt.live>>20, got, tt.want)

@@ -20,7 +20,9 @@ type clientConn struct {
 func (c *clientConn) Read(p []byte) (int, error) {
 	if len(c.ahead) > 0 {
 		n := copy(p, c.ahead)
-		c.ahead = c.ahead[n:]
+		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
+			c.ahead = nil // the connection lives long, its first bytes need not
+		}
 		return n, nil
 	}
 	return c.Conn.Read(p)

@@ -266,7 +266,7 @@ func (k *clientConn) roundTrip(req *http.Request, reused bool) (*http.Response, 
 	if trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: k.nc, Reused: reused})
 	}
-	head, err := appendRequest(outputs.Get().(*outputBuffer)[:0], req)
+	head, err := appendRequest(getOutput(true)[:0], req)
 	if err != nil {
 		closeBody(req)
 		k.close()
@@ -304,8 +304,8 @@ func (k *clientConn) roundTrip(req *http.Request, reused bool) (*http.Response, 
 
 // recycle gives a buffer back that appendRequest may have outgrown.
 func recycle(b []byte) {
-	if cap(b) == outputSize {
-		outputs.Put((*outputBuffer)(b[:outputSize]))
+	if cap(b) == smallOutput {
+		putOutput(b[:smallOutput])
 	}
 }
 

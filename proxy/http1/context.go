@@ -21,7 +21,23 @@ type requestContext struct {
 
 func (c *requestContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
 
-func (c *requestContext) Value(key any) any { return c.parent.Value(key) }
+func (c *requestContext) Value(key any) any {
+	if key == (requestContextKey{}) {
+		return c
+	}
+	return c.parent.Value(key)
+}
+
+type requestContextKey struct{}
+
+// afterFunc is context.AfterFunc, which starts a goroutine where ctx is a
+// requestContext with values around it: for each connection inside CONNECT.
+func afterFunc(ctx context.Context, f func()) (stop func() bool) {
+	if c, ok := ctx.Value(requestContextKey{}).(*requestContext); ok && c.Done() == ctx.Done() {
+		return c.AfterFunc(f)
+	}
+	return context.AfterFunc(ctx, f)
+}
 
 func (c *requestContext) Done() <-chan struct{} {
 	c.mu.Lock()

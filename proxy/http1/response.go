@@ -24,6 +24,31 @@ const (
 
 type outputBuffer [outputSize]byte
 
+// smallOutput is enough for most answers of an API. Many connections answer at
+// once, and each holds its buffer until its write returns.
+const smallOutput = 4 << 10
+
+type smallBuffer [smallOutput]byte
+
+//nolint:gochecknoglobals // a pool holds no state that anyone can observe
+var smallOutputs = sync.Pool{New: func() any { return new(smallBuffer) }}
+
+func getOutput(small bool) []byte {
+	if small {
+		return smallOutputs.Get().(*smallBuffer)[:]
+	}
+	return outputs.Get().(*outputBuffer)[:]
+}
+
+func putOutput(b []byte) {
+	switch len(b) {
+	case outputSize:
+		outputs.Put((*outputBuffer)(b))
+	case smallOutput:
+		smallOutputs.Put((*smallBuffer)(b))
+	}
+}
+
 //nolint:gochecknoglobals // a pool holds no state that anyone can observe
 var outputs = sync.Pool{New: func() any { return new(outputBuffer) }}
 
@@ -54,8 +79,8 @@ type response struct {
 	deadline bool // the handler has set one
 	err      error
 
-	out       *outputBuffer
-	start     int // of what is to be sent in out
+	out       []byte // its length is its capacity
+	start     int    // of what is to be sent in out
 	end       int
 	head      int // length of the head while undecided
 	declared  int64
@@ -119,8 +144,8 @@ func (w *response) interim(status int) {
 // writeHead puts the head in the buffer and decides on the framing if the
 // handler has declared it.
 func (w *response) writeHead() {
-	w.out = outputs.Get().(*outputBuffer)
 	w.mode = w.frame()
+	w.out = getOutput(w.mode == frameNone || w.mode == frameLength && w.declared <= smallOutput/2)
 	b := appendStatus(w.out[:0], w.status)
 	if _, ok := w.header["Date"]; !ok && w.status != http.StatusSwitchingProtocols {
 		b = append(b, "Date: "...)
@@ -153,9 +178,9 @@ func (w *response) writeHead() {
 
 // place makes b, which may have outgrown the buffer, the buffer's content.
 func (w *response) place(b []byte) {
-	room := outputSize
+	room := len(w.out)
 	if w.mode == frameUndecided {
-		room = outputSize / 2 // leave some for the body
+		room = len(w.out) / 2 // leave some for the body
 	}
 	if len(b) > room {
 		if w.mode == frameUndecided {
@@ -261,7 +286,7 @@ func write[T []byte | string](w *response, p T) (int, error) {
 	}
 	w.written += int64(len(p))
 	if w.mode == frameUndecided {
-		if len(p) <= outputSize-w.end {
+		if len(p) <= len(w.out)-w.end {
 			w.end += copy(w.out[w.end:], p)
 			return len(p), nil
 		}
@@ -281,14 +306,14 @@ func write[T []byte | string](w *response, p T) (int, error) {
 // writePlain gathers small writes and lets large ones pass.
 func writePlain[T []byte | string](w *response, p T) {
 	for len(p) > 0 && w.err == nil {
-		if w.end == w.start && len(p) >= outputSize {
+		if w.end == w.start && len(p) >= len(w.out) {
 			w.send([]byte(p))
 			return
 		}
 		n := copy(w.out[w.end:], p)
 		w.end += n
 		p = p[n:]
-		if w.end == outputSize {
+		if w.end == len(w.out) {
 			w.flush()
 		}
 	}
@@ -298,7 +323,7 @@ func writePlain[T []byte | string](w *response, p T) {
 func writeChunks[T []byte | string](w *response, p T) {
 	const overhead, little = len("ffff\r\n\r\n"), 256
 	for len(p) > 0 && w.err == nil {
-		room := outputSize - w.end - overhead
+		room := len(w.out) - w.end - overhead
 		if room < len(p) && room < little {
 			w.flush()
 			continue
@@ -323,7 +348,7 @@ func (w *response) decide() {
 	}
 	w.join(framing)
 	if body > 0 && w.mode == frameChunked {
-		if outputSize-w.end < 2 {
+		if len(w.out)-w.end < 2 {
 			w.flush()
 		}
 		w.end += copy(w.out[w.end:], "\r\n")
@@ -419,7 +444,7 @@ func (w *response) finish() bool {
 		w.endChunks()
 	}
 	w.flush()
-	outputs.Put(w.out)
+	putOutput(w.out)
 	w.out = nil
 	if w.deadline {
 		_ = w.k.nc.SetWriteDeadline(time.Time{})
@@ -439,10 +464,10 @@ func (w *response) endChunks() {
 		b = appendField(b, key, values)
 	}
 	b = append(b, "\r\n"...)
-	if len(b) > outputSize-w.end {
+	if len(b) > len(w.out)-w.end {
 		w.flush()
 	}
-	if len(b) > outputSize {
+	if len(b) > len(w.out) {
 		w.send(b)
 		return
 	}
@@ -502,7 +527,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		if err := w.FlushError(); err != nil {
 			return nil, nil, err
 		}
-		outputs.Put(w.out)
+		putOutput(w.out)
 		w.out = nil
 	}
 	w.hijacked = true

@@ -124,7 +124,7 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 		return
 	}
 	defer s.untrack(k)
-	stop := context.AfterFunc(ctx, func() {
+	stop := afterFunc(ctx, func() {
 		k.cancelCurrent()
 		k.abort()
 	})
