@@ -88,11 +88,6 @@ func (o Options) withDefaults() (Options, error) {
 	if o.HumanTokenFile != "" && o.Task == "" {
 		return o, fmt.Errorf("%w: --human-token-file needs --task PURPOSE: a human's token opens a task", ErrUsage)
 	}
-	if o.HumanTokenFile != "" {
-		if _, err := os.Stat(o.HumanTokenFile); err != nil {
-			return o, fmt.Errorf("read the human's token: %w", err)
-		}
-	}
 	if o.Listen == "" {
 		o.Listen = "127.0.0.1:0"
 	}

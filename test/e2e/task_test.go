@@ -123,7 +123,7 @@ func TestHumanTokenFileMissing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.write("policy.yaml", newOrigin(t).allow(""))
-	w.run(append([]string{"--task", "x", "--human-token-file", filepath.Join(w.dir, "nowhere.jwt")}, started(w)...)...).want(t, 1, "nowhere.jwt", "no such file")
+	w.run(append([]string{"--task", "x", "--human-token-file", filepath.Join(w.dir, "nowhere.jwt")}, started(w)...)...).want(t, 1, "read the human's token", "nowhere.jwt", "no such file")
 	w.neverStarted()
 }
 
