@@ -58,7 +58,11 @@ func TestTokenEndpoint(t *testing.T) {
 			t.Parallel()
 			w, o, i := newWorld(t), newOrigin(t), newIssuer(t)
 			i.lie(tt.lie)
-			w.write("provider.yaml", i.provider(o, "    scopes: [read]\n"))
+			provider := i.provider(o, "    scopes: [read]\n")
+			if tt.name == "slow" {
+				provider = strings.Replace(provider, "timeout: 10s", "timeout: 500ms", 1)
+			}
+			w.write("provider.yaml", provider)
 			w.write("policy.yaml", o.allow(", credential: {provider: tokens}"))
 			r := w.run(curl("https://" + apiHost + "/v1/x")...)
 			if strings.Contains(r.all(), secret) || strings.Contains(r.all(), "X-Admin") {

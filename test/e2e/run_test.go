@@ -119,7 +119,7 @@ func TestInterruptEnd(t *testing.T) {
 	slow := make(chan struct{})
 	t.Cleanup(func() { close(slow) })
 	i.hold = slow
-	w.write("provider.yaml", strings.Replace(i.provider(o, ""), "timeout: 1s", "timeout: 30s", 1))
+	w.write("provider.yaml", strings.Replace(i.provider(o, ""), "timeout: 10s", "timeout: 30s", 1))
 	w.write("policy.yaml", o.allow(", credential: {provider: tokens}"))
 	p := w.startRun("--", "sh", "-c", `curl -sS https://`+apiHost+`/v1/x; echo; echo ending`)
 	p.says("ending")

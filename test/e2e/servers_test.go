@@ -279,6 +279,6 @@ spec:
     addresses: ["` + i.addr + `"]
     caBundle: ` + i.ca.block(6) + `
     grant: clientCredentials
-    timeout: 1s
+    timeout: 10s
 ` + extra
 }
