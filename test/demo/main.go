@@ -50,7 +50,6 @@ type demo struct {
 	runs    int
 	stdout  []byte // of every child
 	results map[string]result
-	swept   int
 }
 
 // result is a RESULT line of probe.py.
