@@ -68,9 +68,9 @@ func policyCheck(g *global) *cobra.Command {
 
 // explainFlags describe a request that is not made.
 type explainFlags struct {
-	as, namespace, account, task, purpose, human string
-	labels, headers                              []string
-	at                                           string
+	as, namespace, account, purpose, human string
+	labels, headers                        []string
+	at                                     string
 }
 
 func policyExplain(g *global) *cobra.Command {
