@@ -96,6 +96,11 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 		return 1, err
 	}
 	defer func() { _ = box.Close() }()
+	// Before any secret is in memory.
+	node, err := findNode(ctx, so)
+	if err != nil {
+		o.Log.Debug("no node found", "cause", err)
+	}
 	shutdownTracing, tracer, err := openTracing(ctx, b.Config.Spec.Tracing, o.Version)
 	if err != nil {
 		return 1, err
@@ -127,7 +132,7 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	if _, err := p.openLauncherTask(ctx); err != nil {
 		return 1, err
 	}
-	env, err := p.childEnv(ctx, trustDir)
+	env, err := p.childEnv(node, trustDir)
 	if err != nil {
 		return 1, err
 	}
@@ -177,14 +182,10 @@ func (o *Options) hidden(b *api.Bundle) []string {
 
 // childEnv is the agent's environment: proxy, trust and placeholders in,
 // credentials out.
-func (p *plane) childEnv(ctx context.Context, trustDir string) ([]string, error) {
+func (p *plane) childEnv(node trust.NodeVersion, trustDir string) ([]string, error) {
 	bundle, err := trust.WriteBundle(trustDir, p.ca.PEM())
 	if err != nil {
 		return nil, fmt.Errorf("write the trust bundle: %w", err)
-	}
-	node, err := trust.FindNode(ctx)
-	if err != nil {
-		p.o.Log.Debug("no node found", "cause", err)
 	}
 	env, report, err := trust.Env(trust.Options{
 		Parent: os.Environ(), Proxy: p.proxyURL, Bundle: bundle, BaseURLs: p.baseURLs, Placeholders: p.holders.Env(),
