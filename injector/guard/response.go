@@ -206,6 +206,14 @@ func hasDigest(r *http.Response) bool {
 // isDigest knows RFC 9530, RFC 3230, RFC 1864 and the checksums of the object
 // stores.
 func isDigest(name string) bool {
+	if len(name) < len("digest") {
+		return false
+	}
+	switch name[0] | 0x20 { // most names are none of these; lower case costs an allocation
+	case 'd', 'c', 'r', 'x':
+	default:
+		return false
+	}
 	switch n := strings.ToLower(name); n {
 	case "digest", "content-digest", "repr-digest", "content-md5", "x-goog-hash":
 		return true
@@ -240,6 +248,9 @@ func (b *body) seal() error {
 
 // shape returns json, form or nothing.
 func shape(contentType string) string {
+	if contentType == "application/json" { // the answer of most APIs
+		return "json"
+	}
 	t, _, err := mime.ParseMediaType(contentType)
 	if err != nil && t == "" {
 		t, _, _ = strings.Cut(contentType, ";")

@@ -16,6 +16,7 @@ type requestContext struct {
 	mu    sync.Mutex // guards what follows
 	done  chan struct{}
 	err   error
+	first *func() // the only one, as a rule; more of them are in after
 	after map[*func()]struct{}
 }
 
@@ -65,10 +66,22 @@ func (c *requestContext) AfterFunc(f func()) (stop func() bool) {
 		go f()
 		return func() bool { return false }
 	}
+	key := &f
+	if c.first == nil {
+		c.first = key
+		return func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			ok := c.first == key
+			if ok {
+				c.first = nil
+			}
+			return ok
+		}
+	}
 	if c.after == nil {
 		c.after = make(map[*func()]struct{})
 	}
-	key := &f
 	c.after[key] = struct{}{}
 	return func() bool {
 		c.mu.Lock()
@@ -89,9 +102,12 @@ func (c *requestContext) cancel() {
 	if c.done != nil {
 		close(c.done)
 	}
-	after := c.after
-	c.after = nil
+	first, after := c.first, c.after
+	c.first, c.after = nil, nil
 	c.mu.Unlock()
+	if first != nil {
+		go (*first)()
+	}
 	for f := range after {
 		go (*f)()
 	}

@@ -183,7 +183,7 @@ func parseFields(rest string, f *fields) (http.Header, error) {
 		if colon <= 0 || !allToken(line[:colon]) {
 			return nil, bad(KindHeaderName, "a header's name must be a token, directly before the colon")
 		}
-		value := strings.Trim(line[colon+1:], " \t")
+		value := trimSpace(line[colon+1:])
 		if !validValue(value) {
 			return nil, bad(KindHeaderValue, "a header's value holds a control byte")
 		}
@@ -200,6 +200,17 @@ func parseFields(rest string, f *fields) (http.Header, error) {
 		values = values[1:]
 	}
 	return h, nil
+}
+
+// trimSpace removes OWS: RFC 9110 section 5.6.3.
+func trimSpace(s string) string {
+	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for len(s) > 0 && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 // framing notes a field that this codec acts on, and reports whether it is
