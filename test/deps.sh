@@ -66,6 +66,7 @@ npm_tree() {
 }
 
 apt_need curl curl
+apt_need /etc/ssl/certs/ca-certificates.crt ca-certificates
 apt_need node nodejs
 apt_need npm npm
 apt_need /usr/bin/python3 python3
@@ -74,13 +75,17 @@ case $what in
 test)
 	apt_need wget wget
 	apt_need git git
+	apt_need ssh-agent openssh-client
 	apt_need py:httpx python3-httpx
 	apt_need py:grpc python3-grpcio
 	apt_need py:google.protobuf python3-protobuf
 	apt_need py:pip python3-pip
 	apt_need java default-jdk-headless
 	apt_need keytool default-jdk-headless
-	apt_need cargo cargo
+	# Sparse registries need cargo 1.68; Debian 12 has one under another name.
+	if [ "$(cargo --version 2>/dev/null | cut -d. -f2 | grep -x '[0-9]*' || echo 0)" -lt 68 ]; then
+		if grep -q 'VERSION_ID="12"' /etc/os-release; then missing+=(cargo-web); else missing+=(cargo); fi
+	fi
 	apt_need gcc gcc
 	;;
 bench)
