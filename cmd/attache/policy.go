@@ -60,10 +60,17 @@ func policyCheck(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %d policies and %d providers are good (version %s)\n", args[0], len(b.Policies), len(b.Providers), b.Version)
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is good: %s, %s (version %s)\n", args[0], count(len(b.Policies), "policy", "policies"), count(len(b.Providers), "provider", "providers"), b.Version)
 			return err
 		},
 	}
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // explainFlags describe a request that is not made.

@@ -235,7 +235,7 @@ func story(r *audit.Record) string {
 func (d *demo) agents(ctx context.Context) error {
 	example := func(name string) string { return filepath.Join(d.root, "examples", "quickstart", name) }
 	for _, c := range []child{
-		{args: []string{"curl", "-sS", "https://" + reportsHost + "/v1/summary"}},
+		{args: []string{"curl", "-sSi", "https://" + reportsHost + "/v1/summary"}},
 		{args: []string{"python3", example("agent.py")}, human: true},
 		{args: []string{"node", example("agent.mjs")}, human: true},
 	} {
