@@ -119,6 +119,25 @@ func TestClockSkew(t *testing.T) {
 	}
 }
 
+// A human issuer is reached as every issuer: no address of the machine's own
+// without a pin.
+func TestHumanIssuerUnpinned(t *testing.T) {
+	t.Parallel()
+	w, p := newWorld(t), identitytest.NewProvider(t)
+	text := humans(p)
+	w.write("attache.yaml", text[:strings.Index(text, "    addresses:")]+text[strings.Index(text, "    caBundle:"):])
+	w.write("policy.yaml", newOrigin(t).allow(""))
+	file := w.file("token.jwt", p.Sign(t, "", claims(p, nil)))
+	w.run(append([]string{"--task", "x", "--human-token-file", file}, started(w)...)...).want(t, 1, "cannot be asked for its keys")
+	if p.Requests() != 0 {
+		t.Error("the issuer was asked")
+	}
+	// It is pinned, and away.
+	w.write("attache.yaml", strings.Replace(text, `addresses: ["`+strings.TrimPrefix(p.URL, "https://"), `addresses: ["127.0.0.1:1`, 1))
+	w.run(append([]string{"--task", "x", "--human-token-file", file}, started(w)...)...).want(t, 1, "cannot be asked for its keys", "try again")
+	w.neverStarted()
+}
+
 func TestHumanTokenFileMissing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
