@@ -137,6 +137,10 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 		return 1, err
 	}
 	p.announce(box.Confinement())
+	// Before Start, which listens to signals itself before the agent runs: one
+	// that comes right after must not end what has begun.
+	sigs.phase.Store(running)
+	defer sigs.phase.Store(ending)
 	if err := box.Start(sandbox.Command{Path: path, Args: o.Command, Env: env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr}); err != nil {
 		return 126, fmt.Errorf("start %s: %w", o.Command[0], err)
 	}
@@ -145,8 +149,6 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	go p.watch(watchCtx)
 	defer keepHeap()()
 	releaseStartup()
-	sigs.phase.Store(running)
-	defer sigs.phase.Store(ending)
 	return box.Wait(ctx)
 }
 
