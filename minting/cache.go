@@ -57,7 +57,8 @@ type CacheOptions struct {
 // request's TTL and the task's end, less a margin of a tenth (at most 30 s)
 // for clocks and travel.
 type Cache struct {
-	o CacheOptions
+	o    CacheOptions
+	keys keyMemo
 
 	// mu guards all below. It is never held during a call to the Minter.
 	mu      sync.Mutex
@@ -129,7 +130,7 @@ func (c *Cache) Mint(ctx context.Context, r Request, e Evidence) (Credential, er
 	if err := ctx.Err(); err != nil {
 		return Credential{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	key := r.Key()
+	key := c.keys.of(&r)
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()

@@ -47,6 +47,28 @@ func TestKeyDependsOnEveryField(t *testing.T) {
 	}
 }
 
+// TestMemoForgetsNoField: the remembered key is never another request's, also
+// when the caller changes its own lists afterwards.
+func TestMemoForgetsNoField(t *testing.T) {
+	base := Request{Provider: "p", Scope: []string{"a", "b"}, TTL: time.Minute}
+	var m keyMemo
+	for i := range reflect.TypeFor[Request]().NumField() {
+		r := base
+		bump(t, reflect.ValueOf(&r).Elem().Field(i))
+		for _, q := range []Request{base, r, r, base} {
+			if got, want := m.of(&q), q.Key(); got != want {
+				t.Errorf("%s: got %s, want %s", reflect.TypeFor[Request]().Field(i).Name, got, want)
+			}
+		}
+	}
+	own := Request{Provider: "p", Scope: []string{"read"}}
+	before := m.of(&own)
+	own.Scope[0] = "admin"
+	if got := m.of(&own); got == before || got != own.Key() {
+		t.Error("a scope that was changed in place keeps the old key")
+	}
+}
+
 func TestKeyDoesNotConcatenate(t *testing.T) {
 	pairs := [][2]Request{
 		{{Provider: "ab", Generation: "c"}, {Provider: "a", Generation: "bc"}},

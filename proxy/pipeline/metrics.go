@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,8 @@ type Metrics struct {
 	total  prometheus.Observer
 	up     prometheus.Counter
 	down   prometheus.Counter
+
+	lastMint atomic.Pointer[mintCounter]
 }
 
 // NewMetrics registers the data path's metrics.
@@ -76,6 +79,21 @@ func (m *Metrics) done(x *exchange) {
 		if u.Cached {
 			source = "cached"
 		}
-		m.mints.WithLabelValues(u.Provider, source).Inc()
+		m.mint(u.Provider, source).Inc()
 	}
+}
+
+// mint is the counter of a provider and source; the last one is remembered.
+func (m *Metrics) mint(provider, source string) prometheus.Counter {
+	if l := m.lastMint.Load(); l != nil && l.provider == provider && l.source == source {
+		return l.Counter
+	}
+	c := m.mints.WithLabelValues(provider, source)
+	m.lastMint.Store(&mintCounter{c, provider, source})
+	return c
+}
+
+type mintCounter struct {
+	prometheus.Counter
+	provider, source string
 }
