@@ -14,7 +14,7 @@
 //
 // Headers are signed by aws-sdk-go-v2's v4 signer. What that module does not
 // export is here: the chunk signatures of aws-chunked bodies and SigV4a
-// (docs/adr/0001-aws-chunked-and-sigv4a.md). Chunked bodies are re-signed as
+// (docs/adr/0008-aws-chunked-and-sigv4a.md). Chunked bodies are re-signed as
 // they stream, in constant memory. The agent's own chunk signatures are not
 // verified, only their shape: it is the caller that knows who sent the request.
 //
