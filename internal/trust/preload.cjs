@@ -29,4 +29,11 @@ if ((major === 22 && minor >= 21) || (major === 24 && minor >= 5) || major > 24)
     });
   }
   require('node:module').syncBuiltinESMExports();
+  // Node warns in every process that its proxy support is new; the program did
+  // not ask for it, and some take text on stderr for a failure.
+  const { emit } = process;
+  process.emit = function (event, warning, ...rest) {
+    if (event === 'warning' && warning?.code === 'UNDICI-EHPA') return false;
+    return emit.call(this, event, warning, ...rest);
+  };
 }
