@@ -64,7 +64,7 @@ type problem struct {
 	Record string       `json:"record,omitempty"`
 	Policy string       `json:"policy,omitempty"`
 	Rule   string       `json:"rule,omitempty"`
-	Error  problemError `json:"error"`
+	Error  any    `json:"error"` // problemError, or a text for npm
 }
 
 type problemError struct {
@@ -101,10 +101,14 @@ func (f *Refusal) write(w http.ResponseWriter, x *exchange) {
 		_, _ = w.Write([]byte(body))
 		return
 	}
+	var shown any = problemError{Type: "permission_error", Message: message, Code: f.Code}
+	if strings.HasPrefix(x.req.Header.Get("User-Agent"), "npm/") {
+		shown = message // npm prints the member as it is, an object as [object Object]
+	}
 	body, err := json.Marshal(problem{
 		Type: "https://attache.dev/errors/" + f.Code, Title: http.StatusText(f.Status), Status: f.Status,
 		Detail: f.Reason, Code: f.Code, Record: x.rec.ID, Policy: x.decision.Policy, Rule: x.decision.Rule,
-		Error: problemError{Type: "permission_error", Message: message, Code: f.Code},
+		Error: shown,
 	})
 	if err != nil {
 		panic("pipeline: marshal problem: " + err.Error()) // strings only
