@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -182,6 +183,51 @@ func TestGoSDKTrailingChecksums(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestGoSDKMultiRegion has the SDK sign with SigV4a, as it does for
+// multi-region access points, in a header and in a presigned URL.
+func TestGoSDKMultiRegion(t *testing.T) {
+	v := newVerifier(true)
+	front := httptest.NewTLSServer(newResigner(t, v, nil))
+	t.Cleanup(front.Close)
+	addr := front.Listener.Addr().String()
+	tr := front.Client().Transport.(*http.Transport).Clone()
+	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	tr.TLSClientConfig.ServerName = "example.com" // in the certificate of httptest
+	hc := &http.Client{Transport: tr}
+	cl := goClient("", func(o *s3.Options) { o.BaseEndpoint, o.UsePathStyle, o.HTTPClient = nil, false, hc })
+	in := &s3.PutObjectInput{Bucket: aws.String("arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap"), Key: aws.String("k ü"), Body: strings.NewReader("hello")}
+	if _, err := cl.PutObject(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string) {
+		got := v.last(t)
+		if got.body != "hello" || !strings.HasPrefix(got.auth, "AWS4-ECDSA-P256-SHA256 Credential="+realID+"/") || got.header.Get("X-Amz-Region-Set") != "*" {
+			t.Errorf("%s: %q came with %s", what, got.body, got.auth)
+		}
+	}
+	check("put")
+	in.Body = strings.NewReader("hello")
+	ps, err := s3.NewPresignClient(cl).PresignPutObject(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), ps.Method, ps.URL, strings.NewReader("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := hc.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, b)
+	}
+	check("presigned put")
 }
 
 // python is an interpreter that has boto3.
