@@ -56,14 +56,14 @@ func (f *Refusal) Unwrap() error { return f.Err }
 // problem is RFC 9457 with the "error" object that the OpenAI, Anthropic and
 // most other SDKs print from.
 type problem struct {
-	Type   string       `json:"type"`
-	Title  string       `json:"title"`
-	Status int          `json:"status"`
-	Detail string       `json:"detail"`
-	Code   string       `json:"code"`
-	Record string       `json:"record,omitempty"`
-	Policy string       `json:"policy,omitempty"`
-	Rule   string       `json:"rule,omitempty"`
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Code   string `json:"code"`
+	Record string `json:"record,omitempty"`
+	Policy string `json:"policy,omitempty"`
+	Rule   string `json:"rule,omitempty"`
 	Error  any    `json:"error"` // problemError, or a text for npm
 }
 
