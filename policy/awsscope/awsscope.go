@@ -121,7 +121,8 @@ type Access struct {
 }
 
 // A Condition is one line of an IAM condition block. Values are policy text:
-// `$` is escaped, and for StringLike `*` and `?` too.
+// those of StringLike have `*`, `?` and `$` escaped, those of StringEquals hold
+// no `$`.
 type Condition struct {
 	Operator string
 	Key      string

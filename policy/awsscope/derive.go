@@ -109,7 +109,10 @@ func widen(call Call, static Policy, access []Access) []Access {
 			case "s3:VersionId":
 				continue
 			case "s3:prefix":
-				v := string(Literal(unescape(c.Values[0])))
+				v := c.Values[0]
+				if c.Operator == "StringEquals" {
+					v = string(Literal(v))
+				}
 				c = Condition{Operator: "StringLike", Key: c.Key, Values: []string{v[:strings.LastIndexByte(v, '/')+1] + "*"}}
 			}
 			w.Conditions = append(w.Conditions, c)
@@ -122,8 +125,6 @@ func widen(call Call, static Policy, access []Access) []Access {
 	}
 	return out
 }
-
-func unescape(v string) string { return strings.ReplaceAll(v, "${$}", "$") }
 
 // keyPrefix is an object's resource with all below its last slash.
 func keyPrefix(r Pattern) Pattern {

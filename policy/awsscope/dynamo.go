@@ -118,10 +118,8 @@ func leadingKeys(vals []string) []Condition {
 	if len(vals) == 0 {
 		return nil
 	}
-	c := Condition{Operator: "ForAllValues:StringEquals", Key: "dynamodb:LeadingKeys"}
-	for _, v := range vals {
-		c.Values = append(c.Values, literalValue(v))
-	}
+	c := equals("dynamodb:LeadingKeys", vals...)[0]
+	c.Operator = "ForAllValues:" + c.Operator
 	// ForAllValues is true of no values too, hence the second line.
 	return []Condition{c, {Operator: "Null", Key: "dynamodb:LeadingKeys", Values: []string{"false"}}}
 }

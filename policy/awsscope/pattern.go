@@ -17,10 +17,6 @@ func Literal(s string) Pattern {
 	return Pattern(strings.NewReplacer("*", "${*}", "?", "${?}", "$", "${$}").Replace(s))
 }
 
-// literalValue is Literal for the value of a StringEquals condition, where only
-// `$` means something.
-func literalValue(s string) string { return strings.ReplaceAll(s, "$", "${$}") }
-
 // checkValue refuses what cannot be said in a policy, or could be read
 // otherwise by the server than by us.
 func checkValue(what, s string) error {

@@ -213,13 +213,18 @@ func (c Condition) holds(call *Call, a Access) (holds, known bool) {
 		return c.compare(call.Region), call.Region != ""
 	}
 	for _, mine := range a.Conditions {
-		if strings.EqualFold(mine.Key, c.Key) && mine.Operator == "StringEquals" && len(mine.Values) == 1 {
-			t, ok := Pattern(mine.Values[0]).tokens()
-			return ok && c.compareTokens(t), ok
+		if !strings.EqualFold(mine.Key, c.Key) || len(mine.Values) != 1 {
+			continue
 		}
-		if strings.EqualFold(mine.Key, c.Key) && mine.Operator == "StringLike" && len(mine.Values) == 1 && c.Operator == "StringLike" {
-			t, ok := Pattern(mine.Values[0]).tokens()
-			return ok && c.compareTokens(t), ok
+		switch v := mine.Values[0]; mine.Operator {
+		case "StringEquals":
+			return c.compare(v), true
+		case "StringLike":
+			t, ok := Pattern(v).tokens()
+			wild := slices.Contains(t, anyMany) || slices.Contains(t, anyOne)
+			if ok && (!wild || c.Operator == "StringLike") {
+				return c.compareTokens(t), true
+			}
 		}
 	}
 	return false, false

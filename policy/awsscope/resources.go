@@ -2,6 +2,7 @@ package awsscope
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -386,10 +387,15 @@ func (c *reading) key(v string) (found, error) {
 	return found{res: []Pattern{c.build("key/", v)}}, nil
 }
 
+// equals is the condition that a key has one of these values. Evaluators do not
+// agree on `${$}` in StringEquals; in StringLike they do.
 func equals(key string, values ...string) []Condition {
-	c := Condition{Operator: "StringEquals", Key: key}
-	for _, v := range values {
-		c.Values = append(c.Values, literalValue(v))
+	c := Condition{Operator: "StringEquals", Key: key, Values: values}
+	if slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, "$") }) {
+		c.Operator, c.Values = "StringLike", nil
+		for _, v := range values {
+			c.Values = append(c.Values, string(Literal(v)))
+		}
 	}
 	return []Condition{c}
 }
