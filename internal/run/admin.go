@@ -64,10 +64,9 @@ type admin struct {
 	dir   string
 	http  *http.Server
 	tasks *task.Server
-	extra net.Listener
 }
 
-func (p *plane) openAdmin(ctx context.Context) (*admin, error) {
+func (p *plane) openAdmin(ctx context.Context, extra net.Listener) (*admin, error) {
 	dir := filepath.Join(p.o.State, "run", p.workload.RunID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the run's folder: %w", err)
@@ -79,10 +78,8 @@ func (p *plane) openAdmin(ctx context.Context) (*admin, error) {
 		return nil, err
 	}
 	go func() { _ = a.http.Serve(ln) }()
-	if l := p.spec.Admin.Listen; l != "" {
-		if err := a.listenExtra(ctx, l); err != nil {
-			return nil, err
-		}
+	if extra != nil {
+		go func() { _ = a.http.Serve(extra) }()
 	}
 	a.tasks, err = task.NewServer(task.ServerConfig{Store: p.tasks, Allow: allowPeer, Workload: task.OneRun(p.workload), Log: p.o.Log})
 	if err != nil {
@@ -94,27 +91,6 @@ func (p *plane) openAdmin(ctx context.Context) (*admin, error) {
 	}
 	go func() { _ = a.tasks.Serve(tln) }()
 	return a, p.writeInfo(dir)
-}
-
-// listenExtra serves the operator elsewhere too: another Unix socket, or a
-// TCP port for probes and Prometheus, where peers cannot be told apart and
-// nothing can be changed.
-func (a *admin) listenExtra(ctx context.Context, where string) error {
-	if path, ok := strings.CutPrefix(where, "unix:"); ok {
-		ln, err := listenUnix(ctx, path)
-		if err != nil {
-			return err
-		}
-		go func() { _ = a.http.Serve(ln) }()
-		return nil
-	}
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", where)
-	if err != nil {
-		return fmt.Errorf("spec.admin.listen: %w", err)
-	}
-	a.extra = ln
-	go func() { _ = a.http.Serve(ln) }()
-	return nil
 }
 
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {

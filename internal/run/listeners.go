@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
@@ -15,6 +16,7 @@ import (
 type doors struct {
 	proxy net.Listener
 	bases []baseDoor
+	extra net.Listener // of the operator, see openExtra; may be nil
 }
 
 type baseDoor struct {
@@ -27,6 +29,10 @@ func openDoors(ctx context.Context, o *Options, b *api.Bundle) (*doors, error) {
 	var err error
 	if d.proxy, err = listenLoopback(ctx, o.Listen); err != nil {
 		return nil, fmt.Errorf("open the proxy's port: %w; choose another with --listen", err)
+	}
+	if d.extra, err = openExtra(ctx, b.Config.Spec.Admin.Listen); err != nil {
+		d.close()
+		return nil, err
 	}
 	for i := range b.Providers {
 		for _, u := range b.Providers[i].Spec.BaseURLs {
@@ -43,6 +49,27 @@ func openDoors(ctx context.Context, o *Options, b *api.Bundle) (*doors, error) {
 		}
 	}
 	return d, nil
+}
+
+// openExtra opens spec.admin.listen: another Unix socket for the operator, or a
+// TCP port for probes and Prometheus, where peers cannot be told apart and
+// nothing can be changed. It is there before the sandbox, which hides it.
+func openExtra(ctx context.Context, where string) (net.Listener, error) {
+	if where == "" {
+		return nil, nil
+	}
+	if path, ok := strings.CutPrefix(where, "unix:"); ok {
+		ln, err := listenUnix(ctx, "/"+strings.TrimLeft(path, "/"))
+		if err != nil {
+			return nil, fmt.Errorf("spec.admin.listen: %w", err)
+		}
+		return ln, nil
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", where)
+	if err != nil {
+		return nil, fmt.Errorf("spec.admin.listen: %w; choose another", err)
+	}
+	return ln, nil
 }
 
 // listenLoopback refuses every address that others than this machine reach.
@@ -65,18 +92,23 @@ func (d *doors) all() []net.Listener {
 	return out
 }
 
+// addrs are our own addresses, which no request may reach.
 func (d *doors) addrs() []net.Addr {
 	var out []net.Addr
 	for _, ln := range d.all() {
 		out = append(out, ln.Addr())
 	}
+	if d.extra != nil {
+		out = append(out, d.extra.Addr())
+	}
 	return out
 }
 
+// ports are those that the agent may connect to.
 func (d *doors) ports() []uint16 {
 	var out []uint16
-	for _, a := range d.addrs() {
-		if t, ok := a.(*net.TCPAddr); ok {
+	for _, ln := range d.all() {
+		if t, ok := ln.Addr().(*net.TCPAddr); ok {
 			out = append(out, t.AddrPort().Port())
 		}
 	}
@@ -86,5 +118,8 @@ func (d *doors) ports() []uint16 {
 func (d *doors) close() {
 	for _, ln := range d.all() {
 		_ = ln.Close() // serving may have closed it
+	}
+	if d.extra != nil {
+		_ = d.extra.Close()
 	}
 }

@@ -34,13 +34,13 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	if err != nil {
 		return 2, err
 	}
-	if o.HumanTokenFile != "" { // the sandbox cannot hide what is not there
-		if _, err := os.Stat(o.HumanTokenFile); err != nil {
-			return 1, fmt.Errorf("read the human's token: %w", err)
-		}
-	}
 	if err := os.MkdirAll(o.State, 0o700); err != nil {
 		return 1, fmt.Errorf("make the state folder: %w; name a writable one with --state", err)
+	}
+	if d := b.Config.Spec.Audit.Dir; d != "" { // the sandbox cannot hide what is not there
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return 1, fmt.Errorf("make the spool's folder: %w; name a writable one with audit.dir", err)
+		}
 	}
 	trustDir, err := os.MkdirTemp("", "attache-trust-")
 	if err != nil {
@@ -124,7 +124,7 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	if err := p.open(ctx, d, attestor); err != nil {
 		return 1, err
 	}
-	adm, err := p.openAdmin(ctx)
+	adm, err := p.openAdmin(ctx, d.extra)
 	if err != nil {
 		return 1, err
 	}

@@ -22,6 +22,9 @@ func openSpool(o *Options, b *api.Bundle) (*audit.Spool, string, error) {
 	opts.Config = map[string]string{"policy_version": b.Version, "config": o.Config}
 	if opts.Dir != "" {
 		s, err := audit.Open(opts)
+		if errors.Is(err, audit.ErrInUse) {
+			err = fmt.Errorf("%w; give this run another audit.dir, or none: then each run has a spool of its own", err)
+		}
 		return s, opts.Dir, err
 	}
 	if err := os.MkdirAll(filepath.Join(o.State, "audit"), 0o700); err != nil {

@@ -172,6 +172,16 @@ func TestBadStart(t *testing.T) {
 	w.write("policy.yaml", newOrigin(t).allow(""))
 	w.run(append([]string{"--listen", busy.Addr().String()}, started(w)...)...).want(t, 1, busy.Addr().String(), "--listen")
 	w.run(append([]string{"--listen", "0.0.0.0:0"}, started(w)...)...).want(t, 2, "loopback")
+	settings := func(spec string) {
+		w.write("attache.yaml", "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: a}\nspec: "+spec+"\n")
+	}
+	for field, spec := range map[string]string{
+		"spec.admin.listen": "{admin: {listen: '" + busy.Addr().String() + "'}}", "spec.identity.listen": "{identity: {listen: '" + busy.Addr().String() + "'}}",
+	} {
+		settings(spec)
+		w.run(started(w)...).want(t, 1, field, busy.Addr().String(), "in use", "choose")
+	}
+	settings("{}")
 	w.run(append([]string{"--user", "no such user"}, started(w)...)...).want(t, 2, "--user")
 	w.run(append([]string{"--human-token-file", "x"}, started(w)...)...).want(t, 2, "--task")
 	w.file("state-is-a-file", "")

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -94,6 +96,23 @@ func TestHostileClients(t *testing.T) {
 	}
 	// Each stream of the flood that was begun was also ended.
 	eventually(t, "no call stays open", func() bool { return len(w.requests("outcome:open")) == 0 })
+	var why []string
+	for line := range strings.SplitSeq(a.err.String(), "\n") {
+		if !strings.HasPrefix(line, "{") {
+			continue
+		}
+		var l struct{ Time, Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Time == "" || l.Level == "" || l.Msg == "" {
+			t.Errorf("not a log line: %s", line)
+		}
+		why = append(why, l.Msg)
+	}
+	if !slices.Contains(why, "a client broke off TLS") {
+		t.Errorf("no log line tells of the garbage: %q", why)
+	}
+	if len(why) > 200 {
+		t.Errorf("the flood makes %d log lines", len(why))
+	}
 	_ = a.cmd.Process.Signal(os.Interrupt)
 	<-a.done
 	w.orderly()

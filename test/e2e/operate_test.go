@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -250,6 +251,23 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+// A further admin socket is as far from the agent as the first.
+func TestAdminSocket(t *testing.T) {
+	t.Parallel()
+	w, o := newWorld(t), newOrigin(t)
+	sock := filepath.Join(w.dir, "extra.sock")
+	w.write("attache.yaml", "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: a}\nspec: {admin: {listen: 'unix:"+sock+"'}}\n")
+	w.write("policy.yaml", o.allow(""))
+	a := w.waiting()
+	get := []string{"curl", "-sS", "-m", "5", "--unix-socket", sock, "http://attache/v1/inventory"}
+	if out, err := exec.Command(get[0], get[1:]...).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "[]" {
+		t.Errorf("from outside: %v %s", err, out)
+	}
+	if got := w.does(a, strings.Join(get, " ")); strings.Contains(got, "[]") {
+		t.Errorf("from inside: %s", got)
+	}
+}
+
 // The spool is full: calls are refused and nothing is sent, readiness fails;
 // when there is room again, calls go on.
 func TestSpoolFull(t *testing.T) {
@@ -299,6 +317,42 @@ func TestSpoolFull(t *testing.T) {
 		t.Errorf("/readyz after: %s", got)
 	}
 	w.attache("audit", "verify").must(t)
+}
+
+// The spool's own bound is reached: the same, and without being root.
+func TestSpoolBound(t *testing.T) {
+	t.Parallel()
+	w, o := newWorld(t), newOrigin(t)
+	w.write("attache.yaml", "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: a}\nspec: {audit: {segmentBytes: 131072, maxBytes: 262144}}\n")
+	w.write("policy.yaml", o.allow(""))
+	long := "https://" + apiHost + "/v1/" + strings.Repeat("x", 1900)
+	script := "i=0; while [ $i -lt 300 ]; do echo 'url = " + long + "'; echo 'output = /dev/null'; i=$((i+1)); done | curl -sS -K - -m 20 -w '%{http_code}\\n' | sort | uniq -c; curl -sS " + long
+	r := w.run("--", "sh", "-c", script).must(t)
+	codes, body, _ := strings.Cut(r.stdout, "{")
+	if !strings.Contains(codes, " 200") || !strings.Contains(codes, " 503") {
+		t.Errorf("statuses: %s", codes)
+	}
+	var p problem
+	if err := json.Unmarshal([]byte("{"+body), &p); err != nil || p.Code != "audit_unavailable" {
+		t.Errorf("%v: %s", err, body)
+	}
+	// Each call that went out has its record, whole; the refused have none, for
+	// want of room.
+	if sent, recorded := len(o.requests()), len(w.requests("outcome:ok")); sent != recorded || sent == 0 {
+		t.Errorf("%d calls went out, %d are recorded", sent, recorded)
+	}
+	w.attache("audit", "verify").must(t)
+}
+
+// A spool has one writer: the second run that is given the same one says so.
+func TestSpoolInUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("attache.yaml", "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: a}\nspec: {audit: {dir: "+filepath.Join(w.dir, "spool")+"}}\n")
+	w.write("policy.yaml", newOrigin(t).allow(""))
+	w.waiting()
+	w.run(started(w)...).want(t, 1, "in use", filepath.Join(w.dir, "spool"), "audit.dir")
+	w.neverStarted()
 }
 
 // A span joins the agent's trace, and the upstream continues ours.
