@@ -73,6 +73,7 @@ type variant struct {
 type issuer struct {
 	name         string
 	ttl          time.Duration
+	scopes       []string // where a rule names none
 	destinations []place
 }
 
@@ -131,6 +132,9 @@ func hasWhen(p v1alpha1.AccessPolicy) bool {
 // the loader should have refused covers nothing.
 func (c *compiler) addIssuer(p *v1alpha1.CredentialProvider) {
 	is := &issuer{name: p.Metadata.Name, ttl: p.Spec.TTL.D()}
+	if p.Spec.OAuth2 != nil {
+		is.scopes = p.Spec.OAuth2.Scopes
+	}
 	for _, d := range p.Spec.Destinations {
 		host, err := parseHost(d.Host)
 		if err != nil || host.class == hostAny {
@@ -443,8 +447,13 @@ func (c *compiler) grant(r *rule, doc *v1alpha1.CredentialRef) Grant {
 	}
 	if r.provider = c.issuers[doc.Provider]; r.provider == nil {
 		c.report(r.policy, field+".provider", "%q is no CredentialProvider of this set", doc.Provider)
-	} else if doc.TTL == 0 && r.provider.ttl > 0 {
-		g.TTL = r.provider.ttl
+	} else {
+		if doc.TTL == 0 && r.provider.ttl > 0 {
+			g.TTL = r.provider.ttl
+		}
+		if len(g.Scope) == 0 { // so that records and explain say what is asked for
+			g.Scope = r.provider.scopes
+		}
 	}
 	if doc.TTL < 0 {
 		c.report(r.policy, field+".ttl", "is negative; leave it out for the provider's")

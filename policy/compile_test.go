@@ -288,3 +288,22 @@ func TestAuthorizationDetails(t *testing.T) {
 		}
 	}
 }
+
+// TestProvidersScopes checks that a decision names the scope that will be
+// asked for, also where only the provider does.
+func TestProvidersScopes(t *testing.T) {
+	own := func(r *v1alpha1.Rule) {
+		r.Credential = &v1alpha1.CredentialRef{Provider: "p1", Scope: []string{"write"}}
+	}
+	b := bundle(accessPolicy("p", with(allow("default", "a.test"), credential("p1")), with(allow("own", "b.test"), own)))
+	b.Providers[0].Spec.OAuth2 = &v1alpha1.OAuth2{Scopes: []string{"read", "list"}}
+	s, err := policy.Compile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string][]string{"GET https://a.test/": {"read", "list"}, "GET https://b.test/": {"write"}} {
+		if got := s.Decide(request(t, target)).Grant.Scope; !cmp.Equal(got, want) {
+			t.Errorf("%s: got scope %v, want %v", target, got, want)
+		}
+	}
+}
