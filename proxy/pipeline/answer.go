@@ -29,7 +29,7 @@ var strippedAnswer = []string{
 // answer sends resp to the agent and returns what went wrong on the way.
 // It closes the body.
 func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http.Response) error {
-	defer resp.Body.Close()
+	defer x.leave(func() { _ = resp.Body.Close() })
 	h := w.Header()
 	clear(h)
 	dropConnectionNamed(resp.Header)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/identity"
@@ -484,4 +485,78 @@ func TestBrokenAnswers(t *testing.T) {
 			t.Errorf("%s: %+v", rec.Request.Path, rec.Result)
 		}
 	}
+}
+
+// An origin may refuse before it has the body: the second attempt carries all
+// of it, though the first was still being sent.
+func TestRetryWhileTheBodyIsStillComing(t *testing.T) {
+	combinations(t, func(t *testing.T, r *rig, c *http.Client, base string) {
+		o := &strict{good: func(string) bool { return true }}
+		r.serve(o.serve)
+		r.do(c, http.MethodGet, base, nil)
+		first := r.as.minted()[0]
+		again := make(chan struct{})
+		r.serve(func(w http.ResponseWriter, q *http.Request) {
+			if q.Header.Get("Authorization") == "Bearer "+first {
+				_ = http.NewResponseController(w).EnableFullDuplex() // or net/http reads the body first
+				w.WriteHeader(http.StatusUnauthorized)
+				_ = http.NewResponseController(w).Flush()
+				return
+			}
+			close(again)
+			b, err := io.ReadAll(q.Body)
+			_, _ = fmt.Fprintf(w, "%s %v", b, err)
+		})
+		pr, pw := io.Pipe()
+		go func() {
+			_, _ = io.WriteString(pw, "first-")
+			select {
+			case <-again:
+			case <-t.Context().Done():
+			}
+			_, _ = io.WriteString(pw, "second")
+			_ = pw.Close()
+		}()
+		c.Timeout = 5 * time.Second
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPut, base, pr)
+		req.ContentLength = 12
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, _ := io.ReadAll(resp.Body); string(b) != "first-second <nil>" {
+			t.Errorf("got %q", b)
+		}
+		if rec := r.records(2)[1]; !rec.Result.Retried || rec.Result.BytesUp != 12 {
+			t.Errorf("record %+v", rec.Result)
+		}
+	})
+}
+
+// An origin that has said all it wants does not wait for the rest of an upload.
+func TestEarlyAnswerToASlowUpload(t *testing.T) {
+	combinations(t, func(t *testing.T, r *rig, c *http.Client, base string) {
+		r.serve(func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+		})
+		pr, pw := io.Pipe()
+		defer pw.Close()
+		go func() { _, _ = io.WriteString(pw, "first-") }()
+		c.Timeout = 5 * time.Second
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, base, pr)
+		req.ContentLength = 12
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); string(b) != "too large\n" || err != nil {
+			t.Errorf("got %q %v", b, err)
+		}
+		if rec := r.record(); rec.Result.Status != 413 || rec.Result.Outcome != audit.OutcomeOK {
+			t.Errorf("record %+v", rec.Result)
+		}
+	})
 }

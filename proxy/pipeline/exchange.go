@@ -46,6 +46,7 @@ type exchange struct {
 	ended   bool         // the spool ended the record by itself
 	reached bool         // a connection to the origin was had
 	sent    atomic.Int64 // body bytes from the agent
+	whole   atomic.Bool  // the agent has sent its body
 	result  audit.Result
 	extra   *audit.Extra // what the end says beside the result
 	opened  guard.Opened // sealed values, and spent credentials, that answers may repeat

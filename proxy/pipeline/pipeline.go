@@ -117,6 +117,7 @@ type Pipeline struct {
 	rate     *rate.Limiter // nil: unlimited
 	patterns *guard.Cache
 	describe func(*identity.Workload) *audit.Workload
+	reached  atomic.Pointer[audit.Request] // the last origin's address, and nothing else
 }
 
 // New returns a Pipeline that denies everything until SetState.

@@ -47,13 +47,26 @@ func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Respo
 	if body == nil || !stale && !nonce || stale && !x.mintAnew(ctx) {
 		return resp, nil
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a short refusal lets the connection be used again
-	_ = resp.Body.Close()
+	x.leave(func() {
+		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a short refusal lets the connection be used again
+		_ = resp.Body.Close()
+	})
 	x.result.Retried = true
 	x.req.Body = body()
 	// The transport may still be writing the first attempt.
 	x.req.Header = x.req.Header.Clone()
 	return x.injectAndSend(ctx, w)
+}
+
+// leave ends an answer. While the request's body is still coming, closing an
+// HTTP/2 answer waits for its next byte, which the agent may never send; then
+// it is left to end with the exchange's context.
+func (x *exchange) leave(end func()) {
+	if x.whole.Load() {
+		end()
+		return
+	}
+	go end()
 }
 
 // stale reports whether the origin refused the credential as such, or asks for
@@ -109,8 +122,9 @@ func (x *exchange) keepBody() func() io.ReadCloser {
 // the body to answer, so the transport may still read it for the first attempt
 // while the second one begins.
 type keptBody struct {
-	mu   sync.Mutex // guards what follows; held while src is read
 	src  io.Reader
+	mu   sync.Mutex    // guards what follows
+	more chan struct{} // closed when the read under way ends; nil: none is
 	kept []byte
 	err  error
 }
@@ -127,21 +141,33 @@ type keptReader struct {
 // Read gives what was kept, then reads on and keeps that too.
 func (r *keptReader) Read(p []byte) (int, error) {
 	k := r.body
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if r.at < len(k.kept) {
-		n := copy(p, k.kept[r.at:])
-		r.at += n
-		return n, nil
+	for {
+		k.mu.Lock()
+		switch more := k.more; {
+		case r.at < len(k.kept):
+			n := copy(p, k.kept[r.at:])
+			r.at += n
+			k.mu.Unlock()
+			return n, nil
+		case k.err != nil:
+			defer k.mu.Unlock()
+			return 0, k.err
+		case more != nil: // the other attempt is reading on
+			k.mu.Unlock()
+			<-more
+		default:
+			k.more = make(chan struct{})
+			k.mu.Unlock()
+			n, err := k.src.Read(p)
+			r.at += n
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.kept, k.err = append(k.kept, p[:n]...), err
+			close(k.more)
+			k.more = nil
+			return n, err
+		}
 	}
-	if k.err != nil {
-		return 0, k.err
-	}
-	n, err := k.src.Read(p)
-	k.kept = append(k.kept, p[:n]...)
-	r.at += n
-	k.err = err
-	return n, err
 }
 
 // idempotent as RFC 9110 section 9.2.2 has it, or made so by a key
@@ -276,7 +302,12 @@ func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.
 // answeredFrom notes the address that was dialled.
 func (x *exchange) answeredFrom(addr string) {
 	x.reached = true
-	x.more().Request = &audit.Request{Address: addr} // readers lay it over the begin
+	at := x.p.reached.Load() // the last one is most often the same
+	if at == nil || at.Address != addr {
+		at = &audit.Request{Address: addr}
+		x.p.reached.Store(at)
+	}
+	x.more().Request = at // readers lay it over the begin; never written to
 }
 
 // informational passes 1xx answers such as 103 Early Hints on; 100 is the
@@ -383,13 +414,17 @@ func (p *Pipeline) leaked(x *exchange) {
 // countingBody counts what the agent sends.
 type countingBody struct {
 	io.ReadCloser
-	n *atomic.Int64
+	n   *atomic.Int64
+	end *atomic.Bool // set when it has been read, or failed
 }
 
 // Read implements io.Reader.
 func (c *countingBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.n.Add(int64(n))
+	if err != nil {
+		c.end.Store(true)
+	}
 	return n, err
 }
 

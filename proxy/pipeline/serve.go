@@ -164,8 +164,9 @@ func (x *exchange) who() guard.Who {
 func (x *exchange) clean() {
 	r := x.req
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &countingBody{ReadCloser: r.Body, n: &x.sent}
+		r.Body = &countingBody{ReadCloser: r.Body, n: &x.sent, end: &x.whole}
 	}
+	x.whole.Store(r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0)
 	who := x.who()
 	opts := injector.StripOptions{Agent: x.decision.AgentCredentials, Placeholders: x.p.cfg.Placeholders,
 		Sealed: func(h string) bool { return x.p.cfg.Vault.Holds(who, h) }}
