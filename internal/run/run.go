@@ -34,6 +34,11 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	if err != nil {
 		return 2, err
 	}
+	if o.HumanTokenFile != "" { // the sandbox cannot hide what is not there
+		if _, err := os.Stat(o.HumanTokenFile); err != nil {
+			return 1, fmt.Errorf("read the human's token: %w", err)
+		}
+	}
 	if err := os.MkdirAll(o.State, 0o700); err != nil {
 		return 1, fmt.Errorf("make the state folder: %w; name a writable one with --state", err)
 	}
