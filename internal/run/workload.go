@@ -31,7 +31,7 @@ type source struct {
 }
 
 // identityWait is how long the first identity may take.
-const identityWait = 5 * time.Second
+const identityWait = 10 * time.Second
 
 // openSource opens the configured source of identity.
 func openSource(ctx context.Context, o *Options, c v1alpha1.AttacheConfigSpec) (*source, error) {
