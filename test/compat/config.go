@@ -39,6 +39,11 @@ spec:
   - {env: MCP_BASE_URL, host: {{.MCP}}}
   - {env: INDEX_BASE_URL, host: {{.PyPI}}}
   - {env: REGISTRY_BASE_URL, host: {{.NPM}}}
+  - {env: CRATES_BASE_URL, host: {{.Crates}}}
+  - {env: GRPC_BASE_URL, host: {{.GRPC}}}
+  - {env: GRPC_SECURE_BASE_URL, host: {{.GRPC}}, scheme: https}
+  - {env: GRPC_DENIED_BASE_URL, host: {{.GRPCDenied}}}
+  - {env: GRPC_SECURE_DENIED_BASE_URL, host: {{.GRPCDenied}}, scheme: https}
 ---
 # Opaque tokens for git, introspected by the server, sent as a password.
 apiVersion: attache.dev/v1alpha1
@@ -104,7 +109,6 @@ metadata: {name: compat}
 spec:
   destinations:
   - {host: {{.Canary}}, addresses: ["{{.Set.Addr}}"], caFile: {{.Set.CA}}}
-  - {host: {{.GRPCDenied}}, addresses: ["{{.Set.GRPC}}"], caFile: {{.Set.CA}}}
   rules:
 {{- range .Bearer}}
   - {name: {{.Name}}, hosts: [{{.Host}}], action: allow, credential: {provider: tokens, resources: [https://{{.Host}}]}}
@@ -115,7 +119,7 @@ spec:
   - {name: openai, hosts: [api.openai.com], action: allow, credential: {provider: openai}}
   - {name: canary, hosts: [{{.Canary}}], action: allow}
   - {name: denied-calls, hosts: [{{.API}}, {{.Plain}}, {{.MCP}}], paths: ["/denied/**"], action: deny, reason: "{{.Reason}}"}
-  - {name: denied-grpc, hosts: [{{.GRPCDenied}}], action: deny, reason: "{{.Reason}}"}
+  - {name: denied-grpc, hosts: [{{.GRPCDenied}}], paths: ["/**"], action: deny, reason: "{{.Reason}}"}
   - {name: denied-repository, hosts: [{{.Git}}], paths: ["/denied.git/**"], action: deny, reason: "{{.Reason}}"}
   - {name: denied-python, hosts: [{{.PyPI}}], paths: ["/simple/denied-pkg/**"], action: deny, reason: "{{.Reason}}"}
   - {name: denied-npm, hosts: [{{.NPM}}], paths: ["/denied-pkg/**"], action: deny, reason: "{{.Reason}}"}
@@ -135,13 +139,13 @@ func writeConfig(dir string, s *upstream.Set) error {
 		"npm-registry": upstream.NPMHost, "crates": upstream.CratesHost} {
 		bearer = append(bearer, bearerHost{name, host, s.Addr})
 	}
-	bearer = append(bearer, bearerHost{"grpc", upstream.GRPCHost, s.GRPC})
+	bearer = append(bearer, bearerHost{"grpc", upstream.GRPCHost, s.GRPC}, bearerHost{"grpc-denied", upstream.GRPCDeniedHost, s.GRPC})
 	var b bytes.Buffer
 	t := template.Must(template.New("").Option("missingkey=error").Parse(documents))
 	if err := t.Execute(&b, map[string]any{
 		"Set": s, "Bearer": bearer, "Reason": reason, "IssuerURL": upstream.IssuerURL, "IDP": upstream.IDP,
 		"API": upstream.APIHost, "MCP": upstream.MCPHost, "PyPI": upstream.PyPIHost, "NPM": upstream.NPMHost, "Git": upstream.GitHost,
-		"Plain": upstream.PlainHost, "Canary": upstream.CanaryHost, "Crates": upstream.CratesHost, "GRPCDenied": upstream.GRPCDeniedHost,
+		"Plain": upstream.PlainHost, "Canary": upstream.CanaryHost, "Crates": upstream.CratesHost, "GRPC": upstream.GRPCHost, "GRPCDenied": upstream.GRPCDeniedHost,
 		"FederationRule": upstream.FederationRule, "Organization": upstream.Organization, "AnthropicAccount": upstream.AnthropicAccount,
 		"IdentityProvider": upstream.IdentityProvider, "OpenAIAccount": upstream.OpenAIAccount,
 	}); err != nil {

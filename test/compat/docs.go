@@ -28,7 +28,7 @@ Doors: ` + "`connect`" + ` is the explicit proxy for https, ` + "`absolute`" + `
 |---|---|---|---|---|---|---|
 `)
 	for _, r := range runs {
-		fmt.Fprintf(&b, "| %s | %s | %s |", cell(r.client.name), cell(firstLine(r.version)), r.door.kind)
+		fmt.Fprintf(&b, "| %s | %s | %s |", cell(r.client.name), cell(firstLine(r.version)), r.door)
 		for _, err := range r.errs {
 			fmt.Fprintf(&b, " %s |", map[bool]string{true: "yes", false: "**no**"}[err == nil])
 		}
@@ -44,7 +44,7 @@ Doors: ` + "`connect`" + ` is the explicit proxy for https, ` + "`absolute`" + `
 		needs := []string{r.client.note}
 		for _, d := range r.client.doors {
 			if d.note != "" {
-				needs = append(needs, d.kind+": "+d.note)
+				needs = append(needs, d.String()+": "+d.note)
 			}
 		}
 		fmt.Fprintf(&b, "| %s | `%s` | %s |\n", cell(r.client.name), cell(short(r.denial)), strings.Trim(strings.Join(needs, "; "), "; "))

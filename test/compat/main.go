@@ -88,6 +88,9 @@ func compat(ctx context.Context, o options) (int, error) {
 			runs = append(runs, &run{h: h, client: c, door: d, dir: filepath.Join(h.dir, strconv.Itoa(len(runs)))})
 		}
 	}
+	if len(runs) == 0 {
+		return 0, fmt.Errorf("no client's name contains %q", o.only)
+	}
 	doAll(ctx, runs)
 	stray := strays(h.set.Log.Entries(), runs)
 	failed := report(os.Stdout, runs, stray)
@@ -198,6 +201,10 @@ func (h *harness) install() error {
 		h.oldPath += ":" + filepath.Dir(goPath)
 	}
 	h.path = node + ":" + h.oldPath
+	// The token server wants a newer node than some distributions have.
+	if err := os.Setenv("PATH", node+":"+os.Getenv("PATH")); err != nil {
+		return err
+	}
 	return os.Symlink(modules, filepath.Join(h.scripts, "node_modules"))
 }
 
@@ -218,13 +225,13 @@ func toolchain(program string) (string, error) {
 // report prints the matrix, then each failure, then the last line.
 func report(w io.Writer, runs []*run, stray []error) int {
 	passed, failed := 0, len(stray)
-	fmt.Fprintf(w, "\n%-28s %-9s", "client", "door")
+	fmt.Fprintf(w, "\n%-28s %-16s", "client", "door")
 	for _, n := range cellNames {
 		fmt.Fprintf(w, " %-16s", n)
 	}
 	fmt.Fprintln(w)
 	for _, r := range runs {
-		fmt.Fprintf(w, "%-28s %-9s", r.client.name, r.door.kind)
+		fmt.Fprintf(w, "%-28s %-16s", r.client.name, r.door)
 		for _, err := range r.errs {
 			mark := "ok"
 			if err != nil {

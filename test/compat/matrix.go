@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +27,7 @@ type client struct {
 // are shell; $B is the base URL of the API, $S the folder of scripts.
 type door struct {
 	kind   string
+	label  string // printed instead of kind
 	works  string
 	wants  []string // regular expressions that the output of works matches
 	denied string
@@ -43,14 +45,32 @@ const (
 	why       = reason
 )
 
+func (d door) String() string {
+	if d.label != "" {
+		return d.label
+	}
+	return d.kind
+}
+
+// bases are what stands for the API behind each door; the fourth is a
+// base-URL listener that speaks TLS.
+var bases = []struct{ kind, label, url string }{
+	{connect, "", api}, {absolute, "", plain}, {baseURL, "", "$API_BASE_URL"}, {baseURL, secureBase, "$API_SECURE_BASE_URL"},
+}
+
+const secureBase = "base-url, https"
+
 // httpClient is a client of the echo API; command holds URL where its argument
 // goes.
 func httpClient(name, version, command, sees string, short bool, doors ...string) client {
 	c := client{name: name, version: version, short: short}
-	for _, kind := range doors {
-		base := map[string]string{connect: api, absolute: plain, baseURL: "$API_BASE_URL"}[kind]
+	for _, b := range bases {
+		if !slices.Contains(doors, b.kind) && !slices.Contains(doors, b.label) || b.label != "" && !slices.Contains(doors, b.label) {
+			continue
+		}
+		base := b.url
 		c.doors = append(c.doors, door{
-			kind: kind, wants: []string{verified, masked}, sees: sees,
+			kind: b.kind, label: b.label, wants: []string{verified, masked}, sees: sees,
 			works: strings.ReplaceAll(command, "URL", base+"/v1/echo"), denied: strings.ReplaceAll(command, "URL", base+"/denied/secrets"),
 		})
 	}
@@ -84,9 +104,10 @@ func clients(short bool) []client {
 
 func httpClients() []client {
 	curl := client{name: "curl", version: "curl --version | head -1 | cut -d' ' -f1-2", short: true}
-	for kind, base := range map[string]string{connect: api, absolute: plain, baseURL: "$API_BASE_URL"} {
+	for _, b := range bases {
+		base := b.url
 		curl.doors = append(curl.doors, door{
-			kind: kind, wants: []string{verified, masked, lastEvent, `"body":"posted"`}, sees: why,
+			kind: b.kind, label: b.label, wants: []string{verified, masked, lastEvent, `"body":"posted"`}, sees: why,
 			works:  fmt.Sprintf(`curl -sS --fail-with-body -i %[1]s/v1/echo; curl -sS --http1.1 --fail-with-body -i -d posted %[1]s/v1/echo; curl -sSN %[1]s/v1/sse; curl -sS --compressed %[1]s/v1/echo`, base),
 			denied: fmt.Sprintf(`curl -sS --fail-with-body %s/denied/secrets`, base),
 		})
@@ -96,10 +117,10 @@ func httpClients() []client {
 		curl,
 		httpClient("wget", "wget --version | head -1 | cut -d' ' -f1-3", "wget -nv --content-on-error -S -O - URL", why, false, connect, absolute, baseURL).
 			withNote("shows bodies of errors with `--content-on-error` only"),
-		httpClient("python3 requests", py+` -c 'import requests;print(requests.__version__)'`, py+" $S/use_requests.py URL", why, true, connect, absolute, baseURL).withEvents(),
-		httpClient("python3 urllib", py+" --version", py+" $S/use_urllib.py URL", why, false, connect, absolute, baseURL),
-		httpClient("python3 httpx", py+` -c 'import httpx;print(httpx.__version__)'`, py+" $S/use_httpx.py URL", why, false, connect, absolute, baseURL).withEvents(),
-		httpClient("Go net/http", "go version | cut -d' ' -f3", "$CACHE/bin/compat-gohttp URL $(echo URL | sed s/echo/sse/)", why, true, connect, absolute, baseURL).withEvents(),
+		httpClient("python3 requests", py+` -c 'import requests;print(requests.__version__)'`, py+" $S/use_requests.py URL", why, true, connect, absolute, baseURL, secureBase).withEvents(),
+		httpClient("python3 urllib", py+" --version", py+" $S/use_urllib.py URL", why, false, connect, absolute, baseURL, secureBase),
+		httpClient("python3 httpx", py+` -c 'import httpx;print(httpx.__version__)'`, py+" $S/use_httpx.py URL", why, false, connect, absolute, baseURL, secureBase).withEvents(),
+		httpClient("Go net/http", "go version | cut -d' ' -f3", "$CACHE/bin/compat-gohttp URL $(echo URL | sed s/echo/sse/)", why, true, connect, absolute, baseURL, secureBase).withEvents(),
 	}
 }
 
@@ -108,7 +129,7 @@ func nodeClients() []client {
 		return `node -p "require('$S/node_modules/` + name + `/package.json').version"`
 	}
 	return []client{
-		httpClient("node 22 fetch", "node --version", "node $S/fetch.mjs URL $(echo URL | sed s/echo/sse/)", why, true, connect, baseURL).withEvents(),
+		httpClient("node 22 fetch", "node --version", "node $S/fetch.mjs URL $(echo URL | sed s/echo/sse/)", why, true, connect, baseURL, secureBase).withEvents(),
 		httpClient("node 22 http, https", "node --version", "node $S/https.mjs URL", why, false, connect, absolute, baseURL),
 		httpClient("undici", pkg("undici"), "node $S/undici.mjs URL", why, false, connect, baseURL).
 			withNote("by proxy: `setGlobalDispatcher(new EnvHttpProxyAgent())`, the package's own switch"),
@@ -150,7 +171,7 @@ func javaClients() []client {
 }
 
 func toolClients() []client {
-	const push = `; cd clone && git -c user.name=c -c user.email=c@example commit -q --allow-empty -m "from %[1]s" && git push -q origin HEAD:refs/heads/%[1]s && git ls-remote origin`
+	const push = `; cd clone && git -c user.name=c -c user.email=c@example commit -q --allow-empty -m "from %[1]s" && head -c 3000000 /dev/urandom >big && git add big && git -c user.name=c -c user.email=c@example commit -q -m big && git push -q origin HEAD:refs/heads/%[1]s && git ls-remote origin`
 	pip := "/usr/bin/python3 -m pip install --no-cache-dir --disable-pip-version-check --no-deps --target site --index-url %s/simple/ %s"
 	npm := "npm install --registry %s/ --prefix project --cache npm-cache --no-audit --no-fund --loglevel=http %s"
 	return []client{
@@ -163,20 +184,20 @@ func toolClients() []client {
 			{kind: baseURL, works: fmt.Sprintf(pip, "$INDEX_BASE_URL", "compat-pkg") + " && PYTHONPATH=site /usr/bin/python3 -c 'import compat_pkg; print(\"from\", compat_pkg.FROM)'", wants: []string{"from the index"}, denied: fmt.Sprintf(pip, "$INDEX_BASE_URL", "denied-pkg") + " -vv", sees: `403 Client Error`},
 		}},
 		{name: "npm", version: "npm --version", doors: []door{
-			{kind: connect, works: fmt.Sprintf(npm, "https://npm.compat.example", "compat-pkg") + ` && node -p "require('./project/node_modules/compat-pkg')"`, wants: []string{"from the index"}, denied: fmt.Sprintf(npm, "https://npm.compat.example", "denied-pkg"), sees: `403 Forbidden`},
-			{kind: baseURL, works: fmt.Sprintf(npm, "$REGISTRY_BASE_URL", "compat-pkg") + ` && node -p "require('./project/node_modules/compat-pkg')"`, wants: []string{"from the index"}, denied: fmt.Sprintf(npm, "$REGISTRY_BASE_URL", "denied-pkg"), sees: `403 Forbidden`, note: "the registry names tarballs by its public name: those come through the proxy"},
+			{kind: connect, works: fmt.Sprintf(npm, "https://npm.compat.example", "compat-pkg") + ` && node -p "require('./project/node_modules/compat-pkg')"`, wants: []string{"from the index"}, denied: fmt.Sprintf(npm, "https://npm.compat.example", "denied-pkg"), sees: `403 Forbidden.*` + why},
+			{kind: baseURL, works: fmt.Sprintf(npm, "$REGISTRY_BASE_URL", "compat-pkg") + ` && node -p "require('./project/node_modules/compat-pkg')"`, wants: []string{"from the index"}, denied: fmt.Sprintf(npm, "$REGISTRY_BASE_URL", "denied-pkg"), sees: `403 Forbidden.*` + why, note: "the registry names tarballs by its public name: those come through the proxy"},
 		}},
 		{name: "cargo", version: "cargo --version", note: "sparse registry, cargo 1.68 or newer", doors: []door{
 			{kind: connect, works: "sh $S/crate.sh compat-pkg && find $HOME -name 'compat-pkg*.crate'", wants: []string{`compat-pkg-1\.0\.0\.crate`}, denied: "sh $S/crate.sh denied-pkg", sees: why},
+			{kind: baseURL, works: "INDEX=$CRATES_BASE_URL sh $S/crate.sh compat-pkg && find $HOME -name 'compat-pkg*.crate'", wants: []string{`compat-pkg-1\.0\.0\.crate`}, denied: "INDEX=$CRATES_BASE_URL sh $S/crate.sh denied-pkg", sees: why, note: "the registry names crates by its public name: those come through the proxy"},
 		}},
 	}
 }
 
 func streamClients() []client {
 	return []client{
-		{name: "grpc-go interop (unary)", version: "echo grpc-go 1.85.0", short: true, doors: []door{interop("empty_unary", "large_unary")}},
-		{name: "grpc-go interop (14 cases)", version: "echo grpc-go 1.85.0", doors: []door{interop("empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
-			"timeout_on_sleeping_server", "cancel_after_begin", "cancel_after_first_response", "status_code_and_message", "special_status_message", "custom_metadata", "unimplemented_method", "unimplemented_service")}},
+		{name: "grpc-go interop (unary)", version: "echo grpc-go 1.85.0", short: true, doors: []door{interop(connect, "empty_unary", "large_unary")}},
+		{name: "grpc-go interop (14 cases)", version: "echo grpc-go 1.85.0", doors: []door{interop(connect, interopCases...), interop(baseURL, interopCases...), interop(secureBase, interopCases...)}},
 		{name: "python3 grpcio", version: `/usr/bin/python3 -c 'import grpc;print(grpc.__version__)'`, doors: []door{
 			{kind: connect, works: "/usr/bin/python3 $S/use_grpcio.py grpc.compat.example:443", wants: []string{`unary StatusCode.OK 0`, `(?s)part \d+.*part \d+`, `duplex 4`}, denied: "/usr/bin/python3 $S/use_grpcio.py grpc-denied.compat.example:443", sees: `PERMISSION_DENIED.*` + why},
 		}},
@@ -191,16 +212,31 @@ func streamClients() []client {
 	}
 }
 
+// interopCases are those of the gRPC project's interoperability tests that
+// need no credentials of a cloud's.
+var interopCases = []string{
+	"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream", "timeout_on_sleeping_server",
+	"cancel_after_begin", "cancel_after_first_response", "status_code_and_message", "special_status_message", "custom_metadata",
+	"unimplemented_method", "unimplemented_service",
+}
+
 // interop runs cases of the gRPC project's own client.
-func interop(cases ...string) door {
-	run := func(host, name string) string {
-		return "$CACHE/bin/grpc-interop-client -use_tls -server_host " + host + " -server_port 443 -test_case " + name
+func interop(kind string, cases ...string) door {
+	d := door{kind: kind, sees: `PermissionDenied.*` + why}
+	local := `%s -server_host 127.0.0.1 -server_port $(echo $GRPC%s_BASE_URL | sed s/.*://)`
+	ok, no := "-use_tls -server_host grpc.compat.example -server_port 443", "-use_tls -server_host grpc-denied.compat.example -server_port 443"
+	switch kind {
+	case baseURL:
+		ok, no = fmt.Sprintf(local, "", ""), fmt.Sprintf(local, "", "_DENIED")
+	case secureBase:
+		d.kind, d.label = baseURL, kind
+		ok, no = fmt.Sprintf(local, "-use_tls", "_SECURE"), fmt.Sprintf(local, "-use_tls", "_SECURE_DENIED")
 	}
-	var b strings.Builder
-	var wants []string
+	const program = "$CACHE/bin/grpc-interop-client "
 	for _, c := range cases {
-		fmt.Fprintf(&b, "%s && echo passed %s;\n", run("grpc.compat.example", c), c)
-		wants = append(wants, "(?m)^passed "+c+"$")
+		d.works += program + ok + " -test_case " + c + " && echo passed " + c + ";\n"
+		d.wants = append(d.wants, "(?m)^passed "+c+"$")
 	}
-	return door{kind: connect, works: b.String(), wants: wants, denied: run("grpc-denied.compat.example", "empty_unary"), sees: `PermissionDenied.*` + why}
+	d.denied = program + no + " -test_case empty_unary"
+	return d
 }

@@ -47,7 +47,7 @@ type run struct {
 	errs    [cells]error
 }
 
-func (r *run) name() string { return r.client.name + ", " + r.door.kind }
+func (r *run) name() string { return r.client.name + ", " + r.door.String() }
 
 func (r *run) out(name string) string { return filepath.Join(r.dir, "out", name) }
 
@@ -58,7 +58,7 @@ func (r *run) script() string {
 env >environ.txt
 tr '\0' '\n' </proc/self/environ >environ.proc.txt
 for form in raw base64 gzip; do curl -sS https://` + upstream.CanaryHost + `/$form -o answer.$form; done
-(` + r.client.version + `) >version.txt 2>&1
+(` + r.client.version + `) >version.txt 2>version.err
 mkdir works denied
 (cd works; ` + r.door.works + `
 ) >works.out 2>works.err; echo $? >works.rc

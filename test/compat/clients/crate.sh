@@ -11,4 +11,4 @@ edition = "2021"
 [dependencies]
 $1 = { version = "1", registry = "compat" }
 END
-CARGO_REGISTRIES_COMPAT_INDEX=sparse+https://crates.compat.example/index/ cargo fetch
+CARGO_REGISTRIES_COMPAT_INDEX=sparse+${INDEX:-https://crates.compat.example}/index/ cargo fetch

@@ -1,8 +1,10 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/cgi"
 	"os"
@@ -10,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 )
+
+const maxPush = 64 << 20
 
 // git serves one repository by git's own smart HTTP server, for reading and
 // writing.
@@ -39,8 +43,16 @@ func (s *Set) git(ctx context.Context) (http.Handler, error) {
 		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + Workload, "HOME=" + s.dir},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The CGI handler refuses chunked bodies, which git sends when a push is
-		// larger than its buffer; ours are small.
+		// git sends a push that is larger than its buffer in chunks, which CGI
+		// (RFC 3875 section 4.1.2) cannot express.
+		if r.ContentLength < 0 {
+			b, err := io.ReadAll(io.LimitReader(r.Body, maxPush))
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(b)), int64(len(b)), nil
+		}
 		backend.ServeHTTP(w, r)
 	}), nil
 }
