@@ -383,7 +383,7 @@ func TestPathBytesAreKept(t *testing.T) {
 	r := newRig(t, settings{})
 	r.serve(func(w http.ResponseWriter, q *http.Request) { _, _ = io.WriteString(w, q.RequestURI) })
 	for _, c := range []struct{ host, path string }{
-		{"api.test", "/a%41/~b%7E"}, {"api.test", "/a?"}, {"api.test", "/?a=%20b&c"}, {"api.test", "/a:b@c,d=e&f"}, {"api.test", "/%E2%82%AC"}, {"api.test", "/"},
+		{"api.test", "/a%41/~b%7E"}, {"api.test", "/a?"}, {"api.test", "/?a=%20b&c"}, {"api.test", "/a:b@c,d=e&f"}, {"api.test", "/%E2%82%AC"}, {"api.test", "/a|b\"c^d"}, {"api.test", "/"},
 		{"raw.test", "/a%2Fb/../c"}, {"raw.test", "//a//b"}, {"raw.test", "/a;b/./%2e"}, {"raw.test", "//a%2Fb/.."},
 	} {
 		for _, proto := range []string{"http/1.1", "h2"} {
