@@ -47,7 +47,7 @@ func TestExitStatus(t *testing.T) {
 		want   int
 	}{
 		{"exit 0", 0}, {"exit 3", 3}, {"exit 255", 255},
-		{"kill -TERM $$", 128 + 15}, {"kill -KILL $$", 128 + 9}, {"exec no-such-program", 127},
+		{"kill -TERM $$", 128 + 15}, {"kill -KILL $$", 128 + 9}, {"exec /no-such-program", 127},
 	} {
 		if r := w.run("--", "sh", "-c", tt.script); r.code != tt.want {
 			t.Errorf("%s: exit code %d, want %d\n%s", tt.script, r.code, tt.want, r.stderr)
