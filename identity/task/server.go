@@ -331,7 +331,7 @@ func status(c Code) int {
 		return http.StatusConflict
 	case CodeLimit:
 		return http.StatusTooManyRequests
-	case CodeUnavailable:
+	case CodeUnavailable, CodeState:
 		return http.StatusServiceUnavailable
 	default:
 		return http.StatusForbidden

@@ -30,6 +30,7 @@ const (
 	CodeBinding       Code = "not_for_this_workload"
 	CodeReplayed      Code = "replayed"
 	CodeUnavailable   Code = "issuer_unavailable"
+	CodeState         Code = "state_unavailable" // a used token cannot be remembered
 	CodeLimit         Code = "too_many_tasks"
 	CodeNotFound      Code = "no_such_task"
 	CodeForbidden     Code = "forbidden"

@@ -42,8 +42,10 @@ type VerifierConfig struct {
 	// Client makes the HTTP client for one issuer; default [HTTPClient]. The
 	// verifier bounds it: answers of 1 MiB, five seconds, no redirects.
 	Client func(v1alpha1.HumanIssuer) (*http.Client, error)
-	// MaxRemembered bounds the token ids remembered against replay; when all
-	// are still needed, further tokens are refused. Default 65536.
+	// Replays remembers used tokens; default: in memory, for this Verifier.
+	Replays Replays
+	// MaxRemembered bounds the token ids that the default Replays remembers;
+	// when all are still needed, further tokens are refused. Default 65536.
 	MaxRemembered int
 	// Now is the clock; default time.Now.
 	Now func() time.Time
@@ -53,7 +55,7 @@ type VerifierConfig struct {
 // for concurrent use.
 type Verifier struct {
 	issuers map[string]*humanIssuer
-	replays *replays
+	replays Replays
 	now     func() time.Time
 }
 
@@ -89,7 +91,10 @@ func NewVerifier(c VerifierConfig) (*Verifier, error) {
 	if c.MaxRemembered == 0 {
 		c.MaxRemembered = defaultReplays
 	}
-	v := &Verifier{issuers: map[string]*humanIssuer{}, replays: newReplays(c.MaxRemembered), now: c.Now}
+	if c.Replays == nil {
+		c.Replays = newMemory(c.MaxRemembered)
+	}
+	v := &Verifier{issuers: map[string]*humanIssuer{}, replays: c.Replays, now: c.Now}
 	for n, spec := range c.Issuers {
 		at := fmt.Sprintf("humans[%d]", n)
 		if err := checkIssuer(spec); err != nil {
@@ -159,7 +164,7 @@ func (v *Verifier) Verify(ctx context.Context, token secret.Value, w *identity.W
 	if fresh := c.Issued.Add(h.maxAge); fresh.Before(until) {
 		until = fresh
 	}
-	if err := v.replays.use(c.Issuer, c.ID, now, until.Add(2*Skew)); err != nil {
+	if err := v.spend(ctx, c.Issuer, c.ID, now, until.Add(2*Skew)); err != nil {
 		return Verified{}, err
 	}
 	out := Verified{
@@ -262,35 +267,18 @@ func (v *Verifier) known() string {
 	return strings.Join(out, ", ")
 }
 
-// replays remembers used token ids until they would be refused anyway. Full of
-// ids that still matter, it refuses: forgetting one would allow a replay.
-type replays struct {
-	limit int
-	mu    sync.Mutex // guards seen
-	seen  map[[sha256.Size]byte]time.Time
-}
-
-func newReplays(limit int) *replays {
-	return &replays{limit: limit, seen: map[[sha256.Size]byte]time.Time{}}
-}
-
-func (r *replays) use(issuer, id string, now, until time.Time) error {
-	key := sha256.Sum256([]byte(issuer + "\x00" + id)) // neither holds a NUL
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t, ok := r.seen[key]; ok && now.Before(t) {
+// spend notes that the token with this id is used.
+func (v *Verifier) spend(ctx context.Context, issuer, id string, now, until time.Time) error {
+	key := TokenKey(sha256.Sum256([]byte(issuer + "\x00" + id))) // neither holds a NUL
+	err := v.replays.Use(ctx, key, now, until)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrReplayed):
 		return refuse(CodeReplayed, "the human's token was used before; get a fresh one for each task")
+	case errors.Is(err, ErrReplaysFull):
+		return refuse(CodeLimit, "too many human tokens were used within their lifetime; wait and try again")
 	}
-	if len(r.seen) >= r.limit {
-		for k, t := range r.seen {
-			if !now.Before(t) {
-				delete(r.seen, k)
-			}
-		}
-		if len(r.seen) >= r.limit {
-			return refuse(CodeLimit, "%d human tokens were used within their lifetime; wait and try again", r.limit)
-		}
-	}
-	r.seen[key] = until
-	return nil
+	// Unremembered it could be used again, so it is not used at all.
+	return &Error{Code: CodeState, Text: fmt.Sprintf("the human's token cannot be marked as used (%v), so it is not taken", err), Err: err}
 }

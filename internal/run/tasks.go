@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,8 +21,16 @@ import (
 // revokeTimeout bounds telling issuers of a revocation.
 const revokeTimeout = 10 * time.Second
 
+// usedTokens is the file of the state folder, which is hidden from agents, that
+// remembers the humans' tokens of all runs.
+const usedTokens = "used-human-tokens"
+
 func (p *plane) openTasks() error {
-	v, err := task.NewVerifier(task.VerifierConfig{Issuers: p.spec.Humans, Client: p.humanClient})
+	v, err := task.NewVerifier(task.VerifierConfig{
+		Issuers: p.spec.Humans, Client: p.humanClient,
+		// Shared by all runs: one token opens one task, not one in each.
+		Replays: task.NewFileReplays(filepath.Join(p.o.State, usedTokens), 0),
+	})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -117,6 +118,29 @@ func TestClockSkew(t *testing.T) {
 		file := w.file("token.jwt", p.Sign(t, "", claims(p, map[string]any{"iat": at.Unix(), "nbf": at.Unix(), "jti": fmt.Sprint(at)})))
 		w.run("--task", "x", "--human-token-file", file, "--", "true").must(t)
 	}
+}
+
+// One token opens one task: not one in each run, and none that cannot be
+// marked as used.
+func TestHumanTokenInOneRun(t *testing.T) {
+	t.Parallel()
+	w, p := newWorld(t), identitytest.NewProvider(t)
+	w.write("attache.yaml", humans(p))
+	w.write("policy.yaml", newOrigin(t).allow(""))
+	file := w.file("token.jwt", p.Sign(t, "", claims(p, nil)))
+	used := filepath.Join(w.state, "used-human-tokens")
+	w.run("--task", "x", "--human-token-file", file, "--", "sh", "-c", "! test -e "+used).must(t)
+	if _, err := os.Stat(used); err != nil {
+		t.Fatal(err)
+	}
+	w.run(append([]string{"--task", "x", "--human-token-file", file}, started(w)...)...).want(t, 1, "was used before")
+	w.neverStarted()
+	if err := os.WriteFile(used, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fresh := w.file("fresh.jwt", p.Sign(t, "", claims(p, map[string]any{"jti": "fresh"})))
+	w.run(append([]string{"--task", "x", "--human-token-file", fresh}, started(w)...)...).want(t, 1, "cannot be marked as used", used)
+	w.neverStarted()
 }
 
 // A human issuer is reached as every issuer: no address of the machine's own

@@ -1,0 +1,14 @@
+package task
+
+import "testing"
+
+// Hold runs while with the file's lock held.
+func (f *FileReplays) Hold(t *testing.T, while func()) {
+	t.Helper()
+	unlock, err := f.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	while()
+}
