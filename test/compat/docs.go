@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -52,6 +53,8 @@ Doors: ` + "`connect`" + ` is the explicit proxy for https, ` + "`absolute`" + `
 	return b.Bytes()
 }
 
+var recordIDs = regexp.MustCompile(`rec_[0-9a-f]+`)
+
 func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 
 func firstLine(s string) string {
@@ -62,6 +65,7 @@ func firstLine(s string) string {
 // short cuts the text of a denial to what fits into a table, around the
 // reason where it is there.
 func short(s string) string {
+	s = recordIDs.ReplaceAllString(s, "rec_…") // the same text for the same behaviour
 	s = strings.Join(strings.Fields(strings.ReplaceAll(s, "`", "'")), " ")
 	const width = 150
 	if len(s) <= width {

@@ -69,16 +69,22 @@ func main() {
 }
 
 func compat(ctx context.Context, o options) (int, error) {
-	h, err := newHarness(ctx, o)
+	dir, err := os.MkdirTemp("", "attache-compat-")
 	if err != nil {
 		return 0, err
 	}
 	defer func() {
-		h.set.Close()
-		if !o.keep {
-			_ = os.RemoveAll(h.dir)
+		if o.keep {
+			fmt.Fprintln(os.Stderr, "kept", dir)
+			return
 		}
+		_ = os.RemoveAll(dir)
 	}()
+	h, err := newHarness(ctx, o, dir)
+	if err != nil {
+		return 0, err
+	}
+	defer h.set.Close()
 	var runs []*run
 	for _, c := range clients(o.short) {
 		if !strings.Contains(c.name, o.only) {
@@ -117,19 +123,16 @@ func doAll(ctx context.Context, runs []*run) {
 }
 
 // newHarness builds helper programs and starts the upstreams.
-func newHarness(ctx context.Context, o options) (*harness, error) {
+func newHarness(ctx context.Context, o options, dir string) (*harness, error) {
 	root, err := filepath.Abs(".")
 	if err != nil {
 		return nil, err
 	}
-	h := &harness{cache: filepath.Join(root, ".cache")}
+	h := &harness{cache: filepath.Join(root, ".cache"), dir: dir}
 	if h.attache, err = filepath.Abs(o.attache); err != nil {
 		return nil, err
 	}
 	if err := h.build(ctx, root); err != nil {
-		return nil, err
-	}
-	if h.dir, err = os.MkdirTemp("", "attache-compat-"); err != nil {
 		return nil, err
 	}
 	h.config, h.scripts = filepath.Join(h.dir, "config"), filepath.Join(h.dir, "scripts")
