@@ -67,9 +67,18 @@ func (d *demo) start(ctx context.Context) error {
 		os.WriteFile(d.path("work", "ca.pem"), d.w.ca.pem(), 0o644))
 }
 
+// humanToken signs the human in and remembers what must not leak.
+func (d *demo) humanToken(ctx context.Context) (string, error) {
+	t, err := d.w.humanToken(ctx)
+	if err == nil {
+		d.w.secrets.add("human's token", t)
+	}
+	return t, err
+}
+
 // directly makes the agents' calls without Attaché.
 func (d *demo) directly(ctx context.Context) error {
-	token, err := d.w.humanToken(ctx)
+	token, err := d.humanToken(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,7 +126,7 @@ func (d *demo) run(ctx context.Context, c child) error {
 	args := []string{"run", "--config", d.path("config")}
 	shown := "attache run --config examples/quickstart"
 	if c.human {
-		token, err := d.w.humanToken(ctx)
+		token, err := d.humanToken(ctx)
 		if err != nil {
 			return err
 		}
