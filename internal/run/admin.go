@@ -66,8 +66,13 @@ type admin struct {
 	tasks *task.Server
 }
 
-func (p *plane) openAdmin(ctx context.Context, extra net.Listener) (*admin, error) {
+func (p *plane) openAdmin(ctx context.Context, extra net.Listener) (_ *admin, err error) {
 	dir := filepath.Join(p.o.State, "run", p.workload.RunID)
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(dir)
+		}
+	}()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the run's folder: %w", err)
 	}

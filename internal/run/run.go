@@ -57,16 +57,17 @@ func Run(ctx context.Context, o Options) (status int, err error) {
 	}
 	ctx, sigs := catchSignals(ctx, &o)
 	defer sigs.stop()
+	defer func() {
+		if err != nil && sigs.phase.Load() == starting && ctx.Err() != nil {
+			status, err = 130, errors.New("interrupted before the agent started")
+		}
+	}()
 	src, err := openSource(ctx, &o, b.Config.Spec)
 	if err != nil {
 		return 1, err
 	}
 	defer func() { _ = src.close() }()
-	status, err = o.confined(ctx, b, src, path, trustDir, sigs)
-	if err != nil && sigs.phase.Load() == starting && ctx.Err() != nil {
-		return 130, errors.New("interrupted before the agent started")
-	}
-	return status, err
+	return o.confined(ctx, b, src, path, trustDir, sigs)
 }
 
 func findCommand(name string) (string, error) {

@@ -82,6 +82,16 @@ func TestSPIFFEMissing(t *testing.T) {
 	w.write("attache.yaml", "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: a}\nspec: {identity: {source: spiffe, socket: 'unix:///nonexistent/agent.sock'}}\n")
 	w.write("policy.yaml", newOrigin(t).allow(""))
 	w.run(started(w)...).want(t, 1, "SPIFFE", "/nonexistent/agent.sock")
+	// Nobody has to wait that long.
+	p := w.startRun(append([]string{"--log-level", "debug"}, started(w)...)...)
+	time.Sleep(500 * time.Millisecond) // until it waits; too early only ends it another way
+	_ = p.cmd.Process.Signal(os.Interrupt)
+	before := time.Now()
+	if r := p.wait(); r.code == 0 || time.Since(before) > 5*time.Second {
+		t.Errorf("exit code %d, %v after the signal", r.code, time.Since(before))
+	} else if r.code == 130 && !strings.Contains(r.stderr, "interrupted before the agent started") {
+		t.Errorf("stderr %s", r.stderr)
+	}
 	w.neverStarted()
 }
 
