@@ -51,6 +51,7 @@ func (s *service) StreamingOutputCall(in *grpc_testing.StreamingOutputCallReques
 	if len(in.ResponseParameters) == 0 {
 		<-out.Context().Done()
 		close(s.canceled)
+		return status.FromContextError(out.Context().Err()).Err()
 	}
 	return nil
 }
@@ -173,7 +174,7 @@ func TestGRPCErrors(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	_, err = u.UnimplementedCall(t.Context(), &grpc_testing.Empty{})
-	if s := status.Convert(err); s.Code() != codes.PermissionDenied || !strings.Contains(s.Message(), "ask #platform") || !strings.Contains(s.Message(), "rec_") {
+	if s := status.Convert(err); s.Code() != codes.PermissionDenied || !strings.HasPrefix(s.Message(), "Attaché refused this call") || !strings.Contains(s.Message(), "ask #platform") || !strings.Contains(s.Message(), "rec_") {
 		t.Errorf("denied: got %v", err)
 	}
 	recs := r.records(3)

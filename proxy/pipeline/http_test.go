@@ -252,7 +252,7 @@ func TestCancelIsCarriedUpstream(t *testing.T) {
 
 // Bodies of GiB pass in constant memory.
 func TestLargeBodiesInConstantMemory(t *testing.T) {
-	size := int64(2 << 30)
+	size := int64(1 << 30)
 	if raceEnabled || testing.Short() {
 		size = 256 << 20 // the detector is ten times slower
 	}

@@ -101,7 +101,10 @@ func (r *rig) forgetRecords() {
 func (r *rig) mintFails(status int, body string) {
 	r.as.mu.Lock()
 	defer r.as.mu.Unlock()
-	r.as.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+	r.as.answer = func(w http.ResponseWriter, q *http.Request) bool {
+		if q.URL.Path == "/elsewhere" {
+			return false // where a redirect would lead, there is a token
+		}
 		w.Header().Set("Content-Type", "application/json")
 		if status == http.StatusTemporaryRedirect {
 			w.Header().Set("Location", "https://as.example/elsewhere")
