@@ -149,7 +149,11 @@ func newHarness(ctx context.Context, o options, dir string) (*harness, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, writeConfig(h.config, h.set)
+	if err := errors.Join(h.set.Prove(ctx), writeConfig(h.config, h.set)); err != nil {
+		h.set.Close()
+		return nil, err
+	}
+	return h, nil
 }
 
 // build makes the programs that are not the product's; the go command decides

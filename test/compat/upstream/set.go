@@ -16,7 +16,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -83,7 +82,8 @@ type Set struct {
 	introspection    string
 	introspectSecret string
 	client           *http.Client // knows all names
-	keys             oidc.KeySet  // of the token server
+	signer           *issuer.Issuer
+	keys             oidc.KeySet // of the token server
 	workloadKeys     oidc.KeySet
 	anthropicTokens  tokens
 	openaiTokens     tokens
@@ -254,7 +254,9 @@ func (s *Set) openIssuer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(i.Export(ctx, filepath.Join(s.dir, "issuer")), i.Close())
+	s.signer = i
+	s.stop = append(s.stop, func() { _ = i.Close() })
+	return i.Export(ctx, filepath.Join(s.dir, "issuer"))
 }
 
 // openTokenServer starts oidc-provider and returns a reverse proxy to it that
