@@ -110,6 +110,7 @@ func TestParseRefuses(t *testing.T) {
 		{"too long", "", with("host", strings.Repeat("h", 9000)), sigv4.ErrMalformed},
 		{"no credential", "", with("Credential=", "Cred="), sigv4.ErrMalformed},
 		{"a parameter twice", "", with("SignedHeaders=", "Credential=x, SignedHeaders="), sigv4.ErrMalformed},
+		{"a good parameter twice", "", with("SignedHeaders=", "Credential=OTHER/20150830/us-east-1/s3/aws4_request, SignedHeaders="), sigv4.ErrMalformed},
 		{"an unknown parameter", "", with("SignedHeaders=", "X=y, SignedHeaders="), sigv4.ErrMalformed},
 		{"no signature", "", with(", Signature="+hexSig, ""), sigv4.ErrMalformed},
 		{"short signature", "", with(hexSig, hexSig[1:]), sigv4.ErrMalformed},

@@ -146,7 +146,7 @@ func (d *decoder) readTrailers() error {
 			if signed = d.isSignature(value); !signed {
 				return malformed("%s is not a signature", trailerSignature)
 			}
-		case blank || !slices.Contains(d.c.trailers, name):
+		case blank || !slices.Contains(d.c.trailers, name) || len(d.trailers) == len(d.c.trailers):
 			return malformed("trailer %q was not announced", clip(name))
 		default:
 			d.trailers = append(d.trailers, trailer{name, value})

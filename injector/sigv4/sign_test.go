@@ -312,6 +312,31 @@ func TestConstantMemory(t *testing.T) {
 	}
 }
 
+// TestEndlessTrailers wants an end to a trailer that comes again and again.
+func TestEndlessTrailers(t *testing.T) {
+	line := crcTrailer(nil) + "\r\n"
+	lines := &counter{r: &repeat{line: line}}
+	body := io.MultiReader(strings.NewReader("0;chunk-signature="+strings.Repeat("0a", 32)+"\r\n"), lines)
+	_, _, err := sigv4.DecodeAll(body, 0, sigv4.PayloadV4Trailer, []string{"x-amz-checksum-crc32"})
+	if !errors.Is(err, sigv4.ErrMalformed) || lines.n > 128<<10 {
+		t.Errorf("%d bytes were read: %v", lines.n, err)
+	}
+}
+
+type repeat struct {
+	line string
+	n    int
+}
+
+// Read gives one line, and the end after many, so that the test of a decoder
+// without a bound fails and does not hang.
+func (r *repeat) Read(p []byte) (int, error) {
+	if r.n++; r.n > 100_000 {
+		return 0, io.EOF
+	}
+	return copy(p, r.line), nil
+}
+
 func oneChunk(size int64) io.Reader {
 	sig := strings.Repeat("0a", 32)
 	return io.MultiReader(strings.NewReader(fmt.Sprintf("%x;chunk-signature=%s\r\n", size, sig)), io.LimitReader(zeros{}, size),
