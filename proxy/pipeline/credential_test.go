@@ -236,6 +236,64 @@ func TestLeakIsCutAndRevoked(t *testing.T) {
 	}
 }
 
+// A leak ends the credential for all who use it (invariant 6), but for a static
+// key, which it cannot end: there one answer must not stop the others.
+func TestLeakAndTheOtherCalls(t *testing.T) {
+	for _, tt := range []struct {
+		host string
+		cut  bool // the other call
+	}{{"api.test", true}, {"key.test", false}} {
+		t.Run(tt.host, func(t *testing.T) {
+			r := newRig(t, settings{})
+			began, leaked := make(chan struct{}), make(chan struct{})
+			r.serve(func(w http.ResponseWriter, q *http.Request) {
+				if q.URL.Path == "/stream" {
+					_, _ = io.WriteString(w, "begin ")
+					_ = http.NewResponseController(w).Flush()
+					close(began)
+					<-leaked
+					if tt.cut {
+						<-q.Context().Done()
+						return
+					}
+					time.Sleep(300 * time.Millisecond) // a cut takes less
+					_, _ = io.WriteString(w, "end")
+					return
+				}
+				w.Header().Set("Content-Digest", "sha-256=:AAAA:")
+				_, _ = io.WriteString(w, "you sent "+q.Header.Get("Authorization")+q.Header.Get("X-Api-Key"))
+			})
+			headers := []string{}
+			if !tt.cut {
+				headers = []string{"X-Api-Key", r.holders.Value("VENDOR_API_KEY")}
+			}
+			other := make(chan result, 1)
+			go func() { other <- r.do(r.client(false), http.MethodGet, "https://"+tt.host+"/stream", nil, headers...) }()
+			<-began
+			got := r.do(r.client(false), http.MethodGet, "https://"+tt.host+"/leak", nil, headers...)
+			close(leaked)
+			if got.err == nil {
+				t.Errorf("the leak went through: %q", got.body)
+			}
+			if o := <-other; (o.err != nil) != tt.cut || !tt.cut && o.body != "begin end" {
+				t.Errorf("the other call: %q, %v; want it cut: %t", o.body, o.err, tt.cut)
+			}
+			for _, rec := range r.records(2) {
+				want := audit.OutcomeLeak
+				if rec.Request.Path == "/stream" {
+					want = map[bool]string{true: audit.OutcomeRevoked, false: audit.OutcomeOK}[tt.cut]
+				}
+				if rec.Result.Outcome != want {
+					t.Errorf("%s: got %s, want %s", rec.Request.Path, rec.Result.Outcome, want)
+				}
+			}
+			if tt.cut {
+				r.eventually("the revocation", func() bool { return len(r.as.ended()) == 1 })
+			}
+		})
+	}
+}
+
 // Rule 6: a credential that the origin issues is kept here; its handle opens
 // at that host, for that workload and task, and nowhere else.
 func TestIssuedCredentialsAreSealed(t *testing.T) {

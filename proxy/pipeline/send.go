@@ -403,8 +403,15 @@ func tlsCause(err error) string {
 	return "the handshake failed"
 }
 
-// leaked ends a credential that came back in an answer.
+// leaked ends a credential that came back in an answer, which cuts whatever
+// else uses it (invariant 6). A static key has no end that we could bring
+// about, and every caller of its provider shares it: to stop them would only
+// let one answer end the others' calls. There the answer alone is cut.
 func (p *Pipeline) leaked(x *exchange) {
+	if x.cred.Kind == minting.KindAPIKey {
+		p.cfg.Log.Error("origin repeated a static key; the answer is cut, replace the key if it went elsewhere too", "record", x.rec.ID, "host", x.dest.Host, "handle", x.cred.Handle)
+		return
+	}
 	p.cfg.Log.Error("origin repeated the credential; it is revoked", "record", x.rec.ID, "host", x.dest.Host, "handle", x.cred.Handle)
 	if p.cfg.Revoke != nil && x.cred.Handle != "" { // what leaked may be an opened handle's value
 		go p.cfg.Revoke(x.cred.Handle)
