@@ -1,6 +1,7 @@
 package awsscope
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -70,14 +71,15 @@ func (p Pattern) tokens() ([]rune, bool) {
 // where the answer is yes, never the reverse.
 func covers(wide, narrow []rune) bool {
 	// Greedy glob matching in which narrow's wildcards are symbols of their
-	// own: a star is only covered by a star, a ? by either.
+	// own: a star is only covered by a star, a ? by either. A ? covers ASCII
+	// alone: evaluators count other characters differently (bytes, UTF-16).
 	w, n, star, mark := 0, 0, -1, 0
 	for n < len(narrow) {
 		switch {
 		case w < len(wide) && wide[w] == anyMany:
 			star, mark = w, n
 			w++
-		case w < len(wide) && (wide[w] == narrow[n] || wide[w] == anyOne && narrow[n] != anyMany):
+		case w < len(wide) && (wide[w] == narrow[n] || wide[w] == anyOne && narrow[n] < utf8.RuneSelf):
 			w++
 			n++
 		case star >= 0:
@@ -166,5 +168,9 @@ func resourceCovers(wide, narrow Pattern) bool {
 func resourceOverlaps(a, b Pattern) bool {
 	at, ok := a.tokens()
 	bt, ok2 := b.tokens()
-	return !ok || !ok2 || overlaps(at, bt)
+	if !ok || !ok2 || overlaps(at, bt) {
+		return true
+	}
+	wide := func(r rune) bool { return r >= utf8.RuneSelf && r <= utf8.MaxRune }
+	return slices.Contains(at, anyOne) && slices.ContainsFunc(bt, wide) || slices.Contains(bt, anyOne) && slices.ContainsFunc(at, wide)
 }

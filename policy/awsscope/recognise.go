@@ -452,9 +452,33 @@ func (c *reading) finish() (Call, error) {
 			c.call.HandsOutCredentials = true
 		}
 	}
+	if err := c.decrypted(); err != nil {
+		return Call{}, err
+	}
 	if len(c.call.Access) == 0 {
 		return Call{}, fail(ErrUnsupported, "no action is known for this request")
 	}
 	c.call.Access = canonical(c.call.Access)
 	return c.call, nil
+}
+
+// secretParameter is where Parameter Store shows Secrets Manager's secrets.
+const secretParameter = "/aws/reference/secretsmanager/"
+
+// decrypted marks the reading of SSM parameters with decryption.
+func (c *reading) decrypted() error {
+	if c.call.Service != "ssm" || !strings.HasPrefix(c.call.Operation, "GetParameter") {
+		return nil
+	}
+	plain, err := c.flag("WithDecryption")
+	if err != nil {
+		return err
+	}
+	for _, a := range c.call.Access {
+		for _, r := range a.Resources {
+			plain = plain || strings.Contains(string(r), ":parameter"+secretParameter)
+		}
+	}
+	c.call.HandsOutCredentials = c.call.HandsOutCredentials || plain
+	return nil
 }

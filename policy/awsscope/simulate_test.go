@@ -3,13 +3,18 @@ package awsscope_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/attache-dev/attache/policy/awsscope"
 )
 
 // npmTree is test/npm/aws as test/deps.sh installs it. Where it is missing the
@@ -36,6 +41,8 @@ type judged struct {
 	Name   string `json:"name"`
 	Policy string `json:"policy"`
 	Wants  []want `json:"wants"`
+
+	AllowOnly bool `json:"allowOnly"` // no changed requests
 }
 
 // judge runs every case through the simulator, in one process.
@@ -99,4 +106,65 @@ func TestSimulate(t *testing.T) {
 			t.Errorf("the judge finds nothing wrong with %s", p)
 		}
 	}
+}
+
+// TestIntersection: what Derive emits under a static policy, that policy
+// allows too, by the simulator's judgement. Our evaluator may refuse more than
+// AWS would, never less.
+func TestIntersection(t *testing.T) {
+	tree := npmTree(t)
+	statics := []string{
+		`{"Effect":"Allow","Action":"s3:*","Resource":["arn:aws:s3:::media","arn:aws:s3:::media/docs/*"]}`,
+		`{"Effect":"Allow","Action":"*","Resource":"*"},{"Effect":"Deny","Action":"s3:Delete*","Resource":"*"}`,
+		`{"Effect":"Allow","Action":"*","Resource":"*"},{"Effect":"Deny","Action":"*","NotResource":["arn:aws:s3:::media*","arn:aws:dynamodb:*:*:table/Orders"]}`,
+		`{"Effect":"Allow","NotAction":["s3:Put*","dynamodb:*Item"],"Resource":"*"}`,
+		`{"Effect":"Allow","Action":"*","NotResource":["arn:aws:s3:::media/a*"]}`,
+		`{"Effect":"Allow","Action":["S3:GETOBJECT","dynamodb:?etItem"],"Resource":["arn:aws:s3:::media/a${*}b","arn:aws:s3:::media/?","arn:aws:dynamodb:eu-west-1:123456789012:table/O*s"]}`,
+		`{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringLike":{"s3:prefix":["docs/*","a${*}"]}}}`,
+		`{"Effect":"Allow","Action":"*","Resource":"*"},{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"StringNotEquals":{"aws:RequestedRegion":"eu-west-1"}}}`,
+		`{"Effect":"Allow","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"kms:RequestAlias":"alias/app"}}}`,
+		`{"Effect":"Allow","Action":["sqs:Send*","lambda:Invoke*","ssm:Get*","secretsmanager:*"],"Resource":["arn:aws:sqs:*:123456789012:j*","arn:aws:lambda:*:*:function:resize","arn:aws:ssm:*:*:parameter/app/*","arn:aws:secretsmanager:*:*:secret:db/*"]}`,
+	}
+	var cases []judged
+	refused := 0
+	for i, text := range statics {
+		doc := `{"Version":"2012-10-17","Statement":[` + text + `]}`
+		static := parse(t, doc)
+		emitted := 0
+		for _, file := range caseFiles(t) {
+			for _, c := range readCases(t, file) {
+				call, err := awsscope.Recognise(c.req)
+				if err != nil || c.refuse || call.Region != "eu-west-1" {
+					continue
+				}
+				for _, g := range []awsscope.Granularity{awsscope.GranularityRequest, awsscope.GranularityPrefix, awsscope.GranularityTask, awsscope.GranularitySession} {
+					policy, err := awsscope.Derive(call, static, g, awsscope.Options{})
+					if err != nil {
+						refused++
+						continue
+					}
+					emitted++
+					wants := slices.Clone(c.wants)
+					for j := range wants {
+						wants[j].Context = maps.Clone(wants[j].Context)
+						wants[j].Context["aws:RequestedRegion"] = "eu-west-1"
+						wants[j].Context["aws:SecureTransport"] = "true"
+					}
+					name := fmt.Sprintf("static %d, %s, %s: %s", i, g, file, c.name)
+					cases = append(cases, judged{Name: name + " (derived)", Policy: policy, Wants: wants, AllowOnly: true})
+					if g == awsscope.GranularityRequest {
+						cases = append(cases, judged{Name: name + " (static)", Policy: doc, Wants: wants, AllowOnly: true})
+					}
+				}
+			}
+		}
+		if emitted == 0 {
+			t.Errorf("static policy %d allows nothing", i)
+		}
+	}
+	complaints, n := judge(t, tree, cases)
+	for _, c := range complaints {
+		t.Error(c)
+	}
+	t.Logf("%d policies, %d refusals, %d simulations", len(cases), refused, n)
 }
