@@ -199,3 +199,25 @@ func TestTunnelFailures(t *testing.T) {
 		}
 	}
 }
+
+// Rule 2: only the protocol that was asked for is switched to.
+func TestSwitchToAnotherProtocol(t *testing.T) {
+	r := newRig(t, settings{})
+	r.serve(func(w http.ResponseWriter, _ *http.Request) {
+		c, b, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		_, _ = b.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+		_ = b.Flush()
+	})
+	got := r.get("https://h1.test/", "Connection", "Upgrade", "Upgrade", "websocket")
+	if got.StatusCode != http.StatusBadGateway || got.Header.Get("Attache-Error") != pipeline.CodeProtocol {
+		t.Errorf("got %d %s %v", got.StatusCode, got.body, got.err)
+	}
+	if rec := r.record(); rec.Result.Outcome != audit.OutcomeError {
+		t.Errorf("record %+v", rec.Result)
+	}
+}
