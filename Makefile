@@ -31,7 +31,7 @@ quickstart: build deps-demo ## Keep the servers of examples/quickstart running, 
 	@$(GO) run ./test/demo -attache bin/attache -serve
 
 .PHONY: test
-test: deps-test vault build unit fuzz-short compat-short ## Pass every test (race detector on)
+test: deps-test vault build unit fuzz-short compat-short bench-short ## Pass every test (race detector on)
 	@echo "all suites passed"
 
 # Vault 1.13.0 is built once, about six minutes, and cached.
@@ -76,6 +76,10 @@ compat-short: build deps-test ## A short form of compat
 bench: build ## Measure against peers in one interleaved run
 	@test/deps.sh bench
 	@$(GO) run ./test/bench -attache $(BIN)/attache -out $(CACHE)/bench/latest.json
+
+.PHONY: bench-short
+bench-short: build ## One scenario of bench for a moment: does it still measure?
+	@$(GO) run ./test/bench -attache $(BIN)/attache -out $(CACHE)/bench/short.json -for 200ms -rounds 1 -targets direct,goproxy,attache -only "1k h1 c32" -goals=false
 
 .PHONY: deps-demo
 deps-demo:

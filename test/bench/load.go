@@ -79,7 +79,7 @@ func (o *order) run(phase func(string)) (reading, error) {
 	if err != nil {
 		return reading{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+o.For+20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+maxWindows*o.For+20*time.Second)
 	defer cancel()
 	l := &load{o: o, cfg: cfg, lats: make([][]time.Duration, o.Conns), errs: make(chan error, o.Conns), start: make(chan struct{})}
 	l.ready.Add(o.Conns)
@@ -92,7 +92,12 @@ func (o *order) run(phase func(string)) (reading, error) {
 	phase(phaseBegin)
 	l.measured.Store(true)
 	begin := time.Now()
-	time.Sleep(o.For)
+	for range maxWindows { // a slow target under many connections gets longer
+		time.Sleep(o.For)
+		if l.finished.Load() >= int64(o.Conns) {
+			break
+		}
+	}
 	l.measured.Store(false)
 	took := time.Since(begin)
 	phase(phaseEnd)
@@ -102,6 +107,10 @@ func (o *order) run(phase func(string)) (reading, error) {
 	close(l.errs)
 	return l.reading(took)
 }
+
+// maxWindows bounds how much longer than asked a measurement takes until it has
+// seen one request a connection.
+const maxWindows = 5
 
 // settle keeps the load up while the target's accounts are read.
 const settle = 20 * time.Millisecond
@@ -137,6 +146,7 @@ type load struct {
 	work, ready    sync.WaitGroup
 	start          chan struct{}
 	measured, stop atomic.Bool
+	finished       atomic.Int64      // requests while measured
 	lats           [][]time.Duration // by worker
 	errs           chan error
 }
@@ -161,6 +171,7 @@ func (l *load) worker(ctx context.Context, i int) {
 		}
 		if l.measured.Load() {
 			l.lats[i] = append(l.lats[i], time.Since(t))
+			l.finished.Add(1)
 		}
 	}
 }

@@ -11,10 +11,12 @@ import (
 	"log"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -72,16 +74,23 @@ func main() {
 	flag.StringVar(&o.targets, "targets", "", "comma-separated targets; default all")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of attache's last measurement to this file")
 	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds")
-	flag.DurationVar(&o.warm, "warm", 500*time.Millisecond, "warm-up of a measurement")
-	flag.DurationVar(&o.dur, "for", 2*time.Second, "length of a measurement")
-	flag.BoolVar(&o.goals, "goals", true, "exit 1 when a goal is missed")
+	flag.DurationVar(&o.warm, "warm", 300*time.Millisecond, "warm-up of a measurement")
+	flag.DurationVar(&o.dur, "for", 1500*time.Millisecond, "length of a measurement")
+	flag.BoolVar(&o.goals, "goals", true, "check the goals; a missed one is a failure")
 	flag.Parse()
 	ok, err := compare(o)
 	if err != nil {
 		log.Fatal("bench: ", err)
 	}
-	if !ok && o.goals {
+	if !ok {
 		os.Exit(1)
+	}
+}
+
+// close ends what was started, the last first.
+func (b *bench) close() {
+	for _, c := range slices.Backward(b.closers) {
+		c()
 	}
 }
 
@@ -122,10 +131,14 @@ func compare(o options) (bool, error) {
 	if b.self, err = copySelf(dir); err != nil {
 		return false, err
 	}
-	defer func() {
-		for _, c := range slices.Backward(b.closers) {
-			c()
-		}
+	defer b.close()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-stop
+		b.close()
+		_ = os.RemoveAll(dir)
+		os.Exit(130)
 	}()
 	if b.ca, err = newAuthority(dir); err != nil {
 		return false, err
@@ -153,7 +166,7 @@ func compare(o options) (bool, error) {
 		return false, err
 	}
 	all.print()
-	return all.goals(), nil
+	return all.verdict(o.goals), nil
 }
 
 func (b *bench) targets(only string) ([]*target, error) {
