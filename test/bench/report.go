@@ -55,8 +55,10 @@ func (b *bench) measureAll(ts []*target, ss []scenario, o options) *figures {
 func (b *bench) one(t *target, s scenario, o options) (row, error) {
 	ord := t.order
 	ord.Path, ord.H2, ord.Conns, ord.Warm, ord.For = s.path, s.h2, s.conns, o.warm, o.dur
-	if s.h2 && ord.Mode == "connect" {
-		ord.Host = b.originH2
+	if s.h2 && ord.Host == b.origin {
+		if ord.Host = b.originH2; ord.Addr == b.origin {
+			ord.Addr = b.originH2
+		}
 	}
 	var before, after usage
 	profiled := make(chan error, 1)
