@@ -1,11 +1,12 @@
-// Package http1 is a strict HTTP/1.1 server codec. It takes the place of
-// net/http's connection loop: one goroutine a connection, on which the handler
-// runs, and the same http.Handler on top.
+// Package http1 is a strict HTTP/1.1 codec for both sides of a proxy. [Server]
+// takes the place of net/http's connection loop: one goroutine a connection, on
+// which the handler runs, and the same http.Handler on top. [Client] takes the
+// place of its Transport towards one origin.
 //
-// Strict means that a request which two parsers could read in two ways is
+// Strict means that a message which two parsers could read in two ways is
 // refused and the connection closed (RFC 9112 section 11.2): whatever is
-// accepted here, net/http accepts with the same method, target, host, headers
-// and body; a differential fuzz test holds that.
+// accepted here, net/http accepts with the same method, target, host, status,
+// headers and body; differential fuzz tests hold that.
 package http1
 
 import (
