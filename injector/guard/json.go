@@ -9,8 +9,10 @@ import (
 )
 
 const (
-	// maxExamined is how much of a body is looked at for issued credentials.
+	// maxExamined is how long a body may be to be read before it is delivered.
 	maxExamined = 1 << 20
+	// maxValue is how long a member's text may be to be waited for.
+	maxValue = 64 << 10
 	// maxKey is how long a member's name may be to be waited for.
 	maxKey = 256
 	// maxDepth is how deep issued credentials are looked for. AWS nests them
@@ -47,9 +49,9 @@ func (w *walker) walk(out, buf []byte, final bool) ([]byte, int) {
 		case '"':
 			m := w.member(buf, i)
 			switch {
-			case m.wait && !final:
+			case m.wait && !final && len(buf)-i <= maxValue:
 				return append(out, buf[last:i]...), i
-			case m.long || m.wait && m.end < 0 && m.value == 0:
+			case m.long || m.wait && (!final || m.end < 0 && m.value == 0):
 				w.inString = true
 			case m.value > 0:
 				end := m.end
@@ -89,21 +91,20 @@ func (w *walker) member(buf []byte, i int) member {
 		m.wait = !m.long
 		return m
 	}
+	j := space(buf, m.nameEnd+1)
+	if j < len(buf) && buf[j] == ':' {
+		j = space(buf, j+1)
+	} else if j < len(buf) { // no name: most strings are none, so this comes first
+		return m
+	}
+	if j < len(buf) && buf[j] != '"' {
+		return m
+	}
 	if w.depth > maxDepth || m.nameEnd-i > maxKey || !names.Member(unquote(buf[i+1:m.nameEnd]), likely) {
 		return m
 	}
-	j := space(buf, m.nameEnd+1)
-	if j < len(buf) {
-		if buf[j] != ':' {
-			return m
-		}
-		j = space(buf, j+1)
-	}
 	if j == len(buf) {
 		m.wait, m.end = true, m.nameEnd
-		return m
-	}
-	if buf[j] != '"' {
 		return m
 	}
 	m.value = j + 1
@@ -177,7 +178,7 @@ func unquote(raw []byte) string {
 	return s
 }
 
-// jsonFilter runs a walker over a stream of unknown length. Only the text of a
+// jsonFilter runs a walker over a stream of any length. Only the text of a
 // member that may be a credential waits; everything else passes at once, so
 // that watches and incremental answers stay live.
 type jsonFilter struct {
@@ -186,7 +187,7 @@ type jsonFilter struct {
 	in    []byte
 	out   []byte
 	off   int
-	total int
+	sniff bool // examine it only if it begins as JSON
 	err   error
 	done  func()
 }
@@ -202,7 +203,7 @@ func (f *jsonFilter) Read(p []byte) (int, error) {
 		if f.err != nil {
 			return 0, f.err
 		}
-		if f.w.s == nil { // examined enough
+		if f.w.s == nil { // no JSON
 			return f.src.Read(p)
 		}
 		f.fill()
@@ -218,8 +219,16 @@ func (f *jsonFilter) fill() {
 	}
 	n, err := f.src.Read(f.in[held:min(cap(f.in), held+chunk)])
 	f.in = f.in[:held+n]
-	f.total += n
-	last := err != nil || f.total > maxExamined
+	if f.sniff {
+		is, sure := looksJSON(f.in)
+		f.sniff = !sure // blanks alone hold nothing and pass below
+		if sure && !is {
+			f.out, f.off, f.err = f.in, 0, err
+			f.w.s, f.in = nil, nil
+			return
+		}
+	}
+	last := err != nil
 	var used int
 	f.out, used = f.w.walk(f.out[:0], f.in, last)
 	f.off = 0

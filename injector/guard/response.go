@@ -45,7 +45,7 @@ func (g *Guarded) Leaked() bool { return g.leaked.Load() }
 // Response guards an answer in place: header, body and, when the body has been
 // read to its end, trailers. The body is streamed, except for JSON and form
 // bodies of known length up to 1 MiB, which are read here if answers are
-// sealed. Reading the body may fail with [ErrLeak] or [ErrUndecodable].
+// sealed, and the first bytes of others that may be JSON. Reading the body may fail with [ErrLeak] or [ErrUndecodable].
 //
 // An error matches [ErrUndecodable] or is the upstream's read error. The
 // caller closes resp.Body and sends the agent nothing of the answer.
@@ -223,16 +223,37 @@ func isDigest(name string) bool {
 }
 
 // seal examines the body for issued credentials if it declares a type that
-// carries them.
+// carries them, or none that says anything else.
 func (b *body) seal() error {
 	kind := shape(b.resp.Header.Get("Content-Type"))
 	n := b.resp.ContentLength
-	if kind == "" || n > maxExamined || b.resp.StatusCode == http.StatusPartialContent {
+	if kind == "" || b.resp.StatusCode == http.StatusPartialContent {
 		return nil
 	}
-	if n >= 0 || kind == "form" || hasDigest(b.resp) {
-		return b.sealWhole(kind)
+	if kind == "text" && b.c == identity && (n >= 0 || hasDigest(b.resp)) {
+		// Not where the length is unknown: an origin may wait for the agent to
+		// see the head before it sends the first byte.
+		if is, err := b.peekJSON(); err != nil || !is {
+			return err
+		}
+		kind = "json"
 	}
+	if n <= maxExamined && (n >= 0 || kind == "form" || hasDigest(b.resp)) {
+		done, err := b.sealWhole(kind)
+		if err != nil || done {
+			return err
+		}
+	}
+	if kind == "form" || n >= 0 && b.stored() {
+		return nil
+	}
+	b.sealStream(kind == "text")
+	return nil
+}
+
+// sealStream examines the body as it passes. Its length is known at the end
+// only.
+func (b *body) sealStream(sniff bool) {
 	src := b.src
 	if b.c != identity {
 		t := &tap{src: src}
@@ -241,12 +262,53 @@ func (b *body) seal() error {
 		b.c = identity
 	}
 	s := b.s
-	b.src = &jsonFilter{src: src, w: walker{s: s}, done: func() { b.g.sealed.Add(int64(s.n)) }}
+	b.src = &jsonFilter{src: src, sniff: sniff, w: walker{s: s}, done: func() { b.g.sealed.Add(int64(s.n)) }}
+	b.resp.ContentLength = -1
+	b.resp.Header.Del("Content-Length")
 	b.altered()
-	return nil
 }
 
-// shape returns json, form or nothing.
+// stored reports whether the body has a coding that nobody asked for: an object
+// that is kept in it, and that its reader wants as it is kept.
+func (b *body) stored() bool {
+	if b.c == identity || b.resp.Request == nil {
+		return false
+	}
+	return !strings.Contains(strings.ToLower(strings.Join(b.resp.Request.Header.Values("Accept-Encoding"), ",")), string(b.c))
+}
+
+// peekJSON reads to the first byte that says what the body is.
+func (b *body) peekJSON() (bool, error) {
+	const patience = 512 // bytes of blanks
+	head := make([]byte, 0, patience)
+	for {
+		n, err := b.src.Read(head[len(head):cap(head)])
+		head = head[:len(head)+n]
+		is, sure := looksJSON(head)
+		if err != nil && err != io.EOF { //nolint:errorlint // readers answer io.EOF itself
+			return false, fmt.Errorf("read answer to examine it: %w", err)
+		}
+		if sure || err != nil || len(head) == cap(head) {
+			b.src = io.MultiReader(bytes.NewReader(head), b.src)
+			return is, nil
+		}
+	}
+}
+
+// looksJSON reports whether text begins as JSON documents of credentials do,
+// and whether more of it could not change the answer.
+func looksJSON(text []byte) (is, sure bool) {
+	for _, c := range text {
+		switch c {
+		case ' ', '\t', '\r', '\n', 0xef, 0xbb, 0xbf: // blanks and the byte order mark
+		default:
+			return c == '{' || c == '[', true
+		}
+	}
+	return false, false
+}
+
+// shape returns json, form, text (which may be anything) or nothing.
 func shape(contentType string) string {
 	if contentType == "application/json" { // the answer of most APIs
 		return "json"
@@ -263,31 +325,38 @@ func shape(contentType string) string {
 		return "json"
 	case t == "application/x-www-form-urlencoded":
 		return "form"
+	case t == "", t == "text/plain":
+		return "text"
 	}
 	return ""
 }
 
 // sealWhole reads the body, and gives it back unaltered, coding and all, if it
-// holds nothing to seal or is longer than what is examined.
-func (b *body) sealWhole(kind string) error {
+// holds nothing to seal. It reports false if the body is too long for that.
+func (b *body) sealWhole(kind string) (bool, error) {
 	raw, err := readWhole(b.src, b.resp.ContentLength)
 	if err != nil {
-		return fmt.Errorf("read answer to examine it: %w", err)
+		return false, fmt.Errorf("read answer to examine it: %w", err)
 	}
 	rest := b.src
 	b.src = io.MultiReader(bytes.NewReader(raw), rest)
 	if len(raw) > maxExamined {
-		return nil
+		return false, nil
 	}
 	plain := raw
 	if b.c != identity {
 		t := &tap{src: bytes.NewReader(raw)}
 		plain, err = io.ReadAll(io.LimitReader(&decoder{c: b.c, in: t}, maxExamined+1))
 		if err != nil {
-			return err
+			return false, err
 		}
 		if len(plain) > maxExamined {
-			return nil
+			return false, nil
+		}
+	}
+	if kind == "text" {
+		if is, _ := looksJSON(plain); !is {
+			return true, nil
 		}
 	}
 	var out []byte
@@ -298,7 +367,7 @@ func (b *body) sealWhole(kind string) error {
 		out, _ = w.walk(nil, plain, true)
 	}
 	if b.s.n == 0 {
-		return nil
+		return true, nil
 	}
 	b.g.sealed.Add(int64(b.s.n))
 	// Closing is all that remains for the upstream's body: it was read whole.
@@ -309,7 +378,7 @@ func (b *body) sealWhole(kind string) error {
 	b.resp.TransferEncoding = nil
 	b.resp.Header.Set("Content-Length", strconv.Itoa(len(out)))
 	b.altered()
-	return nil
+	return true, nil
 }
 
 // readWhole reads up to maxExamined+1 bytes, of which size are expected (-1:

@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -79,7 +80,12 @@ func TestSealBodies(t *testing.T) {
 		{"form", "application/x-www-form-urlencoded", "access_token=" + issued + "&scope=a%2Cb&token_type=bearer", 1},
 		{"ordinary words", "application/json", `{"token":" the","secret":"no","key":"` + issued + `","tokens":3,"api_key":null}`, 0},
 		{"text within text", "application/json", `{"content":"{\"access_token\":\"` + issued + `\"}"}`, 0},
-		{"other type", "text/plain", `{"access_token":"` + issued + `"}`, 0},
+		{"text that is JSON", "text/plain; charset=utf-8", "\ufeff \n" + `{"access_token":"` + issued + `"}`, 1},
+		{"no type", "", `[{"access_token":"` + issued + `"}]`, 1},
+		{"text that is none", "text/plain", `see {"access_token":"` + issued + `"}`, 0},
+		{"blank text", "text/plain", " \n ", 0},
+		{"empty", "", "", 0},
+		{"other type", "text/html", `{"access_token":"` + issued + `"}`, 0},
 		{"too deep", "application/json", `[[[[[[[{"access_token":"` + issued + `"}]]]]]]]`, 0},
 	}
 	for _, tt := range tests {
@@ -171,18 +177,104 @@ func TestSealFixesValidators(t *testing.T) {
 	}
 }
 
-func TestLargeBodiesAreOnlyScanned(t *testing.T) {
+// What is too long to be read first is examined as it passes, to its end.
+func TestLargeBodiesAreSealed(t *testing.T) {
 	pad := strings.Repeat(" ", 1<<20+64<<10)
-	body := pad + `{"access_token":"` + issued + `","echo":"` + cred2 + `"}`
-	for _, length := range []int64{int64(len(body)), -1} {
-		resp := response(strings.NewReader(body), "Content-Type", "application/json")
-		resp.ContentLength = length
-		got, g := read(t, resp, guard.Options{Vault: vault(), Who: alice, Patterns: guard.NewPatterns(secret.New(cred2))})
-		if strings.Contains(got, cred2) || g.Masked() != 1 {
-			t.Errorf("length %d: the echo guard did not run", length)
+	for _, tt := range []struct {
+		name, kind, coding string
+		length, digest     bool
+	}{
+		{"json", "application/json", "", true, false},
+		{"json, no length", "application/json", "", false, false},
+		{"json, no length, digest", "application/json", "", false, true},
+		{"gzip", "application/json", "gzip", true, false},
+		{"gzip, no length", "application/json", "gzip", false, false},
+		{"text", "text/plain", "", true, false},
+		{"text, no length", "text/plain", "", false, false},
+		{"text, gzip", "text/plain", "gzip", true, false},
+		{"no type", "", "", true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			plain := `{"pad":1,` + pad + `"access_token":"` + issued + `","echo":"` + cred2 + `","end":1}` + pad
+			body, h := plain, []string{"Content-Type", tt.kind}
+			if tt.coding != "" { // the first is far shorter coded
+				body, h = string(zip(plain, len(plain))), append(h, "Content-Encoding", tt.coding)
+			}
+			if tt.digest {
+				h = append(h, "Content-Digest", "sha-256=:x:")
+			}
+			if tt.length {
+				h = append(h, "Content-Length", strconv.Itoa(len(body)))
+			}
+			resp := response(strings.NewReader(body), h...)
+			if tt.length {
+				resp.ContentLength = int64(len(body))
+			}
+			got, g := read(t, resp, guard.Options{Vault: vault(), Who: alice, Patterns: guard.NewPatterns(secret.New(cred2))})
+			if strings.Contains(got, issued) || g.Sealed() != 1 {
+				t.Errorf("sealed %d, want 1; the token passed: %t", g.Sealed(), strings.Contains(got, issued))
+			}
+			if strings.Contains(got, cred2) || g.Masked() != 1 {
+				t.Error("the echo guard did not run")
+			}
+			if resp.ContentLength >= 0 || resp.Header.Get("Content-Length") != "" || resp.Header.Get("Content-Digest") != "" || resp.Header.Get("Content-Encoding") != "" {
+				t.Errorf("the header is of another body: %v", resp.Header)
+			}
+			if !strings.HasSuffix(got, `,"end":1}`+pad) {
+				t.Error("the end is missing")
+			}
+		})
+	}
+}
+
+// Text of known length that is no JSON, and objects that are stored coded, keep
+// every byte and header.
+func TestLargeBodiesKeptAsTheyAre(t *testing.T) {
+	text := "no JSON " + strings.Repeat("x", 2<<20)
+	q := get(t, "https://api.example.com/log.json.gz", "Accept-Encoding", "identity")
+	noise := make([]byte, 2<<20)
+	_, _ = rand.Read(noise)
+	coded := string(zip(`{"access_token":"`+issued+`"}`+string(noise), 4<<20))
+	if len(coded) <= 1<<20 {
+		t.Fatalf("%d bytes are no test", len(coded))
+	}
+	for _, tt := range []struct{ name, kind, coding, body string }{
+		{"text", "text/plain", "", text}, {"stored", "application/json", "gzip", coded},
+	} {
+		resp := response(strings.NewReader(tt.body), "Content-Type", tt.kind, "Content-Length", strconv.Itoa(len(tt.body)), "Etag", `"v"`)
+		if tt.coding != "" {
+			resp.Header.Set("Content-Encoding", tt.coding)
 		}
-		if len(got) != len(body) {
-			t.Errorf("length %d: %d bytes of %d", length, len(got), len(body))
+		resp.Request, resp.ContentLength = q, int64(len(tt.body))
+		got, _ := read(t, resp, guard.Options{Vault: vault(), Who: alice})
+		if got != tt.body || resp.ContentLength != int64(len(got)) || resp.Header.Get("Etag") != `"v"` || resp.Header.Get("Content-Encoding") != tt.coding {
+			t.Errorf("%s: altered, header %v", tt.name, resp.Header)
+		}
+	}
+}
+
+// A text that never ends does not wait in memory.
+func TestEndlessValuePasses(t *testing.T) {
+	body := `{"access_token":"` + strings.Repeat("x", 8<<20) + `","refresh_token":"` + issued + `"}`
+	resp := response(strings.NewReader(body), "Content-Type", "application/json")
+	got, g := read(t, resp, guard.Options{Vault: vault(), Who: alice})
+	if g.Sealed() != 1 || strings.Contains(got, issued) || len(got) < 8<<20 {
+		t.Errorf("sealed %d of %d bytes", g.Sealed(), len(got))
+	}
+}
+
+// Nothing waits for the first byte of an answer that may be a stream.
+func TestTextStreamStaysLive(t *testing.T) {
+	var src parts
+	resp := response(&src, "Content-Type", "text/plain")
+	if _, err := guard.Response(resp, guard.Options{Vault: vault(), Who: alice}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	for _, line := range []string{"\n", "starting {\n", `{"access_token":"abc`} {
+		src.p = [][]byte{[]byte(line)}
+		if n, err := resp.Body.Read(buf); err != nil || string(buf[:n]) != line {
+			t.Fatalf("got %q, %v, want %q at once", buf[:n], err, line)
 		}
 	}
 }
