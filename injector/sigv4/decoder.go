@@ -195,12 +195,16 @@ func (d *decoder) line(most int) ([]byte, error) {
 }
 
 func (d *decoder) crlf() error {
-	var b [2]byte
-	if _, err := io.ReadFull(d.r, b[:]); err != nil {
-		return cut(err)
-	}
-	if string(b[:]) != "\r\n" {
-		return malformed("a chunk does not end in CRLF")
+	for _, want := range []byte("\r\n") {
+		// Not io.ReadFull: its io.ErrUnexpectedEOF is also what a body gives
+		// whose client went away.
+		got, err := d.r.ReadByte()
+		if err != nil {
+			return cut(err)
+		}
+		if got != want {
+			return malformed("a chunk does not end in CRLF")
+		}
 	}
 	return nil
 }
