@@ -59,11 +59,16 @@ func (r *run) joinOnce(sent map[string]audit.Record) []error {
 			continue
 		}
 		seen[e.ID]++
-		if e.Status != rec.Result.Status && rec.Result.Status != 0 || e.Path != rec.Request.Path || e.Method != rec.Request.Method {
+		// Who went away before the answer knows nothing of its status.
+		status := rec.Result.Status == e.Status || rec.Result.Status == 0 || rec.Result.Outcome == audit.OutcomeCanceled
+		if !status || e.Path != rec.Request.Path || e.Method != rec.Request.Method {
 			errs = append(errs, fmt.Errorf("record %s says %s %s %d, the upstream %s %s %d", e.ID, rec.Request.Method, rec.Request.Path, rec.Result.Status, e.Method, e.Path, e.Status))
 		}
 	}
 	for id, rec := range sent {
+		if seen[id] == 0 && rec.Result.Outcome == audit.OutcomeCanceled {
+			continue // canceled while it was on the way
+		}
 		if seen[id] != 1 {
 			errs = append(errs, fmt.Errorf("record %s (%s %s%s, %s) is %d times in the upstream's log", id, rec.Request.Method, rec.Request.Host, rec.Request.Path, rec.Result.Outcome, seen[id]))
 		}
