@@ -20,12 +20,18 @@ const (
 	defaultMintTimeout = 30 * time.Second
 	defaultDeniedFor   = 3 * time.Second
 	deniedCacheSize    = 1024
-	maxSkew            = 30 * time.Second
-	renewRetry         = 5 * time.Second // after a renewal that failed
+	// maxLive bounds the credentials of one run that issuers still accept: each
+	// is remembered until its end, so that it can be revoked.
+	maxLive    = 16384
+	maxSkew    = 30 * time.Second
+	renewRetry = 5 * time.Second // after a renewal that failed
 )
 
 // errClosed is the answer of a closed cache.
 var errClosed = fmt.Errorf("%w: the credential cache is closed", ErrUnavailable)
+
+// errFull is the answer while as many credentials live as can be remembered.
+var errFull = fmt.Errorf("%w: the limit of credentials that live at once is reached; wait until some end, revoke some, or give rules scopes that more calls share", ErrUnavailable)
 
 // errRevoked is the answer to callers whose credential was revoked while it
 // was being minted.
@@ -36,6 +42,10 @@ type CacheOptions struct {
 	Minter Minter
 	// Size is how many credentials are ready for use. Default 4096.
 	Size int
+	// MaxLive is how many credentials may live at their issuers at once; beyond
+	// it none is minted, for none may live that could not be revoked. Default
+	// 16384, or twice Size.
+	MaxLive int
 	// Timeout of one mint, which outlives the callers that wait for it.
 	// Default 30s.
 	Timeout time.Duration
@@ -102,6 +112,9 @@ func NewCache(o CacheOptions) *Cache {
 	}
 	if o.Size <= 0 {
 		o.Size = defaultCacheSize
+	}
+	if o.MaxLive <= 0 {
+		o.MaxLive = max(maxLive, 2*o.Size) // each may be renewed before it ends
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = defaultMintTimeout
@@ -195,6 +208,9 @@ func (c *Cache) start(ctx context.Context, key string, r Request, e Evidence) (*
 	}
 	if err := matches(r, e); err != nil {
 		return nil, err
+	}
+	if len(c.live)+len(c.flights) >= c.o.MaxLive { // each flight becomes one
+		return nil, errFull
 	}
 	// The mint serves every caller that waits for it, so it must not end with
 	// the first.

@@ -482,6 +482,31 @@ func TestEvictedCredentialsAreRevoked(t *testing.T) {
 	}
 }
 
+// What lives at issuers is bounded, whatever the cache lets go of: beyond the
+// bound nothing is minted, and room comes back with the end of a credential.
+func TestLiveCredentialsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bearer(time.Minute)
+		c := minting.NewCache(minting.CacheOptions{Minter: m, Size: 1, MaxLive: 3})
+		defer c.Close(t.Context())
+		r := mintingtest.Request("p", ev())
+		for n := range 3 {
+			r.Scope = []string{fmt.Sprint(n)}
+			get(t, c, r)
+		}
+		get(t, c, r) // what is ready is still handed out
+		r.Scope = []string{"one more"}
+		if _, err := c.Mint(t.Context(), r, ev()); !errors.Is(err, minting.ErrUnavailable) || !strings.Contains(err.Error(), "limit of credentials") {
+			t.Errorf("got %v", err)
+		}
+		if n := m.calls.Load(); n != 3 || len(c.Live()) != 3 {
+			t.Errorf("%d minted, %d live; want 3", n, len(c.Live()))
+		}
+		time.Sleep(2 * time.Minute)
+		get(t, c, r)
+	})
+}
+
 func TestCloseTellsOfFailuresAndTriesAgain(t *testing.T) {
 	m := bearer(time.Hour)
 	m.undoErr = minting.ErrUnavailable
