@@ -69,6 +69,8 @@ func TestDerive(t *testing.T) {
 		{name: "Allow in another region", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:RequestedRegion":"us-east-1"}}}`, err: awsscope.ErrNotAllowed},
 		{name: "no statement on the action", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"s3:GetObjectVersion","Resource":"*"}`, err: awsscope.ErrNotAllowed},
 		{name: "another bucket", target: "/docs/a", g: awsscope.GranularityRequest, static: strings.Replace(media, "media", "media2", 1), err: awsscope.ErrNotAllowed},
+		{name: "the ARN of another service", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"arn:aws:sqs:::media/*"}`, err: awsscope.ErrNotAllowed},
+		{name: "a ? is no umlaut", target: "/%C3%BC", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::media/?"}`, err: awsscope.ErrNotAllowed},
 		{name: "a star does not cross ARN parts", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"arn:aws:s*media/*"}`, err: awsscope.ErrNotAllowed},
 		{name: "listing without the prefix asked for", target: "/", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringLike":{"s3:prefix":"docs/*"}}}`, err: awsscope.ErrNotAllowed},
 		{name: "listing of the prefix asked for", target: "/?prefix=docs/x", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringLike":{"s3:prefix":"docs/*"}}}`,
