@@ -95,8 +95,8 @@ func (x *exchange) admit() *Refusal {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeUnattested, Err: err,
 			Reason: "the calling process is not part of the attested workload; start it under attache run"}
 	}
-	if x.p.rate != nil && !x.p.rate.Allow() {
-		return &Refusal{Status: http.StatusTooManyRequests, Code: CodeRateLimited, Reason: "the limit maxRequestsPerSec is reached", RetryAfter: time.Second}
+	if f := x.p.limited(); f != nil {
+		return f
 	}
 	if err := injector.CheckMethod(x.req.Method); err != nil {
 		return &Refusal{Status: http.StatusMethodNotAllowed, Code: CodeBadRequest, Reason: err.Error()}
@@ -116,6 +116,14 @@ func (x *exchange) admit() *Refusal {
 	}
 	x.describeTask()
 	return nil
+}
+
+// limited counts one request and refuses it if there are too many.
+func (p *Pipeline) limited() *Refusal {
+	if p.rate == nil || p.rate.Allow() {
+		return nil
+	}
+	return &Refusal{Status: http.StatusTooManyRequests, Code: CodeRateLimited, Reason: "the limit maxRequestsPerSec is reached", RetryAfter: time.Second}
 }
 
 func (x *exchange) policyRequest() *policy.Request {

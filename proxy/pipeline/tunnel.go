@@ -43,12 +43,12 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 	x.describeTask()
 	x.describeDecision()
 	x.steps.Decided = x.since()
-	if x.decision.Verdict != policy.Passthrough { // the policy changed since it was asked
+	if f := x.mayTunnel(); f != nil {
 		x.decision.Verdict = policy.Deny
-		x.rec.Decision.Verdict, x.rec.Decision.Code = policy.Deny.String(), CodeDenied
-		x.result.Outcome, x.result.ErrorKind = audit.OutcomeDenied, CodeDenied
+		x.rec.Decision.Verdict, x.rec.Decision.Code = policy.Deny.String(), f.Code
+		x.result.Outcome, x.result.ErrorKind = audit.OutcomeDenied, f.Code
 		x.finish()
-		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: x.decision.Reason}
+		return f
 	}
 	if f := x.begin(ctx); f != nil {
 		x.endTunnel(f.Code)
@@ -77,6 +77,19 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 		x.result.Outcome = audit.OutcomeRevoked
 	}
 	x.finish()
+	return nil
+}
+
+// mayTunnel asks again what only this moment can tell. A tunnel counts as one
+// request.
+func (x *exchange) mayTunnel() *Refusal {
+	if x.decision.Verdict != policy.Passthrough { // the policy changed since it was asked
+		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: x.decision.Reason}
+	}
+	if f := x.p.limited(); f != nil {
+		x.rec.Decision.Reason = f.Reason
+		return f
+	}
 	return nil
 }
 

@@ -183,6 +183,40 @@ func TestTunnelAsksPolicyAgain(t *testing.T) {
 	}
 }
 
+// A tunnel counts as a request: passthrough is no way around the limit.
+func TestTunnelsAreLimited(t *testing.T) {
+	r := newRig(t, settings{config: "  limits: {maxRequestsPerSec: 2}"})
+	c := r.client(false)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(r.caPEM))
+	c.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots}
+	c.Transport.(*http.Transport).DisableKeepAlives = true
+	refused := 0
+	for range 8 {
+		if got := r.do(c, http.MethodGet, "https://pass.test/", nil); got.err != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Fatal("eight tunnels at once were not limited")
+	}
+	if n := r.dials.Load(); n != int64(8-refused) {
+		t.Errorf("%d dials of %d tunnels", n, 8-refused)
+	}
+	limited := 0
+	for _, rec := range r.records(8) {
+		if rec.Result.ErrorKind == pipeline.CodeRateLimited {
+			limited++
+			if rec.Result.Outcome != audit.OutcomeDenied || rec.Decision.Verdict != "deny" || rec.Decision.Code != pipeline.CodeRateLimited {
+				t.Errorf("record %+v %+v", rec.Decision, rec.Result)
+			}
+		}
+	}
+	if limited != refused {
+		t.Errorf("%d refused, %d recorded so", refused, limited)
+	}
+}
+
 // A tunnel whose origin cannot be reached is recorded as such.
 func TestTunnelFailures(t *testing.T) {
 	r := newRig(t, settings{rules: `
