@@ -375,6 +375,3 @@ func (w *world) refused(r result, status int, code string) audit.Record {
 	}
 	return rec
 }
-
-// header is one header of a captured request.
-func header(h http.Header, name string) string { return h.Get(name) }
