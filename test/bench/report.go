@@ -114,7 +114,7 @@ func median(v []float64) float64 {
 	}
 	v = slices.Clone(v)
 	slices.Sort(v)
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 func pick(rs []row, f func(row) float64) []float64 {
