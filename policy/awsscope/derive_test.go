@@ -66,6 +66,7 @@ func TestDerive(t *testing.T) {
 		{name: "Deny of cleartext", target: "/docs/a", g: awsscope.GranularityRequest, static: media + `,{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":false}}}`,
 			want: get + `,{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":"false"}}}`},
 		{name: "Allow with an unknown condition", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalTag/a":"b"}}}`, err: awsscope.ErrNotAllowed},
+		{name: "Allow with an unknown operator", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"StringEqualsIgnoreCase":{"aws:RequestedRegion":"eu-west-1"}}}`, err: awsscope.ErrNotAllowed},
 		{name: "Allow in another region", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:RequestedRegion":"us-east-1"}}}`, err: awsscope.ErrNotAllowed},
 		{name: "no statement on the action", target: "/docs/a", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"s3:GetObjectVersion","Resource":"*"}`, err: awsscope.ErrNotAllowed},
 		{name: "another bucket", target: "/docs/a", g: awsscope.GranularityRequest, static: strings.Replace(media, "media", "media2", 1), err: awsscope.ErrNotAllowed},
