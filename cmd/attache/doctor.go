@@ -109,7 +109,7 @@ spec:
 	if err != nil {
 		return err
 	}
-	log, err := g.logger()
+	log, err := g.logger(os.Stderr)
 	if err != nil {
 		return err
 	}

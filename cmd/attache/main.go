@@ -93,12 +93,12 @@ it on the wire, and writes one record. The agent never holds a secret.
 }
 
 // logger writes JSON lines to standard error.
-func (g *global) logger() (*slog.Logger, error) {
+func (g *global) logger(w io.Writer) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(g.log)); err != nil {
 		return nil, fmt.Errorf("%w: --log-level is %q; must be debug, info, warn or error", run.ErrUsage, g.log)
 	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
 }
 
 func (g *global) stateDir() (string, error) {

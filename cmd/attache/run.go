@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/user"
 	"strconv"
 	"strings"
@@ -30,7 +31,16 @@ from its environment and files; SDKs that insist on one get a placeholder.`,
 			if err := sandbox.Harden(); err != nil {
 				return err
 			}
-			log, err := g.logger()
+			out := os.Stderr
+			if o.LogFile != "" {
+				f, err := run.OpenLog(o.LogFile)
+				if err != nil {
+					return err
+				}
+				defer f.Close() //nolint:errcheck // each line is written at once
+				out = f
+			}
+			log, err := g.logger(out)
 			if err != nil {
 				return err
 			}
@@ -59,6 +69,7 @@ from its environment and files; SDKs that insist on one get a placeholder.`,
 	f.StringVar(&o.Task, "task", "", "open a task with this purpose")
 	f.DurationVar(&o.TaskTTL, "task-ttl", 0, "lifetime of the task (default the configured maximum)")
 	f.StringVar(&o.HumanTokenFile, "human-token-file", "", "file with the OpenID token of the human the task is for")
+	f.StringVar(&o.LogFile, "log-file", "", "append the log to this file, which the agent does not see, instead of standard error")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "loopback address of the proxy")
 	f.StringSliceVar(&o.Keep, "keep-env", nil, "pass these variables on although they look like credentials")
 	f.StringSliceVar(&o.NoProxy, "no-proxy", nil, "hosts that the agent reaches directly")

@@ -40,6 +40,7 @@ type Options struct {
 	Stdin, Stdout, Stderr *os.File
 	Version               string
 	Log                   *slog.Logger
+	LogFile               string // where Log goes, if that is a file: invisible to the child
 }
 
 // ErrUsage is matched by mistakes of whoever called: nothing was started.
@@ -77,7 +78,7 @@ func (o Options) withDefaults() (Options, error) {
 			return o, err
 		}
 	}
-	for _, p := range []*string{&o.State, &o.Config, &o.HumanTokenFile} {
+	for _, p := range []*string{&o.State, &o.Config, &o.HumanTokenFile, &o.LogFile} {
 		if *p == "" {
 			continue
 		}
@@ -94,6 +95,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Log = slog.New(newSparse(o.Log.Handler()))
 	for _, f := range []struct {
 		p **os.File
 		v *os.File

@@ -178,7 +178,7 @@ func (o *Options) hidden(b *api.Bundle) []string {
 		}
 	}
 	c := b.Config.Spec
-	add(o.HumanTokenFile, c.Identity.SSHAgent, c.Identity.TLSKeyFile, c.Audit.Dir)
+	add(o.HumanTokenFile, o.LogFile, c.Identity.SSHAgent, c.Identity.TLSKeyFile, c.Audit.Dir)
 	for _, s := range []string{c.Identity.Socket, os.Getenv("SPIFFE_ENDPOINT_SOCKET"), c.Admin.Listen} {
 		if p, ok := strings.CutPrefix(s, "unix:"); ok {
 			add("/" + strings.TrimLeft(p, "/"))
