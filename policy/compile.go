@@ -97,6 +97,21 @@ type compiler struct {
 // Compile compiles the policies of b. An error is of type [Problems] and holds
 // every mistake.
 func Compile(b *api.Bundle) (*Set, error) {
+	c, err := compile(b)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{
+		version:    b.Version,
+		durability: cmp.Or(b.Config.Spec.Audit.Durability, v1alpha1.DurabilityProcess),
+		hosts:      newIndex(c.variants),
+		calls:      newCredentialCallIndex(),
+	}
+	return s, nil
+}
+
+// compile does all of [Compile] that finds mistakes.
+func compile(b *api.Bundle) (*compiler, error) {
 	c := &compiler{bundle: b, issuers: map[string]*issuer{}, outcomes: map[string]int{}}
 	for i := range b.Providers {
 		c.addIssuer(&b.Providers[i])
@@ -115,13 +130,7 @@ func Compile(b *api.Bundle) (*Set, error) {
 	if len(c.problems) > 0 {
 		return nil, c.problems
 	}
-	s := &Set{
-		version:    b.Version,
-		durability: cmp.Or(b.Config.Spec.Audit.Durability, v1alpha1.DurabilityProcess),
-		hosts:      newIndex(c.variants),
-		calls:      newCredentialCallIndex(),
-	}
-	return s, nil
+	return c, nil
 }
 
 func hasWhen(p v1alpha1.AccessPolicy) bool {

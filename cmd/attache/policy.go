@@ -40,12 +40,17 @@ func policyCheck(g *global) *cobra.Command {
 		Use: "check DIR", Short: "Find every mistake in a folder of documents", Args: cobra.ExactArgs(1), Example: "  attache policy check examples/quickstart",
 		RunE: func(c *cobra.Command, args []string) error {
 			b, _, err := loadPolicies(args[0])
+			var warnings api.Problems
+			if err == nil {
+				warnings = policy.Warnings(b)
+			}
 			if g.json() {
 				out := struct {
 					Valid    bool         `json:"valid"`
 					Problems api.Problems `json:"problems"`
+					Warnings api.Problems `json:"warnings"`
 					Error    string       `json:"error,omitempty"`
-				}{Valid: err == nil, Problems: api.Problems{}}
+				}{Valid: err == nil, Problems: api.Problems{}, Warnings: append(api.Problems{}, warnings...)}
 				if err != nil && !errors.As(err, &out.Problems) {
 					out.Error = err.Error()
 				}
@@ -59,6 +64,9 @@ func policyCheck(g *global) *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			for _, w := range warnings {
+				fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is good: %s, %s (version %s)\n", args[0], count(len(b.Policies), "policy", "policies"), count(len(b.Providers), "provider", "providers"), b.Version)
 			return err

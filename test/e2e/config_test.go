@@ -266,3 +266,22 @@ func TestHelp(t *testing.T) {
 }
 
 var _ = fmt.Sprint
+
+// A denial that loses is no mistake, but nobody should find out by its loss.
+func TestPolicyWarnings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("policy.yaml", strings.Replace(newOrigin(t).allow(`, paths: ["/repos/**"]`), "  rules:\n", "  rules:\n  - {name: keep, hosts: ["+apiHost+"], methods: [DELETE], action: deny}\n", 1))
+	r := w.attache("policy", "check", w.config).must(t)
+	if !strings.Contains(r.stderr, "warning: ") || !strings.Contains(r.stderr, `rule "keep"`) || !strings.Contains(r.stdout, "is good") {
+		t.Errorf("got %s", r.all())
+	}
+	var out struct {
+		Valid    bool
+		Warnings []struct{ Text string }
+	}
+	r = w.attache("policy", "check", "-o", "json", w.config).must(t)
+	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || !out.Valid || len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0].Text, "/repos/**") {
+		t.Errorf("got %s, %v", r.stdout, err)
+	}
+}
