@@ -1,12 +1,8 @@
 package trust
 
 import (
-	"context"
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
-	"time"
 )
 
 // NodeVersion is a version of Node.js; the zero value is none.
@@ -35,20 +31,4 @@ func ParseNodeVersion(s string) (NodeVersion, error) {
 		return NodeVersion{}, fmt.Errorf("node version %.40q is not of the form v22.21.0", s)
 	}
 	return v, nil
-}
-
-// FindNode asks the node on this process's PATH for its version. Without one
-// the version is zero and the error says why.
-func FindNode(ctx context.Context) (NodeVersion, error) {
-	const patience = 5 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", "--version")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return NodeVersion{}, fmt.Errorf("ask node for its version: %w", err)
-	}
-	return ParseNodeVersion(string(out))
 }
