@@ -31,7 +31,7 @@ type Options struct {
 	// Strip names further variables to take away: those that Attaché reads
 	// keys from.
 	Strip []string
-	// Node is the version found by [FindNode]; the zero value means that no
+	// Node is the version of the agent's node; the zero value means that no
 	// preload is set.
 	Node NodeVersion
 }
