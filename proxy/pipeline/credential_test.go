@@ -236,6 +236,29 @@ func TestLeakIsCutAndRevoked(t *testing.T) {
 	}
 }
 
+// Rule 6 holds for answers of any length, whatever type they say or do not.
+func TestLongAnswersAreSealed(t *testing.T) {
+	combinations(t, func(t *testing.T, r *rig, c *http.Client, base string) {
+		const issued = "ghs_issued0123456789issued0123456789"
+		pad := strings.Repeat(" ", 2<<20)
+		for n, kind := range []string{"application/json", "text/plain"} {
+			r.serve(func(w http.ResponseWriter, _ *http.Request) {
+				body := `{"access_token":"` + issued + `",` + pad + `"client_secret":"` + issued + `"}`
+				w.Header().Set("Content-Type", kind)
+				w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+				_, _ = io.WriteString(w, body)
+			})
+			got := r.do(c, http.MethodGet, base+"/", nil)
+			if got.err != nil || strings.Contains(got.body, issued) || strings.Count(got.body, guard.HandlePrefix) != 2 || len(got.body) < len(pad) {
+				t.Errorf("%s: %d bytes, %d handles, token passed: %t, %v", kind, len(got.body), strings.Count(got.body, guard.HandlePrefix), strings.Contains(got.body, issued), got.err)
+			}
+			if rec := r.records(n + 1)[n]; rec.Result.Sealed != 2 || rec.Result.Outcome != audit.OutcomeOK {
+				t.Errorf("%s: record %+v", kind, rec.Result)
+			}
+		}
+	})
+}
+
 // A leak ends the credential for all who use it (invariant 6), but for a static
 // key, which it cannot end: there one answer must not stop the others.
 func TestLeakAndTheOtherCalls(t *testing.T) {
