@@ -80,6 +80,8 @@ test)
 	apt_need py:grpc python3-grpcio
 	apt_need py:google.protobuf python3-protobuf
 	apt_need py:pip python3-pip
+	apt_need py:boto3 python3-boto3
+	apt_need /usr/lib/python3/dist-packages/botocore python3-botocore
 	apt_need java default-jdk-headless
 	apt_need keytool default-jdk-headless
 	# Sparse registries need cargo 1.68; Debian 12 has one under another name.
@@ -97,4 +99,7 @@ bench)
 esac
 apt_install
 # test/servers installs the packages of the token server by itself.
-[ "$what" != test ] || npm_tree clients
+if [ "$what" = test ]; then
+	npm_tree clients
+	npm_tree aws
+fi

@@ -22,13 +22,13 @@ type statement struct {
 	unknownConds string // the first condition that is not understood
 }
 
-// Condition operators and keys that the evaluator understands. Everything else
-// makes an Allow statement allow nothing and a Deny statement refuse.
-const understood = "operators StringEquals, StringLike, StringNotEquals, StringNotLike, Bool, DateLessThan, DateGreaterThan; " +
-	"keys aws:SecureTransport, aws:RequestedRegion, aws:CurrentTime, s3:prefix, s3:VersionId, kms:RequestAlias"
-
 // ParsePolicy reads an IAM policy document strictly: duplicate keys, keys that
-// differ in case, unknown elements and policy variables are errors.
+// differ in case, unknown elements and policy variables are errors. Of
+// conditions it understands the operators StringEquals, StringLike,
+// StringNotEquals, StringNotLike, Bool, DateLessThan and DateGreaterThan over
+// aws:SecureTransport, aws:RequestedRegion, aws:CurrentTime, s3:prefix,
+// s3:VersionId and kms:RequestAlias; any other makes an Allow statement allow
+// nothing and a Deny statement refuse.
 func ParsePolicy(doc []byte) (Policy, error) {
 	o, err := parseJSON(doc)
 	if err != nil {

@@ -89,6 +89,10 @@ func TestGenerated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	header, _, _ := strings.Cut(string(got), "\n")
+	if now, _, _ := strings.Cut(string(want), "\n"); now != header {
+		t.Skipf("another botocore is installed: %s", now)
+	}
 	if string(got) != string(want) {
 		t.Error("data/operations.txt is stale: go generate ./policy/awsscope")
 	}
