@@ -1,12 +1,35 @@
 package run
 
 import (
+	"context"
 	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
+
+// The waits between two trims: short at first, since the first connections,
+// policies and tokens touch much that is rarely used again.
+const (
+	firstTrim = time.Second
+	lastTrim  = time.Minute
+)
+
+// keepTrimmed calls [releaseCode] now and, ever more rarely, until ctx ends.
+// What is in use comes back from the page cache within a few hundred
+// microseconds: a mapping of 64 KiB a fault.
+func keepTrimmed(ctx context.Context) {
+	for wait := firstTrim; ; wait = min(2*wait, lastTrim) {
+		releaseCode()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
 
 // heapFloor is how far the heap may grow before it is collected, however
 // little of it is live. A proxy's live heap is a few MiB and its garbage

@@ -20,13 +20,13 @@ func TestPercentFor(t *testing.T) {
 	}
 }
 
-// TestReleaseStartup: the code still runs, and its pages were given back.
-func TestReleaseStartup(t *testing.T) {
+// TestReleaseCode: the code still runs, and its pages were given back.
+func TestReleaseCode(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("Linux only")
 	}
 	before := fileRSS(t)
-	releaseStartup()
+	releaseCode()
 	if after := fileRSS(t); after >= before {
 		t.Errorf("resident file pages: %d KiB before, %d after", before, after)
 	}

@@ -154,7 +154,7 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	defer stopWatch()
 	go p.watch(watchCtx)
 	defer keepHeap()()
-	releaseStartup()
+	go keepTrimmed(watchCtx)
 	return box.Wait(ctx)
 }
 

@@ -8,11 +8,11 @@ import (
 	"syscall"
 )
 
-// releaseStartup takes the pages of our own code and constants that starting
-// has touched (schemas, parsers' tables) off the process's account: they stay
-// in the page cache and come back when they are used. It is a matter of
-// memory only, so errors do not matter.
-func releaseStartup() {
+// releaseCode takes the pages of our own code and constants that starting and
+// rare events have touched (schemas, handshakes, parsers' tables) off the
+// process's account: they stay in the page cache and come back when they are
+// used. It is a matter of memory only, so errors do not matter.
+func releaseCode() {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return

@@ -2,4 +2,4 @@
 
 package run
 
-func releaseStartup() {}
+func releaseCode() {}

@@ -9,7 +9,9 @@ import (
 )
 
 const (
-	inputSize = 4 << 10
+	// inputSize is for each open connection, idle ones included: most heads fit,
+	// larger ones make it grow for a while.
+	inputSize = 2 << 10
 	// directRead is the size from which a body is read into the reader's own
 	// memory, past the buffer.
 	directRead = 2 << 10
