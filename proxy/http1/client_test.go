@@ -209,6 +209,34 @@ func TestRefusedAnswers(t *testing.T) {
 	}
 }
 
+// TestSwitchWithBody: a 101 has no body (RFC 9110 section 8.6), nor may the
+// request's still be coming: both would be read as the other protocol.
+func TestSwitchWithBody(t *testing.T) {
+	const head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+	stuck, end := io.Pipe()
+	defer end.Close()
+	for name, c := range map[string]struct {
+		raw  string
+		body io.Reader
+	}{
+		"length":         {head + "Content-Length: 3\r\n\r\nabc", nil},
+		"coding":         {head + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", nil},
+		"body under way": {head + "\r\n", stuck},
+	} {
+		var cc closeCounter
+		cl := &http1.Client{Dial: func(context.Context) (net.Conn, error) { return &cc.conn([]byte(c.raw)).script2, nil }}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://a/", c.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", "websocket")
+		if resp, err := cl.RoundTrip(req); !errors.Is(err, http1.ErrResponse) || !cc.closed.Load() {
+			t.Errorf("%s: got %v, %v, closed %t; want ErrResponse", name, resp, err, cc.closed.Load())
+		}
+	}
+}
+
 // origin is a real server whose handler sees raw connections.
 func origin(t *testing.T, serve func(n int, c net.Conn, br *bufio.Reader)) (*http1.Client, *atomic.Int64) {
 	t.Helper()

@@ -36,12 +36,12 @@ func (k *clientConn) readResponse(req *http.Request, trace *httptrace.ClientTrac
 			return nil, err
 		}
 		switch code := a.resp.StatusCode; {
-		case code == http.StatusSwitchingProtocols:
-			return k.switched(req, &a.resp)
 		case code >= 200:
 			return k.final(a, f)
 		case f.lengths+f.codings > 0:
 			return nil, unsound("an interim answer has no body")
+		case code == http.StatusSwitchingProtocols:
+			return k.switched(req, &a.resp)
 		case code == http.StatusContinue && k.write != nil:
 			k.write.goAhead()
 		}
@@ -226,6 +226,9 @@ func announceAnswer(resp *http.Response, f fields) error {
 func (k *clientConn) switched(req *http.Request, resp *http.Response) (*http.Response, error) {
 	if len(req.Header["Upgrade"]) == 0 {
 		return nil, unsound("it switches protocols unasked")
+	}
+	if k.write != nil && !k.write.over() { // what is still to come would be read as the other protocol
+		return nil, unsound("it switches protocols in the middle of the request")
 	}
 	k.in.clearDeadline()
 	ahead := bytes.Clone(k.in.buffered())
