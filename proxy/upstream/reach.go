@@ -42,10 +42,10 @@ type reach struct {
 	timeout  time.Duration // of a TLS handshake
 	raw      func(context.Context) (net.Conn, error)
 	protocol atomic.Int32
-	learning chan struct{} // held by the one that finds the protocol out
 
-	mu     sync.Mutex // guards handed
-	handed []net.Conn // for std: they turned out to speak HTTP/2
+	mu       sync.Mutex    // guards what follows
+	learning chan struct{} // closed when the one that finds the protocol out is done; nil: none does
+	handed   []net.Conn    // for std: they turned out to speak HTTP/2
 }
 
 func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL, who Who) *reach {
@@ -69,7 +69,7 @@ func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL
 		}
 		return c, err
 	}
-	t := &reach{timeout: l.TLSTimeout.D(), learning: make(chan struct{}, 1)}
+	t := &reach{timeout: l.TLSTimeout.D()}
 	t.std = &http.Transport{
 		DialContext:            dial,
 		TLSClientConfig:        cfg,
@@ -126,14 +126,14 @@ func (t *reach) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // dialH1 opens a connection for our own codec. While it is not known what the
-// origin speaks, one connection at a time is opened to find out.
+// origin speaks, one connection is opened to find out, and the others wait for
+// it: once, so that those to a dead origin do not fail one after the other.
 func (t *reach) dialH1(ctx context.Context) (net.Conn, error) {
 	if t.protocol.Load() == protocolUnknown {
-		select {
-		case t.learning <- struct{}{}:
-			defer func() { <-t.learning }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		if learned := t.learn(); learned != nil {
+			defer learned()
+		} else if err := t.learned(ctx); err != nil {
+			return nil, err
 		}
 		if t.protocol.Load() == protocolH2 {
 			return nil, http1.ErrOtherProtocol
@@ -152,6 +152,40 @@ func (t *reach) dialH1(ctx context.Context) (net.Conn, error) {
 	}
 	t.protocol.Store(protocolH1)
 	return c, nil
+}
+
+// learn makes the caller the one that finds the protocol out, until it calls
+// the function. Nil: somebody else is.
+func (t *reach) learn() func() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.learning != nil {
+		return nil
+	}
+	done := make(chan struct{})
+	t.learning = done
+	return func() {
+		t.mu.Lock()
+		t.learning = nil
+		t.mu.Unlock()
+		close(done)
+	}
+}
+
+// learned waits for the one that finds the protocol out.
+func (t *reach) learned(ctx context.Context) error {
+	t.mu.Lock()
+	done := t.learning
+	t.mu.Unlock()
+	if done == nil { // just now
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // dialStd opens a connection for net/http, or hands over one that is there.

@@ -3,12 +3,14 @@ package upstream_test
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/proxy/upstream"
@@ -114,5 +116,32 @@ func TestUpgradeToOriginWithHTTP2(t *testing.T) {
 	b, _ := io.ReadAll(rw)
 	if string(b) != "ahead ping\n" {
 		t.Errorf("got %q", b)
+	}
+}
+
+// TestDeadOriginDoesNotQueue: where the first connection fails, those that
+// waited for it fail together, not one handshake timeout after the other.
+func TestDeadOriginDoesNotQueue(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() }) // never accepts: the kernel does, and nobody shakes hands
+	const handshake = time.Second
+	l := limits()
+	l.TLSTimeout = v1alpha1.Duration(handshake)
+	r := newRig(t, upstream.Config{Limits: l}, v1alpha1.Destination{Host: "example.com", Addresses: []string{ln.Addr().String()}})
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			if got, err := r.get(t, dest("example.com"), upstream.Who{}); err == nil {
+				t.Errorf("got %q from an origin that says nothing", got)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(start); took > 3*handshake {
+		t.Errorf("six requests took %v to fail; one handshake is given up after %v", took, handshake)
 	}
 }

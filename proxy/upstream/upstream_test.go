@@ -78,7 +78,9 @@ type rig struct {
 func newRig(t *testing.T, cfg upstream.Config, ds ...v1alpha1.Destination) *rig {
 	t.Helper()
 	r := &rig{}
-	cfg.Limits = limits()
+	if cfg.Limits.DialTimeout == 0 {
+		cfg.Limits = limits()
+	}
 	if cfg.Upstream.ParentProxy == "" {
 		cfg.Upstream.ParentProxy = "none"
 	}
