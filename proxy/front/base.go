@@ -34,7 +34,9 @@ func (f *Front) ServeBaseURL(ctx context.Context, ln net.Listener, dest destinat
 		conn.Dest = dest
 		conn.Local = local
 		if tlsConfig != nil {
-			f.serveTLS(ctx, c, conn, tlsConfig)
+			if tc, ctx := f.handshake(ctx, c, conn, tlsConfig); tc != nil {
+				c.next = func(context.Context) { f.serveTLS(ctx, tc) }
+			}
 			return
 		}
 		p, err := c.sniff(or(f.Limits.IdleTimeout.D(), http1.DefaultIdleTimeout))

@@ -2,10 +2,12 @@ package front
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"runtime/debug"
 	"time"
 )
 
@@ -14,6 +16,24 @@ type clientConn struct {
 	net.Conn
 	f     *Front
 	ahead []byte // read, not yet consumed
+	// next serves the connection once what serves it now has returned, so that
+	// a client inside TLS inside CONNECT does not stand on the frames of both.
+	next func(ctx context.Context)
+}
+
+// serveNext runs next until none is left. A panic ends the connection only, as
+// it does in a handler.
+func (c *clientConn) serveNext(ctx context.Context) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.f.Log.ErrorContext(ctx, "connection handler panicked", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	for c.next != nil {
+		next := c.next
+		c.next = nil
+		next(ctx)
+	}
 }
 
 // Read implements net.Conn.

@@ -40,21 +40,26 @@ func (f *Front) connect(w http.ResponseWriter, r *http.Request, outer *proxy.Con
 		f.Log.DebugContext(r.Context(), "take over CONNECT", "error", err)
 		return
 	}
-	defer func() { _ = nc.Close() }()
 	if _, err := io.WriteString(nc, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		_ = nc.Close()
 		return
-	}
-	c, ok := nc.(*clientConn)
-	if !ok { // bytes were sent ahead of our 200
-		c = &clientConn{Conn: nc, f: f}
 	}
 	conn := *outer
 	conn.Door = proxy.DoorConnect
 	conn.Dest = dest
+	if c, ok := nc.(*clientConn); ok { // closed by who accepted it
+		c.next = func(ctx context.Context) { f.inside(proxy.WithConn(ctx, outer), c, &conn) }
+		return
+	}
+	// Bytes were sent ahead of our 200.
+	defer func() { _ = nc.Close() }()
+	c := &clientConn{Conn: nc, f: f}
 	f.inside(r.Context(), c, &conn)
+	c.serveNext(r.Context())
 }
 
-// inside serves what a client speaks through a CONNECT.
+// inside serves what a client speaks through a CONNECT, or leaves that to
+// c.next.
 func (f *Front) inside(ctx context.Context, c *clientConn, conn *proxy.Conn) {
 	p, err := c.sniff(or(f.Limits.TLSTimeout.D(), tlsTimeout))
 	if err != nil {
@@ -117,7 +122,9 @@ func (f *Front) insideTLS(ctx context.Context, c *clientConn, conn *proxy.Conn) 
 		f.Log.ErrorContext(ctx, "make a leaf certificate", "conn", conn.ID, "error", err)
 		return
 	}
-	f.serveTLS(ctx, c, conn, cfg)
+	if tc, ctx := f.handshake(ctx, c, conn, cfg); tc != nil {
+		c.next = func(context.Context) { f.serveTLS(ctx, tc) }
+	}
 }
 
 // passes asks for passthrough. A refused caller is never tunnelled: its
@@ -141,17 +148,22 @@ func (f *Front) nameFromSNI(ctx context.Context, conn *proxy.Conn, sni string) b
 	return true
 }
 
-// serveTLS ends the client's TLS and serves HTTP in it.
-func (f *Front) serveTLS(ctx context.Context, c net.Conn, conn *proxy.Conn, cfg *tls.Config) {
+// handshake ends the client's TLS. The context knows conn; without a
+// connection the handshake failed.
+func (f *Front) handshake(ctx context.Context, c net.Conn, conn *proxy.Conn, cfg *tls.Config) (*tls.Conn, context.Context) {
 	tc := tls.Server(c, cfg)
 	hctx, cancel := context.WithTimeout(ctx, or(f.Limits.TLSTimeout.D(), tlsTimeout))
 	err := tc.HandshakeContext(hctx)
 	cancel()
 	if err != nil {
 		f.tlsFailed(ctx, conn, err)
-		return
+		return nil, nil
 	}
-	ctx = proxy.WithConn(ctx, conn)
+	return tc, proxy.WithConn(ctx, conn)
+}
+
+// serveTLS serves HTTP inside TLS.
+func (f *Front) serveTLS(ctx context.Context, tc *tls.Conn) {
 	if tc.ConnectionState().NegotiatedProtocol == http2.NextProtoTLS {
 		f.serveH2(ctx, tc)
 		return

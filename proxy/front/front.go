@@ -182,6 +182,7 @@ func (f *Front) accept(ctx context.Context, ln net.Listener, serve func(context.
 		go func() {
 			defer f.done(c)
 			serve(ctx, c)
+			c.serveNext(ctx)
 		}()
 	}
 }

@@ -239,6 +239,22 @@ func TestUnattestedIsAnsweredInside(t *testing.T) {
 	}
 }
 
+// TestPanicEndsOneConnection: the code behind CONNECT runs on no handler's
+// frames, so nobody else would catch its panic.
+func TestPanicEndsOneConnection(t *testing.T) {
+	d := open(t, func(f *front.Front) {
+		f.Passthrough = func(_ context.Context, c *proxy.Conn) bool { return c.Dest.Host == "broken.example.com" }
+		f.Tunnel = func(context.Context, *proxy.Conn, net.Conn) error { panic("broken") }
+	})
+	c := tls.Client(d.tunnel(t, "broken.example.com:443"), &tls.Config{RootCAs: d.roots, ServerName: "broken.example.com"})
+	if err := c.HandshakeContext(t.Context()); err == nil {
+		t.Error("a broken tunnel shook hands")
+	}
+	if status, got := get(t, d.client(t, false), "https://api.example.com/"); status != http.StatusOK {
+		t.Errorf("afterwards: got %d %s", status, got)
+	}
+}
+
 func TestHostMustBeTheConnectionsOwn(t *testing.T) {
 	d := open(t, nil)
 	for _, tt := range []struct {
