@@ -31,8 +31,8 @@ func keepTrimmed(ctx context.Context) {
 	}
 }
 
-// heapFloor is how far the heap may grow before it is collected, however
-// little of it is live. A proxy's live heap is a few MiB and its garbage
+// heapFloor is how far heap and stacks together may grow before the heap is
+// collected, however little of it is live. A proxy's live heap is a few MiB and its garbage
 // thousands of small objects a second: with Go's default of twice the live
 // heap the collector took a sixth of the CPU of a request.
 const heapFloor = 16 << 20
@@ -86,8 +86,9 @@ func (s *sentinel) collected() {
 
 func (t *tuner) tune() {
 	metrics.Read(t.sample[:])
-	live, rest := t.sample[0].Value.Uint64(), t.sample[1].Value.Uint64()+t.sample[2].Value.Uint64()
-	percent := percentFor(live)
+	live, stacks := t.sample[0].Value.Uint64(), t.sample[1].Value.Uint64()
+	rest := stacks + t.sample[2].Value.Uint64()
+	percent := percentFor(live, stacks)
 	// Setting it stops the world for a moment; small changes are not worth it.
 	if d := percent - t.percent; d > t.percent/8 || -d > t.percent/8 {
 		debug.SetGCPercent(percent)
@@ -101,13 +102,13 @@ func (t *tuner) tune() {
 // slack is what the limit leaves for spans that are partly in use.
 const slack = 6 << 20
 
-// percentFor is GOGC for a live heap of so many bytes.
-func percentFor(live uint64) int {
+// percentFor is GOGC for a live heap and stacks of so many bytes.
+func percentFor(live, stacks uint64) int {
 	if live == 0 {
 		return 100
 	}
-	if live >= heapFloor {
+	if live+stacks >= heapFloor {
 		return minPercent
 	}
-	return int(min(maxPercent, max(minPercent, (heapFloor-live)*100/live)))
+	return int(min(maxPercent, max(minPercent, (heapFloor-live-stacks)*100/live)))
 }

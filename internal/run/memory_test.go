@@ -9,13 +9,14 @@ import (
 
 func TestPercentFor(t *testing.T) {
 	for _, tt := range []struct {
-		live uint64
-		want int
+		live, stacks uint64
+		want         int
 	}{
-		{0, 100}, {1 << 20, maxPercent}, {4 << 20, 300}, {heapFloor / 2, 100}, {12 << 20, minPercent}, {heapFloor * 2, minPercent},
+		{0, 0, 100}, {1 << 20, 0, maxPercent}, {4 << 20, 0, 300}, {4 << 20, 4 << 20, 200}, {heapFloor / 2, 0, 100},
+		{12 << 20, 0, minPercent}, {4 << 20, heapFloor, minPercent}, {heapFloor * 2, 0, minPercent},
 	} {
-		if got := percentFor(tt.live); got != tt.want {
-			t.Errorf("%d MiB live: got %d, want %d", tt.live>>20, got, tt.want)
+		if got := percentFor(tt.live, tt.stacks); got != tt.want {
+			t.Errorf("%d MiB live, %d of stacks: got %d, want %d", tt.live>>20, tt.stacks>>20, got, tt.want)
 		}
 	}
 }
