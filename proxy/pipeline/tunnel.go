@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/proxy"
 )
@@ -18,13 +19,13 @@ func (p *Pipeline) Passthrough(_ context.Context, c *proxy.Conn) bool {
 		return false
 	}
 	s := p.state.Load()
-	return s.Policies.DecideConn(p.connRequest(c)).Verdict == policy.Passthrough
+	return s.Policies.DecideConn(p.connRequest(c, p.cfg.Tasks.Current(c.Caller.Workload))).Verdict == policy.Passthrough
 }
 
-func (p *Pipeline) connRequest(c *proxy.Conn) *policy.Request {
+func (p *Pipeline) connRequest(c *proxy.Conn, t *identity.Task) *policy.Request {
 	return &policy.Request{
 		Host: c.Dest.Host, Port: c.Dest.Port, Scheme: c.Dest.Scheme, Protocol: policy.TLS, Method: http.MethodConnect,
-		Workload: c.Caller.Workload, Process: c.Caller.Process, Task: p.cfg.Tasks.Current(c.Caller.Workload), Time: p.cfg.Now(),
+		Workload: c.Caller.Workload, Process: c.Caller.Process, Task: t, Time: p.cfg.Now(),
 	}
 }
 
@@ -33,7 +34,7 @@ func (p *Pipeline) connRequest(c *proxy.Conn) *policy.Request {
 func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) error {
 	x := &exchange{p: p, state: p.state.Load(), conn: c, start: p.cfg.Now(), dest: c.Dest, protocol: policy.TLS}
 	x.task = p.cfg.Tasks.Current(c.Caller.Workload)
-	x.decision = x.state.Policies.DecideConn(p.connRequest(c))
+	x.decision = x.state.Policies.DecideConn(p.connRequest(c, x.task))
 	x.rec = audit.Record{
 		ID: newRecordID(), Time: x.start, Unsafe: p.cfg.Unsafe,
 		Decision: &audit.Decision{},
@@ -43,6 +44,10 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 	x.describeTask()
 	x.describeDecision()
 	x.steps.Decided = x.since()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.live.add(x, cancel)
+	defer p.live.remove(x)
 	if f := x.mayTunnel(); f != nil {
 		x.decision.Verdict = policy.Deny
 		x.rec.Decision.Verdict, x.rec.Decision.Code = policy.Deny.String(), f.Code
@@ -54,10 +59,6 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 		x.endTunnel(f.Code)
 		return f
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	p.live.add(x, cancel)
-	defer p.live.remove(x)
 	origin, err := p.cfg.Upstream.DialRaw(ctx, c.Dest)
 	if err != nil {
 		x.endTunnel(x.upstreamRefusal(ctx, err).Code)
@@ -90,7 +91,11 @@ func (x *exchange) mayTunnel() *Refusal {
 		x.rec.Decision.Reason = f.Reason
 		return f
 	}
-	return nil
+	f := x.taskOpen() // it may have ended before it could cut us
+	if f != nil {
+		x.rec.Decision.Reason = f.Reason
+	}
+	return f
 }
 
 func (x *exchange) endTunnel(code string) {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/identity/task"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/proxy"
 	"github.com/attache-dev/attache/proxy/destination"
@@ -180,6 +183,47 @@ func TestTunnelAsksPolicyAgain(t *testing.T) {
 	}
 	if rec := r.record(); rec.Result.Outcome != audit.OutcomeDenied || rec.Decision.Verdict != "deny" {
 		t.Errorf("record %+v %+v", rec.Decision, rec.Result)
+	}
+}
+
+// endsAtOnce is a task store whose current task ends right after it was
+// looked up.
+type endsAtOnce struct {
+	pipeline.Tasks
+	end func(id string)
+}
+
+func (e endsAtOnce) Current(w *identity.Workload) *identity.Task {
+	t := e.Tasks.Current(w)
+	if t != nil {
+		e.end(t.ID)
+	}
+	return t
+}
+
+// A task that ends before its tunnel could be cut opens none.
+func TestTunnelOfAnEndedTask(t *testing.T) {
+	var r *rig
+	r = newRig(t, settings{transport: func(c *pipeline.Config) {
+		c.Tasks = endsAtOnce{c.Tasks, func(id string) { _ = r.tasks.Close(id, "test") }}
+	}})
+	if _, err := r.tasks.Open(t.Context(), task.OpenRequest{Workload: r.workload, Purpose: "test", OpenedBy: task.ByLauncher}); err != nil {
+		t.Fatal(err)
+	}
+	dest, err := destination.Parse("https", "pass.test:443", 443)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := &proxy.Conn{Dest: dest, Door: proxy.DoorConnect}
+	conn.Caller.Workload = r.workload
+	agent, far := net.Pipe()
+	_ = far.Close()
+	defer agent.Close()
+	if err := r.Tunnel(t.Context(), conn, agent); err == nil || r.dials.Load() != 0 {
+		t.Errorf("got %v after %d dials", err, r.dials.Load())
+	}
+	if rec := r.record(); rec.Task == nil || rec.Result.Outcome == audit.OutcomeOK || rec.Result.ErrorKind != pipeline.CodeRevoked {
+		t.Errorf("record %+v %+v %+v", rec.Task, rec.Decision, rec.Result)
 	}
 }
 
