@@ -93,12 +93,16 @@ go('ec2', 'describe_vpcs')
 go('lambda', 'list_functions')
 `, server)
 	for _, want := range []string{
-		"s3 AccessDeniedException because of rule s3 rec-1", "sqs AccessDeniedException because of rule json-1.0 rec-1", "dynamodb AccessDeniedException because of rule json-1.0 rec-1",
+		"s3 AccessDeniedException because of rule s3 rec-1", "dynamodb AccessDeniedException because of rule json-1.0 rec-1",
 		"sns AccessDeniedException because of rule query rec-1", "ec2 AccessDeniedException because of rule ec2 rec-1", "lambda AccessDeniedException because of rule rest-json rec-1",
 	} {
 		if !strings.Contains(out, want+"\n") {
 			t.Errorf("no %q in\n%s", want, out)
 		}
+	}
+	// SQS spoke the query protocol until botocore 1.31.81 and JSON since.
+	if !strings.Contains(out, "sqs AccessDeniedException because of rule json-1.0 rec-1\n") && !strings.Contains(out, "sqs AccessDeniedException because of rule query rec-1\n") {
+		t.Errorf("sqs does not print the reason:\n%s", out)
 	}
 }
 

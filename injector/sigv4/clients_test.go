@@ -302,7 +302,7 @@ def go(f, **a):
     try: f(**a)
     except Exception as e:
         if 'SignatureDoesNotMatch' in str(e) or 'AccessDenied' in str(e): raise
-go(boto3.client('dynamodb', **kw).get_item, TableName='t', Key={'k': {'S': 'v'}})
+go(boto3.client('dynamodb', **kw).get_item, TableName='table', Key={'k': {'S': 'v'}})
 go(boto3.client('sns', **kw).publish, TopicArn='arn:aws:sns:eu-west-1:1:t', Message='m & ü')
 go(boto3.client('lambda', **kw).invoke, FunctionName='arn:aws:lambda:eu-west-1:1:function:f:a', Payload=b'{}')
 `, proxy, placeholderID)
