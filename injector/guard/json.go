@@ -100,7 +100,7 @@ func (w *walker) member(buf []byte, i int) member {
 	if j < len(buf) && buf[j] != '"' {
 		return m
 	}
-	if w.depth > maxDepth || m.nameEnd-i > maxKey || !names.Member(unquote(buf[i+1:m.nameEnd]), likely) {
+	if w.depth > maxDepth || m.nameEnd-i > maxKey || !credential(buf[i+1:m.nameEnd]) {
 		return m
 	}
 	if j == len(buf) {
@@ -111,6 +111,12 @@ func (w *walker) member(buf []byte, i int) member {
 	m.end = closing(buf, m.value)
 	m.wait = m.end < 0
 	return m
+}
+
+// credential reports whether a member of this name may be a credential. Most
+// names are told by their end, without a copy of them.
+func credential(raw []byte) bool {
+	return names.MayBeMember(raw) && names.Member(unquote(raw), likely)
 }
 
 // likely is a value that looks like a credential, to ask only for the name.
@@ -125,18 +131,18 @@ func (w *walker) replace(name, raw []byte) (string, bool) {
 }
 
 func (w *walker) skipString(buf []byte, i int) int {
-	for ; i < len(buf); i++ {
-		switch {
-		case w.escaped:
-			w.escaped = false
-		case buf[i] == '\\':
-			w.escaped = true
-		case buf[i] == '"':
-			w.inString = false
-			return i + 1
-		}
+	if w.escaped && i < len(buf) {
+		w.escaped = false
+		i++
 	}
-	return i
+	if end := closing(buf, i); end >= 0 {
+		w.inString = false
+		return end + 1
+	}
+	for k := len(buf); k > i && buf[k-1] == '\\'; k-- {
+		w.escaped = !w.escaped
+	}
+	return len(buf)
 }
 
 // closing returns the index of the quote that ends the string whose text

@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -532,6 +533,40 @@ func TestUpstreamErrorWhileExamining(t *testing.T) {
 	resp.ContentLength = 500
 	if _, err := guard.Response(resp, guard.Options{Vault: vault(), Who: alice}); !errors.Is(err, boom) {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// TestLongStringsHideNothing: the end of a string too long for a name is found
+// wherever the stream is cut, escapes included.
+func TestLongStringsHideNothing(t *testing.T) {
+	const long = 3000
+	for _, end := range []string{``, `\\`, `\"`, `\\\"`, `,\"access_token\":\"`, `\\\\`} {
+		text := `{"a":"` + strings.Repeat("x", long) + end + `","access_token":"` + issued + `","b":1}`
+		if !json.Valid([]byte(text)) {
+			t.Fatal(text)
+		}
+		for at := long; at < long+30; at++ {
+			got, _ := read(t, response(split(text, at), "Content-Type", "application/json"), guard.Options{Vault: vault(), Who: alice})
+			if strings.Contains(got, issued) || !json.Valid([]byte(got)) {
+				t.Fatalf("%q cut at %d: got %q", end, at, got[long:])
+			}
+		}
+	}
+}
+
+// BenchmarkSealJSON is a list as APIs answer it, in one stream.
+func BenchmarkSealJSON(b *testing.B) {
+	text := []byte("[" + strings.Repeat(`{"id":"item_0123456789","object":"thing","created_at":1700000000,"description":"some words about it","tags":["a","b"],"next":null},`, 5000) + "{}]")
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		resp := response(bytes.NewReader(text), "Content-Type", "application/json")
+		if _, err := guard.Response(resp, guard.Options{Vault: vault(), Who: alice}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -3,7 +3,10 @@
 // that what is sealed in one answer can be opened in the next request.
 package names
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // Fold lower-cases a name and turns '_' into '-': CGI and WSGI servers see
 // X_Api_Key and X-Api-Key as one variable.
@@ -176,6 +179,30 @@ func Member(name, value string) bool {
 	}
 	return false
 }
+
+// MayBeMember reports whether [Member] can hold for a name, as it stands
+// between its quotes. It looks at the last two letters only. An escape or a
+// separator there tells nothing, and may be anything.
+func MayBeMember(raw []byte) bool {
+	if bytes.IndexByte(raw, '\\') >= 0 {
+		return true
+	}
+	n := len(raw)
+	if n < 2 {
+		return false
+	}
+	a, b := raw[n-2], raw[n-1]
+	if separator(a) || separator(b) {
+		return true
+	}
+	switch string([]byte{a | 0x20, b | 0x20}) {
+	case "en", "et", "ey", "wt", "rd", "se": // token, secret, key, jwt, password, passphrase
+		return true
+	}
+	return false
+}
+
+func separator(c byte) bool { return c == '_' || c == '-' || c == '.' }
 
 func squash(name string) string {
 	plain := true
