@@ -220,6 +220,47 @@ spec:
 	w.run("--", "true").want(t, 1, "vendor.key", "create it")
 }
 
+// A second attache that the agent starts, with documents that allow everything,
+// gets at nothing that the first one keeps: neither the key nor the state folder.
+func TestSecondAttache(t *testing.T) {
+	t.Parallel()
+	w, o := newWorld(t), newOrigin(t)
+	key := w.file("vendor.key", "file-key-0123456789\n")
+	provider := `apiVersion: attache.dev/v1alpha1
+kind: CredentialProvider
+metadata: {name: vendor}
+spec:
+  destinations: [` + o.destination() + `]
+  apiKey: {file: ` + key + `}
+`
+	w.write("provider.yaml", provider)
+	w.write("policy.yaml", o.allow(", paths: [/v1/granted], credential: {provider: vendor}"))
+	second := filepath.Join(w.dir, "work", "second")
+	if err := os.Mkdir(second, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.file("work/second/provider.yaml", provider)
+	w.file("work/second/policy.yaml", o.allow(", credential: {provider: vendor}"))
+	const url = "https://" + apiHost + "/v1/"
+	r := w.run("--", "sh", "-c", `curl -sS `+url+`granted
+for unsafe in "" --unsafe-same-user; do
+	for state in `+w.state+` $PWD/state; do
+		`+attacheBinary+` run --config second --state $state $unsafe -- curl -sSf `+url+`more && echo "second run $unsafe ended well"
+	done
+done
+echo the agent is done`).must(t)
+	if !strings.Contains(r.stdout, "the agent is done") || strings.Contains(r.stdout, "ended well") || strings.Contains(r.all(), "file-key") {
+		t.Errorf("a second attache:\n%s", r.all())
+	}
+	// It did run, in a folder of its own, and looked for the key.
+	if !strings.Contains(r.stderr, "mint_unavailable") || !strings.Contains(r.stderr, "make the state folder") {
+		t.Errorf("a second attache did not get as far as it should:\n%s", r.all())
+	}
+	if got := o.requests(); len(got) != 1 || got[0].URL.Path != "/v1/granted" {
+		t.Errorf("the origin got %+v", got)
+	}
+}
+
 // kill -9 loses no record: what was under way reads as unknown.
 func TestKilled(t *testing.T) {
 	t.Parallel()
