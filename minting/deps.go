@@ -104,3 +104,24 @@ func (r *Router) Revoke(ctx context.Context, c Credential) error {
 	m, _ := r.find(c.Provider)
 	return Revoke(ctx, m, c)
 }
+
+// OfGeneration returns m for requests of one generation of its provider. A
+// request that was decided by another one may be for a destination that m's
+// does not list: it gets nothing, and may be made again.
+func OfGeneration(generation string, m Minter) Minter { return &ofGeneration{generation, m} }
+
+type ofGeneration struct {
+	generation string
+	m          Minter
+}
+
+// Mint implements [Minter].
+func (o *ofGeneration) Mint(ctx context.Context, q Request, e Evidence) (Credential, error) {
+	if q.Generation != o.generation {
+		return Credential{}, WithRetryAfter(fmt.Errorf("%w: provider %s was changed while the call was under way", ErrUnavailable, q.Provider), time.Second)
+	}
+	return o.m.Mint(ctx, q, e)
+}
+
+// Revoke implements [Revoker].
+func (o *ofGeneration) Revoke(ctx context.Context, c Credential) error { return Revoke(ctx, o.m, c) }

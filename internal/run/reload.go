@@ -71,7 +71,7 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 		if err != nil {
 			return nil, at("spec", err.Error())
 		}
-		out[doc.Metadata.Name] = m
+		out[doc.Metadata.Name] = minting.OfGeneration(b.Generations[doc.Metadata.Name], m)
 	}
 	return out, nil
 }
