@@ -14,9 +14,10 @@ import (
 	"github.com/attache-dev/attache/proxy/destination"
 )
 
-// dialParent asks the parent proxy for a tunnel (RFC 9110 section 9.3.6). The
-// transports do this by themselves; raw tunnels need it here.
-func (p *Pool) dialParent(ctx context.Context, u *url.URL, d destination.Destination) (net.Conn, error) {
+// connectParent opens a connection to the parent proxy itself. Its certificate
+// is of its own name and of an authority that the system trusts: neither what a
+// destination's roots nor its client certificate are for.
+func (p *Pool) connectParent(ctx context.Context, u *url.URL) (net.Conn, error) {
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"https": "443"}[u.Scheme]
@@ -28,16 +29,27 @@ func (p *Pool) dialParent(ctx context.Context, u *url.URL, d destination.Destina
 	if err != nil {
 		return nil, fmt.Errorf("dial parent proxy: %w", err)
 	}
-	deadline := time.Now().Add(p.cfg.Limits.DialTimeout.D())
-	_ = c.SetDeadline(deadline)
-	if u.Scheme == "https" {
-		tc := tls.Client(c, &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
-		if err := tc.HandshakeContext(ctx); err != nil {
-			_ = c.Close()
-			return nil, fmt.Errorf("parent proxy TLS: %w", err)
-		}
-		c = tc
+	if u.Scheme != "https" {
+		return c, nil
 	}
+	_ = c.SetDeadline(time.Now().Add(p.cfg.Limits.DialTimeout.D()))
+	tc := tls.Client(c, &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("parent proxy TLS: %w", err)
+	}
+	_ = c.SetDeadline(time.Time{})
+	return tc, nil
+}
+
+// dialParent asks the parent proxy for a tunnel (RFC 9110 section 9.3.6). The
+// transports do this by themselves; raw tunnels need it here.
+func (p *Pool) dialParent(ctx context.Context, u *url.URL, d destination.Destination) (net.Conn, error) {
+	c, err := p.connectParent(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	_ = c.SetDeadline(time.Now().Add(p.cfg.Limits.DialTimeout.D()))
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: d.HostPort()}, Host: d.HostPort(), Header: http.Header{}}
 	if u.User != nil {
 		pw, _ := u.User.Password()

@@ -86,6 +86,14 @@ func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL
 	}
 	if parent != nil {
 		t.std.Proxy = http.ProxyURL(parent)
+		// Called for TLS to the proxy alone, whose name is not the origin's.
+		t.std.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := p.connectParent(ctx, parent)
+			if err == nil && p.cfg.Dialed != nil {
+				p.cfg.Dialed(d)
+			}
+			return c, err
+		}
 		return t
 	}
 	t.raw = func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", d.HostPort()) }

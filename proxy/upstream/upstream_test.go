@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -287,6 +288,37 @@ func TestParentProxy(t *testing.T) {
 	}
 	if connects.Load() != 2 {
 		t.Errorf("got %d CONNECTs, want 2", connects.Load())
+	}
+}
+
+// TestParentProxyTLS checks that TLS to the parent proxy itself is verified for
+// the proxy's name, not the origin's, for requests and for tunnels.
+func TestParentProxyTLS(t *testing.T) {
+	names := make(chan string, 2)
+	parent := httptest.NewUnstartedServer(nil)
+	parent.Config.ErrorLog = log.New(io.Discard, "", 0)
+	parent.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		names <- h.ServerName
+		return nil, nil
+	}}
+	parent.StartTLS()
+	defer parent.Close()
+	_, port, err := net.SplitHostPort(parent.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, upstream.Config{Upstream: v1alpha1.UpstreamConfig{ParentProxy: "https://localhost:" + port}})
+	var refused *tls.CertificateVerificationError
+	if got, err := r.get(t, dest("example.com"), upstream.Who{}); !errors.As(err, &refused) {
+		t.Errorf("got %q, %v; want the proxy's certificate refused", got, err)
+	}
+	if _, err := r.pool.DialRaw(t.Context(), dest("example.com")); !errors.As(err, &refused) {
+		t.Errorf("tunnel: got %v; want the proxy's certificate refused", err)
+	}
+	for range 2 {
+		if name := <-names; name != "localhost" {
+			t.Errorf("the parent proxy was asked for a certificate of %q", name)
+		}
 	}
 }
 
