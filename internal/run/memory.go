@@ -14,7 +14,7 @@ import (
 // policies and tokens touch much that is rarely used again.
 const (
 	firstTrim = time.Second
-	lastTrim  = time.Minute
+	lastTrim  = 10 * time.Second
 )
 
 // keepTrimmed calls [releaseCode] now and, ever more rarely, until ctx ends.
