@@ -49,6 +49,7 @@ const (
 type tuner struct {
 	sample  [3]metrics.Sample
 	percent int
+	limit   int // 0: not set yet
 	stopped chan struct{}
 }
 
@@ -58,10 +59,7 @@ func keepHeap() (stop func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}
-	t := &tuner{percent: 100, stopped: make(chan struct{})}
-	for i, name := range []string{"/gc/heap/live:bytes", "/memory/classes/heap/stacks:bytes", "/memory/classes/metadata/other:bytes"} {
-		t.sample[i].Name = name
-	}
+	t := newTuner()
 	t.tune()
 	runtime.SetFinalizer(&sentinel{t}, (*sentinel).collected)
 	return func() {
@@ -69,6 +67,14 @@ func keepHeap() (stop func()) {
 		debug.SetGCPercent(100)
 		debug.SetMemoryLimit(math.MaxInt64)
 	}
+}
+
+func newTuner() *tuner {
+	t := &tuner{percent: 100, stopped: make(chan struct{})}
+	for i, name := range []string{"/gc/heap/live:bytes", "/memory/classes/heap/stacks:bytes", "/memory/classes/metadata/other:bytes"} {
+		t.sample[i].Name = name
+	}
+	return t
 }
 
 // sentinel is unreachable, so that each collection finds it.
@@ -89,14 +95,25 @@ func (t *tuner) tune() {
 	live, stacks := t.sample[0].Value.Uint64(), t.sample[1].Value.Uint64()
 	rest := stacks + t.sample[2].Value.Uint64()
 	percent := percentFor(live, stacks)
-	// Setting it stops the world for a moment; small changes are not worth it.
-	if d := percent - t.percent; d > t.percent/8 || -d > t.percent/8 {
+	// Setting one stops the world for a moment; small changes are not worth it.
+	if differs(percent, t.percent) {
 		debug.SetGCPercent(percent)
 		t.percent = percent
-		// The limit lies above what the percentage leads to. It makes the
-		// runtime give back what a burst has left, rather than keep it.
-		debug.SetMemoryLimit(int64(rest + live + (live+rest)*uint64(percent)/100 + slack))
 	}
+	// The limit lies above what the percentage leads to. It makes the runtime
+	// give back what a burst has left, rather than keep it. It must follow the
+	// live heap also where the percentage stays: a heap that outgrows it is
+	// collected without end.
+	if limit := int(rest + live + (live+rest)*uint64(percent)/100 + slack); differs(limit, t.limit) {
+		debug.SetMemoryLimit(int64(limit))
+		t.limit = limit
+	}
+}
+
+// differs reports whether a value is off by more than an eighth.
+func differs(now, before int) bool {
+	d := now - before
+	return d > before/8 || -d > before/8
 }
 
 // slack is what the limit leaves for spans that are partly in use.

@@ -1,8 +1,10 @@
 package run
 
 import (
+	"math"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -19,6 +21,26 @@ func TestPercentFor(t *testing.T) {
 			t.Errorf("%d MiB live, %d of stacks: got %d, want %d", tt.live>>20, tt.stacks>>20, got, tt.want)
 		}
 	}
+}
+
+// TestLimitFollowsTheHeap: a heap that grows where the percentage has reached
+// its end must not meet a limit made for a smaller one.
+func TestLimitFollowsTheHeap(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
+	u := newTuner()
+	hold := make([]byte, 2*heapFloor)
+	runtime.GC()
+	u.tune()
+	before := u.limit
+	more := make([]byte, 4*heapFloor)
+	runtime.GC()
+	u.tune()
+	if want := 6 * heapFloor; before == 0 || u.percent != minPercent || u.limit < want {
+		t.Errorf("limit %d, then %d; want %d at least, at %d %%", before, u.limit, want, u.percent)
+	}
+	runtime.KeepAlive(hold)
+	runtime.KeepAlive(more)
 }
 
 // TestReleaseCode: the code still runs, and its pages were given back.
