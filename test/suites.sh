@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs make targets one after another, goes on after a failure so that one run
+# shows everything, and ends with the count.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+passed=0 failed=()
+for suite in "$@"; do
+	echo "== $suite"
+	if "${MAKE:-make}" --no-print-directory "$suite"; then
+		passed=$((passed + 1))
+	else
+		failed+=("$suite")
+	fi
+done
+[ ${#failed[@]} -eq 0 ] || echo "failed suites: ${failed[*]}"
+echo "suites: $passed passed, ${#failed[@]} failed"
+[ ${#failed[@]} -eq 0 ] && [ "$passed" -gt 0 ]
