@@ -40,7 +40,7 @@ const heapFloor = 16 << 20
 // minPercent is for heaps beyond the floor: many connections, where memory is
 // scarcer than CPU. maxPercent bounds what a nearly empty heap leads to.
 const (
-	minPercent = 50
+	minPercent = 35
 	maxPercent = 800
 )
 
