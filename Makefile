@@ -20,7 +20,7 @@ help: ## Show this list
 .PHONY: build
 build: ## Build bin/attache
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -pgo=test/bench/attache.pgo -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -pgo=test/bench/attache.pgo -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 .PHONY: demo
 demo: build deps-demo ## Run the main job end to end and show the records

@@ -12,11 +12,18 @@ import (
 	"github.com/attache-dev/attache/policy"
 )
 
-// copySize is the buffer of one direction of one exchange: enough to fill two
-// TLS records, small enough for thousands of streams.
-const copySize = 32 << 10
+// Buffers of one direction of one exchange: copySize is enough to fill two TLS
+// records and small enough for thousands of streams; smallSize holds the
+// answers that most calls get, so that many at once cost little memory.
+const (
+	copySize  = 32 << 10
+	smallSize = 4 << 10
+)
 
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
+var (
+	copyBuffers  = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
+	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallSize); return &b }}
+)
 
 // stripped answer headers: hop-by-hop (RFC 9110 section 7.6.1) and what would
 // lead the client round us (RFC 7838 Alt-Svc).
@@ -56,7 +63,11 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http
 	if resp.ContentLength < 0 || resp.ContentLength > copySize {
 		defer cutWrites(ctx, w)()
 	}
-	n, err := copyBody(w, resp.Body, flush)
+	buffers := &copyBuffers
+	if resp.ContentLength >= 0 && resp.ContentLength <= smallSize {
+		buffers = &smallBuffers
+	}
+	n, err := copyBody(w, resp.Body, flush, buffers)
 	x.result.BytesDown = n
 	if err != nil {
 		return err
@@ -84,11 +95,11 @@ func cutWrites(ctx context.Context, w http.ResponseWriter) func() {
 // errClient marks failures of the agent's side of the copy.
 var errClient = errors.New("agent went away")
 
-// copyBody streams src to w. With flush each read is sent at once, so that an
+// copyBody streams src to w through one of buffers. With flush each read is sent at once, so that an
 // event passes as it comes.
-func copyBody(w http.ResponseWriter, src io.Reader, flush bool) (int64, error) {
-	bp, _ := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(bp)
+func copyBody(w http.ResponseWriter, src io.Reader, flush bool, buffers *sync.Pool) (int64, error) {
+	bp, _ := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
 	rc := http.NewResponseController(w)
 	var total int64
 	for {
