@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -31,7 +32,8 @@ type exchange struct {
 	start time.Time
 
 	dest     destination.Destination
-	path     string // as received, still encoded, without query
+	query    url.Values // nil: none
+	path     string     // as received, still encoded, without query
 	protocol string
 	task     *identity.Task
 	decision policy.Decision
@@ -60,13 +62,16 @@ func (p *Pipeline) newExchange(r *http.Request) *exchange {
 	}
 	x.dest = x.conn.Dest
 	x.path = rawPath(r)
+	if r.URL.RawQuery != "" {
+		x.query = r.URL.Query()
+	}
 	x.protocol = protocolOf(r)
 	x.rec = audit.Record{
 		ID:   newRecordID(),
 		Time: x.start,
 		Request: &audit.Request{
 			Door: x.conn.Door, Scheme: x.dest.Scheme, Host: x.dest.Host, Port: x.dest.Port,
-			Method: r.Method, Path: x.path, QueryKeys: queryKeys(r), Protocol: x.protocol,
+			Method: r.Method, Path: x.path, QueryKeys: queryKeys(x.query), Protocol: x.protocol,
 			HTTPVersion: r.Proto, UserAgent: r.UserAgent(), TraceID: traceID(r.Header.Get("Traceparent")),
 		},
 		Decision: &audit.Decision{},
@@ -198,12 +203,11 @@ func isUpgrade(r *http.Request) bool {
 }
 
 // queryKeys names the parameters, never their values.
-func queryKeys(r *http.Request) []string {
-	if r.URL.RawQuery == "" {
+func queryKeys(q url.Values) []string {
+	if q == nil {
 		return nil
 	}
 	const maxKeys = 32
-	q := r.URL.Query()
 	keys := make([]string, 0, len(q))
 	for k := range q {
 		keys = append(keys, k)

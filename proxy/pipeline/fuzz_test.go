@@ -26,7 +26,7 @@ func FuzzTarget(f *testing.F) {
 		}
 		r.Header["Upgrade"] = []string{upgrade}
 		r.Header["Traceparent"] = []string{trace}
-		_, _, _ = protocolOf(r), queryKeys(r), traceID(trace)
+		_, _, _ = protocolOf(r), queryKeys(r.URL.Query()), traceID(trace)
 		x := &exchange{req: r, dest: dest, path: rawPath(r)}
 		if x.path == "" {
 			t.Fatalf("%q has no path", target)

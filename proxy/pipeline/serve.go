@@ -127,15 +127,11 @@ func (p *Pipeline) limited() *Refusal {
 }
 
 func (x *exchange) policyRequest() *policy.Request {
-	r := &policy.Request{
-		Host: x.dest.Host, Port: x.dest.Port, Scheme: x.dest.Scheme, Method: x.req.Method, Path: x.path,
+	return &policy.Request{
+		Host: x.dest.Host, Port: x.dest.Port, Scheme: x.dest.Scheme, Method: x.req.Method, Path: x.path, Query: x.query,
 		Header: x.req.Header, Protocol: x.protocol, Workload: x.conn.Caller.Workload, Process: x.conn.Caller.Process,
 		Task: x.task, Time: x.start,
 	}
-	if x.req.URL.RawQuery != "" {
-		r.Query = x.req.URL.Query()
-	}
-	return r
 }
 
 // mayInject checks everything about an injection that does not need the

@@ -52,7 +52,7 @@ func NewRoutes(ds []v1alpha1.Destination) (*Routes, error) {
 			scheme = "https"
 		}
 		if port == 0 {
-			port = map[string]int{"https": 443, "http": 80}[scheme]
+			port = destination.DefaultPort(scheme)
 		}
 		host := strings.ToLower(ds[i].Host)
 		switch {
