@@ -61,15 +61,14 @@ func escapes(c byte) []string {
 	out := []string{string([]byte{c})}
 	for _, h := range hexForms(c) {
 		out = append(out, "%"+h, "%25"+h, `\u00`+h, `\x`+h)
-		for _, x := range []string{"&#x", "&#X"} {
-			out = append(out, x+h+";", x+"00"+h+";")
-			if t := strings.TrimLeft(h, "0"); t != "" && t != h {
-				out = append(out, x+t+";")
-			}
+		for zeros := range maxZeros + 1 {
+			t := strings.Repeat("0", zeros) + strings.TrimLeft(h, "0")
+			out = append(out, references("x"+t)...)
+			out = append(out, references("X"+t)...)
 		}
 	}
-	for zeros := range 3 {
-		out = append(out, "&#"+strings.Repeat("0", zeros)+strconv.Itoa(int(c))+";")
+	for zeros := range maxZeros + 1 {
+		out = append(out, references(strings.Repeat("0", zeros)+strconv.Itoa(int(c)))...)
 	}
 	switch c {
 	case '/', '"', '\\':
@@ -79,8 +78,21 @@ func escapes(c byte) []string {
 	}
 	for _, n := range xmlNames(c) {
 		out = append(out, "&"+n+";")
+		if n != "apos" { // the others are older than the rule about the semicolon
+			out = append(out, "&"+n)
+		}
 	}
 	return out
+}
+
+// maxZeros is how many zeros may lead the number of a character reference. HTML
+// allows any number; a bound keeps a match, and what waits for it, finite.
+const maxZeros = 5
+
+// references writes a numeric character reference as XML does and as HTML's
+// parser forgives it, without the semicolon (HTML, section 13.2.5.80).
+func references(number string) []string {
+	return []string{"&#" + number + ";", "&#" + number}
 }
 
 func xmlNames(c byte) []string {
