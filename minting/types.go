@@ -42,6 +42,7 @@ type Request struct {
 	Role                 string
 	Scope                []string `key:"set"`
 	AuthorizationDetails string   // canonical JSON
+	SessionPolicy        string   // IAM session policy of policy/awsscope, canonical
 	TTL                  time.Duration
 
 	TaskID        string
@@ -65,20 +66,26 @@ const (
 	KindDPoP   = "dpop"    // RFC 9449 token with its key
 	KindAPIKey = "api-key" // a vendor's static key: not derived
 	KindJWT    = "jwt-svid"
+	KindAWS    = "aws-session" // a session of AWS STS: Secret is the secret access key
 )
 
-// Credential is a minted credential. Only Secret and Key are secret.
+// Credential is a minted credential. Only Secret, SessionToken and Key are secret.
 type Credential struct {
 	Handle   string // "cred_" + 128 random bits; names the credential in records
 	Kind     string
 	Provider string
 	Secret   secret.Value
 	Key      crypto.Signer // proof key of a DPoP token, nil otherwise
-	Issued   time.Time
-	Expires  time.Time // zero only for KindAPIKey
-	Scope    []string  // as granted; nil if the issuer did not say
-	Derived  bool      // minted for this request's scope, not a static root
-	Cached   bool      // answered from the cache
+
+	AccessKeyID  string       // of KindAWS
+	SessionToken secret.Value // of KindAWS
+	Role         string       // ARN of the assumed role session, KindAWS
+
+	Issued  time.Time
+	Expires time.Time // zero only for KindAPIKey
+	Scope   []string  // as granted; nil if the issuer did not say
+	Derived bool      // minted for this request's scope, not a static root
+	Cached  bool      // answered from the cache
 	// RevokeID is what a revocation needs beyond Secret (lease id, jti).
 	RevokeID string
 	// Outlives is when the issuer itself ends the credential, where that is

@@ -11,6 +11,7 @@ import (
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/policy/awsscope"
 )
 
 // Verdict is what policy says of a request. The zero Verdict denies.
@@ -76,6 +77,18 @@ type Grant struct {
 	Role                 string
 	AuthorizationDetails string // canonical JSON array, RFC 9396; empty if none
 	TTL                  time.Duration
+	AWS                  *AWSGrant // for an aws provider, nil for others
+}
+
+// AWSGrant bounds a session of an aws provider.
+type AWSGrant struct {
+	Granularity awsscope.Granularity
+	// OnTooLarge is the granularity to use where the session policy exceeds the
+	// limit of STS; empty: deny.
+	OnTooLarge awsscope.Granularity
+	// Static is the most that the session may do: the rule's policy, or else
+	// the provider's, or else everything that the role allows.
+	Static awsscope.Policy
 }
 
 // Decision is the outcome of [Set.Decide]. The zero Decision denies.

@@ -91,8 +91,8 @@ type CredentialProvider struct {
 	Spec     CredentialProviderSpec `json:"spec"`
 }
 
-// CredentialProviderSpec has exactly one of OAuth2, APIKey, JWT, or a Preset
-// that fills them in.
+// CredentialProviderSpec has exactly one of OAuth2, APIKey, JWT, AWS, or a
+// Preset that fills them in.
 type CredentialProviderSpec struct {
 	// Preset is "anthropic" or "openai": their workload identity federation.
 	Preset string `json:"preset,omitempty"`
@@ -102,6 +102,7 @@ type CredentialProviderSpec struct {
 	OAuth2       *OAuth2       `json:"oauth2,omitempty"`
 	APIKey       *APIKey       `json:"apiKey,omitempty"`
 	JWT          *JWT          `json:"jwt,omitempty"`
+	AWS          *AWS          `json:"aws,omitempty"`
 	Inject       Injection     `json:"inject,omitempty"`
 	// Placeholders are set in the agent's environment, random for each run.
 	Placeholders []Placeholder `json:"placeholders,omitempty"`
@@ -197,9 +198,107 @@ type JWT struct {
 	Audience string `json:"audience,omitempty"`
 }
 
+// AWS mints sessions of an IAM role at AWS STS, cut to each request.
+type AWS struct {
+	// RoleARN of the role whose sessions sign the requests. It may hold
+	// ${workload.name}, ${workload.namespace}, ${workload.serviceAccount},
+	// ${workload.labels.KEY}, ${task.purpose}, ${human.subject} and
+	// ${human.email}.
+	RoleARN string `json:"roleARN"`
+	// Region of the STS endpoint. FIPS and DualStack choose its variants.
+	Region    string `json:"region"`
+	FIPS      bool   `json:"fips,omitempty"`
+	DualStack bool   `json:"dualStack,omitempty"`
+	// Endpoint is the https URL of another STS, such as MinIO's.
+	Endpoint string `json:"endpoint,omitempty"`
+	// CAFile, CABundle and Addresses apply to the STS endpoint.
+	CAFile    string   `json:"caFile,omitempty"`
+	CABundle  string   `json:"caBundle,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+	// Audience of the web identity token. Default sts.amazonaws.com.
+	Audience string `json:"audience,omitempty"`
+	// TokenFile is a projected service-account token, read anew for each
+	// session. Default: the workload's JWT-SVID.
+	TokenFile string `json:"tokenFile,omitempty"`
+	// RolesAnywhere takes the workload's X.509-SVID in place of a token.
+	RolesAnywhere *AWSRolesAnywhere `json:"rolesAnywhere,omitempty"`
+	// Chain assumes a second role with the session of the first.
+	Chain *AWSChain `json:"chain,omitempty"`
+	// Duration of a session at AWS, 15m to 12h. Default 15m. The ttl, where it
+	// is shorter, also ends the session at AWS, by aws:CurrentTime.
+	Duration Duration `json:"duration,omitempty"`
+	// Policy is an IAM policy that no session exceeds where the rule names
+	// none. Default: whatever the role allows.
+	Policy json.RawMessage `json:"policy,omitempty"`
+	// Endpoints are servers other than AWS's own that speak its protocols.
+	Endpoints []AWSEndpoint `json:"endpoints,omitempty"`
+	// PartitionKeys names the partition key of DynamoDB tables, by table.
+	PartitionKeys map[string]string `json:"partitionKeys,omitempty"`
+	// NoEscapes says that the server does not honour ${*}, ${?} and ${$} in
+	// policies: calls that need one are denied.
+	NoEscapes bool `json:"noEscapes,omitempty"`
+	// Revocation ends sessions at the issuer. Default: Attaché forgets them,
+	// and they end by themselves.
+	Revocation *AWSRevocation `json:"revocation,omitempty"`
+	// CallsPerSecond bounds the calls to STS. Default 20.
+	CallsPerSecond int `json:"callsPerSecond,omitempty"`
+	// Timeout of one call to STS. Default 10s.
+	Timeout Duration `json:"timeout,omitempty"`
+	// Doors are how the agent's SDK finds its placeholder keys: env (default),
+	// container (the container credentials endpoint), imds (IMDSv2) and
+	// webIdentity (AWS_ROLE_ARN and a token file, STS answered by Attaché).
+	Doors []string `json:"doors,omitempty"`
+}
+
+// AWSRolesAnywhere is IAM Roles Anywhere: sessions for X.509-SVIDs.
+type AWSRolesAnywhere struct {
+	TrustAnchorARN string `json:"trustAnchorARN"`
+	ProfileARN     string `json:"profileARN"`
+	// Endpoint is the https URL of another server. CAFile, CABundle and
+	// Addresses of the provider apply to it too.
+	Endpoint string `json:"endpoint,omitempty"`
+}
+
+// AWSChain is AssumeRole by the session of the first role. Values of Tags and
+// SourceIdentity may hold what RoleARN may.
+type AWSChain struct {
+	RoleARN string `json:"roleARN"`
+	// Duration is 15m to 1h. Default 15m.
+	Duration       Duration          `json:"duration,omitempty"`
+	ExternalID     string            `json:"externalID,omitempty"`
+	Tags           map[string]string `json:"tags,omitempty"`
+	TransitiveTags []string          `json:"transitiveTags,omitempty"` // keys of Tags
+	// SourceIdentity defaults to the human owner where a task has one; "none"
+	// sets none.
+	SourceIdentity string `json:"sourceIdentity,omitempty"`
+}
+
+// AWSEndpoint is a server that speaks a service's protocol.
+type AWSEndpoint struct {
+	Host    string `json:"host"`             // one of the destinations' hosts
+	Port    int    `json:"port,omitempty"`   // default 443
+	Service string `json:"service"`          // signing name, such as s3
+	Region  string `json:"region,omitempty"` // default: the provider's
+	// VirtualHost says that BUCKET.Host is served too (S3).
+	VirtualHost bool `json:"virtualHost,omitempty"`
+}
+
+// AWSRevocation ends sessions where the issuer can.
+type AWSRevocation struct {
+	// Kind is iamDeny (a Deny by aws:TokenIssueTime for the role session, put on
+	// the role) or minio (MinIO's revoke-tokens).
+	Kind string `json:"kind"`
+	// RoleARN is assumed for iamDeny; it needs iam:PutRolePolicy,
+	// iam:GetRolePolicy and iam:DeleteRolePolicy on the sessions' role.
+	RoleARN string `json:"roleARN,omitempty"`
+	// Endpoint of IAM, if not AWS's own.
+	Endpoint string `json:"endpoint,omitempty"`
+}
+
 // Injection says how the credential is put on a request.
 type Injection struct {
-	// As is bearer (default), header, basic, query or dpop.
+	// As is bearer (default), header, basic, query, dpop or sigv4 (the default
+	// and only way of an aws provider).
 	As string `json:"as,omitempty"`
 	// Name of the header or query parameter.
 	Name string `json:"name,omitempty"`
@@ -358,10 +457,25 @@ type CredentialRef struct {
 	Scope     []string `json:"scope,omitempty"`
 	Audience  string   `json:"audience,omitempty"`
 	Resources []string `json:"resources,omitempty"`
-	Role      string   `json:"role,omitempty"` // for providers that know roles
+	Role      string   `json:"role,omitempty"` // replaces the provider's; for providers that know roles
+	// AWS says how far sessions of an aws provider are cut.
+	AWS *AWSScope `json:"aws,omitempty"`
 	// AuthorizationDetails is a list of mappings, each with a type (RFC 9396).
 	AuthorizationDetails json.RawMessage `json:"authorizationDetails,omitempty"`
 	TTL                  Duration        `json:"ttl,omitempty"` // default: the provider's
+}
+
+// AWSScope says what one session of an aws provider may do.
+type AWSScope struct {
+	// Granularity is request (default: the call's actions on its resources),
+	// prefix (S3: below its keys' prefixes), task (what Policy allows of the
+	// call's service) or session (what Policy allows).
+	Granularity string `json:"granularity,omitempty"`
+	// Policy is the IAM policy that no session exceeds. Default: the provider's.
+	Policy json.RawMessage `json:"policy,omitempty"`
+	// OnTooLarge is deny (default), or the granularity to use where the session
+	// policy would exceed the limit of STS.
+	OnTooLarge string `json:"onTooLarge,omitempty"`
 }
 
 // AttacheConfig configures the program itself. A folder holds at most one.
