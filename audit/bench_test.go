@@ -34,7 +34,7 @@ func BenchmarkBeginEnd(b *testing.B) {
 }
 
 func BenchmarkBeginEndParallel(b *testing.B) {
-	s, err := Open(Options{Dir: b.TempDir()})
+	s, err := Open(Options{Dir: b.TempDir(), EndDelay: DefaultEndDelay})
 	if err != nil {
 		b.Fatal(err)
 	}

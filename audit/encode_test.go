@@ -203,7 +203,7 @@ func FuzzEncode(f *testing.F) {
 		if ok && (h.Sequence != u || h.ID != got.ID || h.Type != got.Type || h.BeginEpoch != got.BeginEpoch) {
 			t.Fatalf("head %+v of %s", h, b)
 		}
-		line := appendTrailer(b)
+		line := appendTrailer(b, 0)
 		if _, err := unframe(line); err != nil {
 			t.Fatal(err)
 		}

@@ -30,9 +30,9 @@ var errFrame = errors.New("line is damaged")
 // once by that package.
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
-// appendTrailer appends TAB, checksum and NEWLINE for the JSON in line.
-func appendTrailer(line []byte) []byte {
-	sum := checksum(line)
+// appendTrailer appends TAB, checksum and NEWLINE for the JSON in line[from:].
+func appendTrailer(line []byte, from int) []byte {
+	sum := checksum(line[from:])
 	line = append(line, '\t')
 	for shift := 28; shift >= 0; shift -= 4 {
 		line = append(line, hexDigits[sum>>shift&0xf])

@@ -21,6 +21,7 @@ const (
 	DefaultSegmentBytes = 64 << 20
 	DefaultSyncEvery    = 25 * time.Millisecond // begin to disk stays below 50 ms
 	DefaultHeartbeat    = 30 * time.Second
+	DefaultEndDelay     = 2 * time.Millisecond
 )
 
 const (
@@ -43,9 +44,14 @@ type Options struct {
 	// SyncEvery bounds how long a line waits for its fdatasync.
 	SyncEvery time.Duration
 	Heartbeat time.Duration
-	Version   string            // of the producer, for the epoch's first record
-	Config    map[string]string // further facts for the epoch's first record
-	Logger    *slog.Logger      // nil discards
+	// EndDelay bounds how long the end of a request may wait to be written
+	// together with the next line: half the system calls under load. Its begin
+	// is in the kernel, so that a process killed meanwhile leaves a record whose
+	// outcome is unknown. Zero writes each end at once.
+	EndDelay time.Duration
+	Version  string            // of the producer, for the epoch's first record
+	Config   map[string]string // further facts for the epoch's first record
+	Logger   *slog.Logger      // nil discards
 
 	// fault, if set, is asked before each operation on a file; tests use it to
 	// stand for a disk that fails. For "write" it says how many of n bytes are
@@ -57,7 +63,7 @@ type Options struct {
 func FromConfig(c v1alpha1.AuditConfig) Options {
 	return Options{
 		Dir: c.Dir, SegmentBytes: c.SegmentBytes, MaxBytes: c.MaxBytes, OnFull: c.OnFull,
-		Durability: c.Durability, Heartbeat: c.Heartbeat.D(),
+		Durability: c.Durability, Heartbeat: c.Heartbeat.D(), EndDelay: DefaultEndDelay,
 	}
 }
 

@@ -35,8 +35,8 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 	}
 	good := lines(t, s.opts.Dir) // open, 5 × (begin, end), close
 	orphan := append([]byte(nil), good[2][:len(good[2])-trailer]...)
-	orphan = appendTrailer(bytes.Replace(orphan, []byte(`"begin_sequence":2`), []byte(`"begin_sequence":1`), 1))
-	strange := appendTrailer([]byte(`{"type":"begin","epoch":""}`))
+	orphan = appendTrailer(bytes.Replace(orphan, []byte(`"begin_sequence":2`), []byte(`"begin_sequence":1`), 1), 0)
+	strange := appendTrailer([]byte(`{"type":"begin","epoch":""}`), 0)
 	for _, tc := range []struct {
 		name string
 		edit func(l [][]byte) [][]byte
@@ -284,7 +284,7 @@ func FuzzSegment(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, raw bool) {
 		if !raw { // framed as ours, so that the JSON is looked at
 			b = bytes.ReplaceAll(bytes.TrimSuffix(b, []byte("\n")), []byte("\n"), nil)
-			b = appendTrailer(b)
+			b = appendTrailer(b, 0)
 		}
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, segmentName(1)), b, 0o600); err != nil {

@@ -53,8 +53,11 @@ type Spool struct {
 	noAlloc  bool       // the file system cannot promise
 	torn     bool       // cur may hold part of a line behind cur.size
 	missing  ranges     // segments deleted to make room
-	line     []byte     // scratch
-	open     *ticket    // requests without an end, newest first
+	batch    []byte     // lines to be written next; between calls, those of ends
+	ends     []batchedEnd
+	flusher  *time.Timer // writes ends that found no company
+	flushing bool        // flusher is set
+	open     *ticket     // requests without an end, newest first
 	pending  []pendingLine
 	pendErr  error // why pending is not written
 	fullErr  error // why the last record was refused
@@ -79,6 +82,12 @@ type Spool struct {
 type pendingLine struct {
 	line []byte
 	of   *ticket // nil unless it is an end
+}
+
+// batchedEnd is an end that waits in Spool.batch. Its sequence number is taken.
+type batchedEnd struct {
+	to int // where its line ends in the batch
+	of *ticket
 }
 
 // ticket is one begun request.
@@ -194,7 +203,13 @@ func (s *Spool) Close() error {
 			break // retried below, once
 		}
 	}
-	err := s.flushPending()
+	if s.flusher != nil {
+		s.flusher.Stop()
+	}
+	err := s.flushEnds()
+	if err == nil {
+		err = s.flushPending()
+	}
 	if err == nil {
 		err = s.system(TypeEpochEnd, &Event{Name: TypeEpochEnd, Fields: s.stats.fields("left_open", strconv.Itoa(left))})
 	}
@@ -281,8 +296,8 @@ func (t Ticket) ID() string {
 	return t.t.id
 }
 
-// End writes the outcome of the request. Only the first call counts; later ones
-// return nil. The space is reserved, so that an error, which matches
+// End writes the outcome of the request, at most Options.EndDelay later. Only
+// the first call counts; later ones return nil. The space is reserved, so that an error, which matches
 // ErrUnavailable or ErrClosed, says that the disk fails: the line is then kept
 // in memory, tried again, and no request begins before it is written. use,
 // steps and extra may be nil.
@@ -502,7 +517,7 @@ func (s *Spool) Stats() Stats {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Open = s.reserved/endReserve - int64(len(s.pending))
+	st.Open = s.reserved/endReserve - int64(len(s.pending)+len(s.ends))
 	st.Pending, st.Size, st.Reserved = int64(len(s.pending)), s.total, s.reserved
 	st.Segments = int64(len(s.closed)) + 1
 	return st

@@ -69,6 +69,7 @@ func (s *Spool) syncLoop() {
 // syncOnce makes everything written so far durable and answers those who wait.
 func (s *Spool) syncOnce() error {
 	s.mu.Lock()
+	_ = s.flushEnds() // what the disk refuses is pending then
 	seq, retired, file, newFile := s.seq, s.retired, s.file, s.newFile
 	s.retired, s.newFile, s.dirty = nil, false, false
 	s.mu.Unlock()

@@ -24,8 +24,9 @@ const (
 	systems             // what the spool must be able to say: always
 )
 
-// put frames and writes one line. The caller holds s.mu. On error nothing was
-// written, and the sequence stays without a gap.
+// put frames and writes one line, with the ends that wait in front of it. The
+// caller holds s.mu. On error the line was not written, and the sequence stays
+// without a gap.
 func (s *Spool) put(k kind, r *Record, body []byte) error {
 	if s.isClosed {
 		return ErrClosed
@@ -41,7 +42,9 @@ func (s *Spool) put(k kind, r *Record, body []byte) error {
 		return err
 	}
 	r.Sequence = s.seq + 1
-	if err := s.write(s.frame(r, body)); err != nil {
+	waiting := len(s.batch)
+	s.batch = appendLine(s.batch, r, body)
+	if err := s.writeBatch(waiting, 1); err != nil {
 		s.fullErr = err
 		return err
 	}
@@ -52,26 +55,89 @@ func (s *Spool) put(k kind, r *Record, body []byte) error {
 	return nil
 }
 
-// putEnd writes an end, whose room is reserved, or keeps it in memory. The
-// caller holds s.mu.
+// putEnd writes an end, whose room is reserved, lets it wait for company, or,
+// where the disk refuses it, keeps it. The caller holds s.mu.
 func (s *Spool) putEnd(h *Record, body []byte, t *ticket) error {
 	err := s.flushPending()
-	if err == nil && s.cur.size+int64(len(body)) > s.opts.SegmentBytes {
-		_ = s.rotate(int64(len(body)) + maxEndHead) // the present segment has the room too
-	}
 	h.Epoch, h.Sequence = s.epoch, s.seq+1
-	line := s.frame(h, body)
-	if err == nil {
-		err = s.write(line)
-	}
 	s.seq++
 	if err != nil {
-		s.pending = append(s.pending, pendingLine{bytes.Clone(line), t})
-		s.pendErr = err
+		s.pending = append(s.pending, pendingLine{appendLine(nil, h, body), t})
 		return err
 	}
-	s.settle(t)
-	return nil
+	s.batch = appendLine(s.batch, h, body)
+	s.ends = append(s.ends, batchedEnd{len(s.batch), t})
+	if s.opts.EndDelay > 0 && len(s.batch) < maxBatch {
+		s.flushSoon()
+		return nil
+	}
+	return s.flushEnds()
+}
+
+// maxBatch is the size from which ends do not wait for more.
+const maxBatch = 32 << 10
+
+// flushSoon sees to it that the ends that wait are written within EndDelay. The
+// caller holds s.mu.
+func (s *Spool) flushSoon() {
+	if s.flushing {
+		return
+	}
+	s.flushing = true
+	if s.flusher == nil {
+		s.flusher = time.AfterFunc(s.opts.EndDelay, s.flushLate)
+	} else {
+		s.flusher.Reset(s.opts.EndDelay)
+	}
+}
+
+// flushLate runs when no other line has taken the ends with it.
+func (s *Spool) flushLate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flushing = false
+	if s.isClosed {
+		return // Close has written them
+	}
+	if err := s.flushEnds(); err != nil {
+		s.opts.Logger.Error("ends of audit records wait for the disk", "error", err)
+	}
+}
+
+// flushEnds writes the ends that wait. The caller holds s.mu.
+func (s *Spool) flushEnds() error {
+	if len(s.ends) == 0 {
+		return nil
+	}
+	if n := int64(len(s.batch)); s.cur.size+n > s.opts.SegmentBytes {
+		_ = s.rotate(n) // the present segment has the room too
+	}
+	return s.writeBatch(len(s.batch), 0)
+}
+
+// writeBatch writes s.batch: the ends that wait, which are its first waiting
+// bytes, and the given number of other lines. On error those are dropped and
+// the ends are kept in s.pending. The caller holds s.mu.
+func (s *Spool) writeBatch(waiting int, others int64) error {
+	err := s.write(s.batch, int64(len(s.ends))+others)
+	from := 0
+	for _, e := range s.ends {
+		if err != nil {
+			s.pending = append(s.pending, pendingLine{bytes.Clone(s.batch[from:e.to]), e.of})
+			from = e.to
+			continue
+		}
+		s.settle(e.of)
+	}
+	if err != nil && waiting > 0 {
+		s.pendErr = err
+	}
+	if cap(s.batch) > 2*maxBatch { // one giant record must not keep its memory
+		s.batch = nil
+	}
+	clear(s.ends)
+	s.batch, s.ends = s.batch[:0], s.ends[:0]
+	return err
 }
 
 // settle frees what t had reserved.
@@ -93,18 +159,17 @@ func (s *Spool) putEvent(k kind, typ string, e *Event) error {
 	return s.put(k, r, r.appendBody(nil))
 }
 
-// frame builds the line in s.line.
-func (s *Spool) frame(r *Record, body []byte) []byte {
-	s.line = append(r.appendHead(s.line[:0]), body...)
-	s.line = appendTrailer(s.line)
-	return s.line
+// appendLine appends the framed line of r, of which body is encoded already.
+func appendLine(to []byte, r *Record, body []byte) []byte {
+	from := len(to)
+	return appendTrailer(append(r.appendHead(to), body...), from)
 }
 
 // flushPending writes what could not be written before. The caller holds s.mu.
 func (s *Spool) flushPending() error {
 	for len(s.pending) > 0 {
 		p := s.pending[0]
-		if err := s.write(p.line); err != nil {
+		if err := s.write(p.line, 1); err != nil {
 			s.pendErr = err
 			return err
 		}
@@ -219,15 +284,15 @@ func (s *Spool) rotate(want int64) error {
 	return nil
 }
 
-// write appends line to the current segment. After an error the segment ends
-// with the line before.
-func (s *Spool) write(line []byte) error {
+// write appends so many lines to the current segment. After an error the
+// segment ends with the line before them.
+func (s *Spool) write(text []byte, lines int64) error {
 	if s.torn {
 		if err := s.repair(); err != nil {
 			return s.diskError("cut a torn audit line", err)
 		}
 	}
-	n, err := s.pwrite(line)
+	n, err := s.pwrite(text)
 	if err != nil {
 		s.stats.writeErrors.Add(1)
 		if n > 0 {
@@ -237,7 +302,7 @@ func (s *Spool) write(line []byte) error {
 		return s.diskError("write audit record", err)
 	}
 	s.cur.size += int64(n)
-	s.cur.lines++
+	s.cur.lines += lines
 	s.total += int64(n)
 	s.stats.bytes.Add(uint64(n)) //nolint:gosec // not negative
 	s.markDirty()
