@@ -4,6 +4,7 @@
 #
 #   test/deps.sh demo    the demo's servers and its agent program
 #   test/deps.sh test    every client of the compatibility matrix
+#   test/deps.sh aws     the clients of the AWS suite
 #   test/deps.sh bench   the peers of the benchmark
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -71,8 +72,17 @@ apt_need node nodejs
 apt_need npm npm
 apt_need /usr/bin/python3 python3
 apt_need py:requests python3-requests
+aws_clients() {
+	apt_need py:boto3 python3-boto3
+	apt_need /usr/lib/python3/dist-packages/botocore python3-botocore
+	apt_need /usr/bin/aws awscli
+	apt_need /usr/bin/s3cmd s3cmd
+	apt_need /usr/bin/rclone rclone
+}
+
 case $what in
 test)
+	aws_clients
 	apt_need wget wget
 	apt_need git git
 	apt_need ssh-agent openssh-client
@@ -80,8 +90,6 @@ test)
 	apt_need py:grpc python3-grpcio
 	apt_need py:google.protobuf python3-protobuf
 	apt_need py:pip python3-pip
-	apt_need py:boto3 python3-boto3
-	apt_need /usr/lib/python3/dist-packages/botocore python3-botocore
 	apt_need java default-jdk-headless
 	apt_need keytool default-jdk-headless
 	# Sparse registries need cargo 1.68; Debian 12 has one under another name.
@@ -90,6 +98,7 @@ test)
 	fi
 	apt_need gcc gcc
 	;;
+aws) aws_clients ;;
 bench)
 	apt_need nginx nginx-light
 	apt_need haproxy haproxy
@@ -99,7 +108,9 @@ bench)
 esac
 apt_install
 # test/servers installs the packages of the token server by itself.
-if [ "$what" = test ]; then
-	npm_tree clients
+case $what in
+test | aws)
+	npm_tree clients # has the newer node that the SDK wants
 	npm_tree aws
-fi
+	;;
+esac
