@@ -15,7 +15,7 @@ import (
 const maxTTL = v1alpha1.Duration(24 * time.Hour)
 
 // provider expands the preset, checks the result and fills in defaults. Which
-// of oauth2, apiKey and jwt the user wrote is asked before defaults hide it.
+// of oauth2, apiKey, jwt and aws the user wrote is asked before defaults hide it.
 func (c *checker) provider(s *v1alpha1.CredentialProviderSpec) {
 	c.preset(s)
 	expandPreset(s)
@@ -61,13 +61,13 @@ func (c *checker) preset(s *v1alpha1.CredentialProviderSpec) {
 	}
 }
 
-// kind wants exactly one of the three kinds of credential.
+// kind wants exactly one of the four kinds of credential.
 func (c *checker) kind(s *v1alpha1.CredentialProviderSpec) {
 	var given []string
 	for _, k := range []struct {
 		name string
 		set  bool
-	}{{"oauth2", s.OAuth2 != nil}, {"apiKey", s.APIKey != nil}, {"jwt", s.JWT != nil}} {
+	}{{"oauth2", s.OAuth2 != nil}, {"apiKey", s.APIKey != nil}, {"jwt", s.JWT != nil}, {"aws", s.AWS != nil}} {
 		if k.set || c.has("spec."+k.name) {
 			given = append(given, k.name)
 		}
@@ -75,11 +75,11 @@ func (c *checker) kind(s *v1alpha1.CredentialProviderSpec) {
 	switch {
 	case len(given) == 1 || !c.has("spec") || !c.sound("spec.preset"):
 	case len(given) == 0:
-		c.bad("spec", "says not which credential to mint; give exactly one of oauth2, apiKey, jwt, or a preset")
+		c.bad("spec", "says not which credential to mint; give exactly one of oauth2, apiKey, jwt, aws, or a preset")
 	case s.Preset != "":
 		c.bad("spec."+given[1], "stands beside preset %s, which is oauth2; remove one of them", s.Preset)
 	default:
-		c.bad("spec."+given[1], "stands beside %s; give exactly one of oauth2, apiKey, jwt", given[0])
+		c.bad("spec."+given[1], "stands beside %s; give exactly one of oauth2, apiKey, jwt, aws", given[0])
 	}
 }
 
@@ -195,7 +195,7 @@ func (c *checker) apiKey(k *v1alpha1.APIKey, cleartext *bool) {
 
 func (c *checker) injection(in *v1alpha1.Injection, as string, s *v1alpha1.CredentialProviderSpec) {
 	const f = "spec.inject"
-	oneOf(c, f+".as", in.As, InjectBearer, InjectHeader, InjectBasic, InjectQuery, InjectDPoP)
+	oneOf(c, f+".as", in.As, InjectBearer, InjectHeader, InjectBasic, InjectQuery, InjectDPoP, InjectSigV4)
 	c.injectName(in)
 	if in.Prefix != "" && in.As != InjectHeader {
 		c.bad(f+".prefix", "is for as: header; remove it")

@@ -33,6 +33,15 @@ const (
 	InjectBasic  = "basic"
 	InjectQuery  = "query"
 	InjectDPoP   = "dpop"
+	InjectSigV4  = "sigv4"
+
+	DoorEnv         = "env"
+	DoorContainer   = "container"
+	DoorIMDS        = "imds"
+	DoorWebIdentity = "webIdentity"
+
+	RevokeIAMDeny = "iamDeny"
+	RevokeMinIO   = "minio"
 
 	ModeEnforce = "enforce"
 	ModeAudit   = "audit"
@@ -47,6 +56,7 @@ const (
 const (
 	defaultTTL          = v1alpha1.Duration(5 * time.Minute)
 	defaultOAuthTimeout = v1alpha1.Duration(10 * time.Second)
+	defaultSession      = v1alpha1.Duration(15 * time.Minute) // the least that STS issues
 )
 
 func defaultDestinations(ds []v1alpha1.Destination) {
@@ -63,7 +73,10 @@ func defaultDestinations(ds []v1alpha1.Destination) {
 func defaultProvider(s *v1alpha1.CredentialProviderSpec) {
 	defaultDestinations(s.Destinations)
 	fill(&s.TTL, defaultTTL)
-	if s.RetryStatus == nil {
+	if s.AWS != nil {
+		defaultAWS(s)
+	}
+	if s.RetryStatus == nil && s.AWS == nil {
 		s.RetryStatus = []int{401}
 	}
 	if o := s.OAuth2; o != nil {
@@ -106,6 +119,33 @@ func defaultOAuth2(o *v1alpha1.OAuth2) {
 		fill(&o.Actor, PartyWorkload)
 	}
 	fill(&o.Actor, PartyNone)
+}
+
+// defaultAWS fills in what an aws provider leaves out. Its placeholders are the
+// access key id and the secret key, in this order.
+func defaultAWS(s *v1alpha1.CredentialProviderSpec) {
+	a := s.AWS
+	fill(&s.Inject.As, InjectSigV4)
+	if len(s.Placeholders) == 0 {
+		s.Placeholders = []v1alpha1.Placeholder{
+			{Env: "AWS_ACCESS_KEY_ID", Prefix: "AKIA"},
+			{Env: "AWS_SECRET_ACCESS_KEY"},
+		}
+	}
+	fill(&a.Audience, "sts.amazonaws.com")
+	fill(&a.Duration, defaultSession)
+	fill(&a.CallsPerSecond, 20)
+	fill(&a.Timeout, v1alpha1.Duration(10*time.Second))
+	if len(a.Doors) == 0 {
+		a.Doors = []string{DoorEnv}
+	}
+	if a.Chain != nil {
+		fill(&a.Chain.Duration, defaultSession)
+	}
+	for i := range a.Endpoints {
+		fill(&a.Endpoints[i].Port, 443)
+		fill(&a.Endpoints[i].Region, a.Region)
+	}
 }
 
 // portOf is the port of the one destination for host; 443 if several differ.

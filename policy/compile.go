@@ -12,6 +12,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/policy/awsscope"
 )
 
 // defaultTTL of credentials whose rule and provider say nothing.
@@ -73,7 +74,8 @@ type variant struct {
 type issuer struct {
 	name         string
 	ttl          time.Duration
-	scopes       []string // where a rule names none
+	scopes       []string         // where a rule names none
+	aws          *awsscope.Policy // the most that sessions of an aws provider may do, where a rule names nothing
 	destinations []place
 }
 
@@ -143,6 +145,9 @@ func (c *compiler) addIssuer(p *v1alpha1.CredentialProvider) {
 	is := &issuer{name: p.Metadata.Name, ttl: p.Spec.TTL.D()}
 	if p.Spec.OAuth2 != nil {
 		is.scopes = p.Spec.OAuth2.Scopes
+	}
+	if p.Spec.AWS != nil {
+		is.aws = c.providerPolicy(p)
 	}
 	for _, d := range p.Spec.Destinations {
 		host, err := parseHost(d.Host)
@@ -430,7 +435,12 @@ func outcomeOf(action string, d Decision) string {
 		return action
 	}
 	d.Policy, d.Rule, d.Reason = "", "", ""
-	return fmt.Sprintf("%s %+v", action, d)
+	aws := ""
+	if d.Grant.AWS != nil {
+		aws = fmt.Sprintf("%#v", *d.Grant.AWS) // what it says, not where it is
+		d.Grant.AWS = nil
+	}
+	return fmt.Sprintf("%s %+v %s", action, d, aws)
 }
 
 // outcome numbers outcomes.
@@ -462,6 +472,9 @@ func (c *compiler) grant(r *rule, doc *v1alpha1.CredentialRef) Grant {
 		}
 		if len(g.Scope) == 0 { // so that records and explain say what is asked for
 			g.Scope = r.provider.scopes
+		}
+		if r.provider.aws != nil {
+			c.grantAWS(r, doc.AWS, &g)
 		}
 	}
 	if doc.TTL < 0 {

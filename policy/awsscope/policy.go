@@ -11,6 +11,12 @@ type Policy struct {
 	statements []statement
 }
 
+// AllowAll is the policy that allows everything: what bounds a session is then
+// its role.
+func AllowAll() Policy {
+	return Policy{statements: []statement{{action: []string{"*"}, resource: []Pattern{"*"}}}}
+}
+
 // A statement is one statement, parsed; lists are never empty where present.
 type statement struct {
 	deny         bool
