@@ -12,3 +12,6 @@ func (f *FileReplays) Hold(t *testing.T, while func()) {
 	defer unlock()
 	while()
 }
+
+// SyncWith replaces how the folder is made durable.
+func (f *FileReplays) SyncWith(sync func(dir string) error) { f.syncDir = sync }

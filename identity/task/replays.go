@@ -86,8 +86,9 @@ const (
 // file, so that a token which opened a task in one run opens none in another.
 // The file holds hashes only.
 type FileReplays struct {
-	path  string
-	limit int
+	path    string
+	limit   int
+	syncDir func(string) error
 }
 
 // NewFileReplays keeps up to limit tokens (0: 65536) in the file called path,
@@ -97,7 +98,7 @@ func NewFileReplays(path string, limit int) *FileReplays {
 	if limit <= 0 {
 		limit = defaultReplays
 	}
-	return &FileReplays{path: path, limit: limit}
+	return &FileReplays{path: path, limit: limit, syncDir: syncDir}
 }
 
 // Use implements [Replays]. The token is on disk when it returns.
@@ -199,6 +200,16 @@ func (f *FileReplays) write(seen map[TokenKey]time.Time) error {
 	}
 	if err != nil {
 		_ = os.Remove(t.Name())
+		return err
 	}
-	return err
+	return f.syncDir(filepath.Dir(f.path)) // or a power failure brings the old file back
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the operator's own folder
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

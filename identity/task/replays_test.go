@@ -131,3 +131,19 @@ func TestFileReplaysLocked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A token counts as used when the folder's entry is durable too, not before.
+func TestFileReplaysSyncTheFolder(t *testing.T) {
+	dir := t.TempDir()
+	f, now := task.NewFileReplays(filepath.Join(dir, "used"), 0), time.Now()
+	lost := errors.New("input/output error")
+	f.SyncWith(func(got string) error {
+		if _, err := os.Stat(filepath.Join(dir, "used")); got != dir || err != nil {
+			t.Errorf("%s was made durable: %v", got, err)
+		}
+		return lost
+	})
+	if err := f.Use(t.Context(), key(1), now, now.Add(time.Minute)); !errors.Is(err, lost) {
+		t.Errorf("got %v, want the folder's error", err)
+	}
+}
