@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"time"
 )
@@ -53,10 +52,7 @@ func (p *Pool) isParent(addr string) bool {
 	if err != nil || u == nil {
 		return false
 	}
-	if _, perr := netip.ParseAddrPort(u.Host); perr != nil && u.Port() == "" {
-		return addr == net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-	}
-	return addr == u.Host
+	return addr == parentAddress(u)
 }
 
 type failing struct{ err error }

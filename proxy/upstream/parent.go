@@ -14,18 +14,23 @@ import (
 	"github.com/attache-dev/attache/proxy/destination"
 )
 
+// parentAddress is the address of a parent proxy, as net/http dials it.
+func parentAddress(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if u.Scheme == "https" {
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
 // connectParent opens a connection to the parent proxy itself. Its certificate
 // is of its own name and of an authority that the system trusts: neither what a
 // destination's roots nor its client certificate are for.
 func (p *Pool) connectParent(ctx context.Context, u *url.URL) (net.Conn, error) {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"https": "443"}[u.Scheme]
-		if port == "" {
-			port = "80"
-		}
-	}
-	c, err := p.dial.dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port), nil, true)
+	c, err := p.dial.dial(ctx, "tcp", parentAddress(u), nil, true)
 	if err != nil {
 		return nil, fmt.Errorf("dial parent proxy: %w", err)
 	}
