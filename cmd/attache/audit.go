@@ -17,52 +17,76 @@ import (
 	"github.com/attache-dev/attache/internal/run"
 )
 
+// places says where the records are.
+type places struct {
+	g      *global
+	dir    string // one spool
+	config string // folder of documents, which may name one
+}
+
 func auditCommand(g *global) *cobra.Command {
-	var dir string
+	pl := &places{g: g}
 	c := &cobra.Command{
 		Use: "audit", Short: "Read the records",
 		Long: "Read the records of this machine's runs. A query is terms like owner:ana host:*.example.com\nverdict:deny status:4xx since:24h, and free words; -key:value excludes.\nKeys: " + strings.Join(audit.FilterKeys(), " "),
 	}
-	c.PersistentFlags().StringVar(&dir, "dir", "", "one spool folder (default all of the state folder)")
-	dirs := func() ([]string, error) {
-		if dir != "" {
-			return []string{dir}, nil
-		}
-		s, err := g.stateDir()
-		if err != nil {
-			return nil, err
-		}
-		return run.Spools(s)
-	}
-	c.AddCommand(auditTail(g, dirs), auditSearch(g, dirs), auditShow(g, dirs), auditVerify(g, dirs), &cobra.Command{
+	f := c.PersistentFlags()
+	f.StringVar(&pl.dir, "dir", "", "one spool folder (default the configured audit.dir, else all of the state folder)")
+	f.StringVarP(&pl.config, "config", "c", "", "folder of documents, whose audit.dir is read (default $ATTACHE_CONFIG)")
+	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditVerify(g, pl), &cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs, Example: "  attache audit schema > record.schema.json",
 		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },
 	})
 	return c
 }
 
-func parseQuery(args []string) (audit.Filter, error) {
+// spools lists the folders to read: --dir, else the audit.dir of the documents,
+// else those of the state folder.
+func (p *places) spools() ([]string, error) {
+	if p.dir != "" {
+		return []string{p.dir}, nil
+	}
+	config := p.config
+	if config == "" {
+		config = os.Getenv("ATTACHE_CONFIG")
+	}
+	if config != "" {
+		dir, err := run.ConfiguredSpool(config)
+		if err != nil {
+			return nil, failure{fmt.Errorf("find audit.dir: %w; or name the spool with --dir", err), 2}
+		}
+		if dir != "" {
+			return []string{dir}, nil
+		}
+	}
+	state, err := p.g.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	return run.Spools(state)
+}
+
+// query reads the terms of a command that filters records, and says where they
+// are.
+func (p *places) query(args []string) (audit.Filter, []string, error) {
 	f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
 	if err != nil {
-		return f, failure{err, 2}
+		return f, nil, failure{err, 2}
 	}
-	return f, nil
+	dirs, err := p.spools()
+	return f, dirs, err
 }
 
 func (g *global) printer(w io.Writer) *audit.Printer {
 	return audit.NewPrinter(w, audit.PrinterOptions{JSON: g.json(), Color: audit.WantColor(w, os.Getenv), Location: time.Local})
 }
 
-func auditTail(g *global, dirs func() ([]string, error)) *cobra.Command {
+func auditTail(g *global, pl *places) *cobra.Command {
 	var last int
 	c := &cobra.Command{
 		Use: "tail [QUERY]", Short: "Follow records as they finish", Example: "  attache audit tail verdict:deny",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, err := parseQuery(args)
-			if err != nil {
-				return err
-			}
-			ds, err := dirs()
+			f, ds, err := pl.query(args)
 			if err != nil {
 				return err
 			}
@@ -96,16 +120,12 @@ func tailAll(ctx context.Context, dirs []string, f audit.Filter, last int, p *au
 	return nil
 }
 
-func auditSearch(g *global, dirs func() ([]string, error)) *cobra.Command {
+func auditSearch(g *global, pl *places) *cobra.Command {
 	var limit int
 	c := &cobra.Command{
 		Use: "search [QUERY]", Short: "Find finished records", Example: "  attache audit search owner:ana host:*.example.com verdict:deny since:24h",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, err := parseQuery(args)
-			if err != nil {
-				return err
-			}
-			ds, err := dirs()
+			f, ds, err := pl.query(args)
 			if err != nil {
 				return err
 			}
@@ -132,12 +152,12 @@ func auditSearch(g *global, dirs func() ([]string, error)) *cobra.Command {
 	return c
 }
 
-func auditShow(g *global, dirs func() ([]string, error)) *cobra.Command {
+func auditShow(g *global, pl *places) *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Tell the story of one record, or of each use of a credential's handle", Args: cobra.ExactArgs(1),
 		Example: "  attache audit show rec_5f0c…\n  attache audit show cred_9a41… --output json",
 		RunE: func(c *cobra.Command, args []string) error {
-			ds, err := dirs()
+			ds, err := pl.spools()
 			if err != nil {
 				return err
 			}
@@ -167,12 +187,12 @@ func auditShow(g *global, dirs func() ([]string, error)) *cobra.Command {
 	}
 }
 
-func auditVerify(g *global, dirs func() ([]string, error)) *cobra.Command {
+func auditVerify(g *global, pl *places) *cobra.Command {
 	return &cobra.Command{
 		Use: "verify", Short: "Look for gaps, damage and unfinished records", Args: cobra.NoArgs,
 		Example: "  attache audit verify && echo whole",
 		RunE: func(c *cobra.Command, _ []string) error {
-			ds, err := dirs()
+			ds, err := pl.spools()
 			if err != nil {
 				return err
 			}

@@ -40,6 +40,16 @@ func openSpool(o *Options, b *api.Bundle) (*audit.Spool, string, error) {
 	return nil, "", fmt.Errorf("all %d spools below %s are in use; give this run its own --state", maxSpools, o.State)
 }
 
+// ConfiguredSpool is the spool folder that the documents of a folder name;
+// empty: runs take those of the state folder.
+func ConfiguredSpool(config string) (string, error) {
+	b, err := load(config)
+	if err != nil {
+		return "", err
+	}
+	return b.Config.Spec.Audit.Dir, nil
+}
+
 // Spools lists the spool folders of a state folder.
 func Spools(state string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(state, "audit"))
