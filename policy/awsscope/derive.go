@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf16"
+
+	"github.com/attache-dev/attache/internal/iampolicy"
 )
 
 // MaxPolicy is STS's limit for the plain text of a session policy, in
@@ -68,15 +70,17 @@ func Derive(call Call, static Policy, g Granularity, o Options) (string, error) 
 	default:
 		return "", fail(ErrUnsupported, "granularity %q", g)
 	}
-	if err := bound(out, o.NotAfter); err != nil {
-		return "", err
-	}
+	stamp, allows := bound(out, o.NotAfter), len(out)
 	for _, s := range static.statements {
 		if s.deny {
 			out = append(out, s.out())
 		}
 	}
-	return render(out, o)
+	p, err := render(out, o)
+	if err != nil {
+		return "", err
+	}
+	return p, reserved(p, stamp, allows)
 }
 
 // intersect returns the accesses, each with the conditions that the static
@@ -235,30 +239,38 @@ func statements(access []Access) []outStatement {
 	return out
 }
 
-// bound adds the end of validity to every Allow statement, and keeps the
-// earlier where one has an end already.
-func bound(out []outStatement, end time.Time) error {
+// bound adds the end of validity to every Allow statement and returns its text.
+// Where a statement has an end already both must hold: the same key stands in
+// two operators, for two values of one would be alternatives.
+func bound(out []outStatement, end time.Time) string {
 	if end.IsZero() {
-		return nil
+		return ""
 	}
 	stamp := end.UTC().Truncate(time.Second).Format(time.RFC3339)
 	for i := range out {
-		conds := out[i].conditions[:0:0]
-		mine := stamp
-		for _, c := range out[i].conditions {
-			if c.Operator != "DateLessThan" {
-				conds = append(conds, c)
-				continue
-			}
-			t, err := time.Parse(time.RFC3339, c.Values[0])
-			if err != nil {
-				return fail(ErrPolicy, "aws:CurrentTime %q is not RFC 3339", c.Values[0])
-			}
-			if t.Before(end) {
-				mine = t.UTC().Format(time.RFC3339)
-			}
+		op := "DateLessThan"
+		if slices.ContainsFunc(out[i].conditions, endsByTime) {
+			op = "DateLessThanEquals"
 		}
-		out[i].conditions = append(conds, Condition{Operator: "DateLessThan", Key: "aws:CurrentTime", Values: []string{mine}})
+		out[i].conditions = append(slices.Clone(out[i].conditions), Condition{Operator: op, Key: currentTime, Values: []string{stamp}})
+	}
+	return stamp
+}
+
+const currentTime = "aws:CurrentTime"
+
+func endsByTime(c Condition) bool {
+	return c.Operator == "DateLessThan" && strings.EqualFold(c.Key, currentTime)
+}
+
+// reserved refuses a policy in which [iampolicy.OpenEnd] stands anywhere but at
+// the end of its Allow statements: it would be replaced there too.
+func reserved(policy, stamp string, allows int) error {
+	if stamp != iampolicy.OpenEnd {
+		allows = 0
+	}
+	if strings.Count(policy, iampolicy.OpenEnd) != allows {
+		return fail(ErrUnsupported, "a name or condition holds %s, which stands for the end of the session", iampolicy.OpenEnd)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attache-dev/attache/internal/iampolicy"
 	"github.com/attache-dev/attache/policy/awsscope"
 )
 
@@ -35,6 +36,11 @@ func TestDerive(t *testing.T) {
 		media = `{"Effect":"Allow","Action":"s3:*","Resource":"arn:aws:s3:::media/*"}`
 		get   = `{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::media/docs/a"}`
 	)
+	open, err := time.Parse(time.RFC3339, iampolicy.OpenEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	openEnd := awsscope.Options{NotAfter: open}
 	end := time.Date(2026, 11, 23, 12, 0, 0, 500, time.UTC)
 	tests := []struct {
 		name, target, static string
@@ -80,7 +86,11 @@ func TestDerive(t *testing.T) {
 		{name: "end of validity", target: "/docs/a", static: media, g: awsscope.GranularityRequest, o: awsscope.Options{NotAfter: end},
 			want: strings.TrimSuffix(get, "}") + `,"Condition":{"DateLessThan":{"aws:CurrentTime":"2026-11-23T12:00:00Z"}}}`},
 		{name: "the policy ends before", target: "/docs/a", g: awsscope.GranularityRequest, o: awsscope.Options{NotAfter: end}, static: strings.TrimSuffix(media, "}") + `,"Condition":{"DateLessThan":{"aws:CurrentTime":"2026-11-23T10:00:00Z"}}}`,
-			want: strings.TrimSuffix(get, "}") + `,"Condition":{"DateLessThan":{"aws:CurrentTime":"2026-11-23T10:00:00Z"}}}`},
+			want: strings.TrimSuffix(get, "}") + `,"Condition":{"DateLessThan":{"aws:CurrentTime":"2026-11-23T10:00:00Z"},"DateLessThanEquals":{"aws:CurrentTime":"2026-11-23T12:00:00Z"}}}`},
+		{name: "another time keeps its condition", target: "/docs/a", g: awsscope.GranularitySession, o: awsscope.Options{NotAfter: end}, static: media + `,{"Effect":"Allow","Action":"sqs:*","Resource":"*","Condition":{"DateLessThan":{"aws:TokenIssueTime":"2026-11-23T10:00:00Z"}}}`,
+			want: strings.TrimSuffix(media, "}") + `,"Condition":{"DateLessThan":{"aws:CurrentTime":"2026-11-23T12:00:00Z"}}},{"Effect":"Allow","Action":"sqs:*","Resource":"*","Condition":{"DateLessThan":{"aws:CurrentTime":"2026-11-23T12:00:00Z","aws:TokenIssueTime":"2026-11-23T10:00:00Z"}}}`},
+		{name: "a key that reads as the open end", target: "/" + iampolicy.OpenEnd, static: media, g: awsscope.GranularityRequest, err: awsscope.ErrUnsupported},
+		{name: "a key that reads as the open end, with one", target: "/" + iampolicy.OpenEnd, static: media, g: awsscope.GranularityRequest, o: openEnd, err: awsscope.ErrUnsupported},
 		{name: "the policy starts later", target: "/docs/a", g: awsscope.GranularityRequest, static: strings.TrimSuffix(media, "}") + `,"Condition":{"DateGreaterThan":{"aws:CurrentTime":"2026-11-23T10:00:00Z"}}}`,
 			want: strings.TrimSuffix(get, "}") + `,"Condition":{"DateGreaterThan":{"aws:CurrentTime":"2026-11-23T10:00:00Z"}}}`},
 		{name: "a star in the key", target: "/docs/%2A", static: media, g: awsscope.GranularityRequest, want: strings.Replace(get, "docs/a", "docs/${*}", 1)},
@@ -122,6 +132,29 @@ func TestPolicyLimit(t *testing.T) {
 	}
 }
 
+// TestOpenEnd: the text with an open end becomes one with the session's end in
+// every Allow statement, also where the static policy ends by itself.
+func TestOpenEnd(t *testing.T) {
+	open, err := time.Parse(time.RFC3339, iampolicy.OpenEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	static := parse(t, `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*","Condition":{"DateLessThan":{"aws:CurrentTime":"2031-01-01T00:00:00Z"}}},
+		{"Effect":"Deny","Action":"s3:Put*","Resource":"*"}]}`)
+	for _, g := range []awsscope.Granularity{awsscope.GranularityRequest, awsscope.GranularityPrefix, awsscope.GranularityTask, awsscope.GranularitySession} {
+		p, err := awsscope.Derive(recognise(t, s3Request("GET", "/k")), static, g, awsscope.Options{NotAfter: open})
+		if err != nil {
+			t.Fatal(g, err)
+		}
+		p = iampolicy.End(p, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC))
+		for _, want := range []string{`"DateLessThan":{"aws:CurrentTime":"2031-01-01T00:00:00Z"}`, `"DateLessThanEquals":{"aws:CurrentTime":"2026-11-23T12:00:00Z"}`} {
+			if strings.Count(p, want) != 1 {
+				t.Errorf("%s: %s is not once in %s", g, want, p)
+			}
+		}
+	}
+}
+
 // TestParsePolicy refuses what the evaluator would misread.
 func TestParsePolicy(t *testing.T) {
 	const ok = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"*","Resource":"*"}}`
@@ -138,6 +171,9 @@ func TestParsePolicy(t *testing.T) {
 		"empty action":         {`"Action":"*"`, `"Action":[]`},
 		"effect":               {`"Allow"`, `"allow"`},
 		"condition":            {`"Action"`, `"Condition":{"StringEquals":"x"},"Action"`},
+		"open end, action":     {`"Action":"*"`, `"Action":"s3:9999-12-31T23:59:59Z"`},
+		"open end, resource":   {`"Resource":"*"`, `"Resource":"arn:aws:s3:::b/\u0039999-12-31T23:59:59Z"`},
+		"open end, condition":  {`"Action"`, `"Condition":{"DateLessThan":{"aws:CurrentTime":"9999-12-31T23:59:59Z"}},"Action"`},
 		"trailing data":        {`"*"}}`, `"*"}}{}`},
 	} {
 		if _, err := awsscope.ParsePolicy([]byte(strings.Replace(ok, change[0], change[1], 1))); !errors.Is(err, awsscope.ErrPolicy) {
@@ -240,5 +276,27 @@ func TestHeaders(t *testing.T) {
 	r.Header = http.Header{"x-amz-copy-source": {"src/k"}, "X-Amz-Copy-Source": {"src/l"}}
 	if _, err := awsscope.Recognise(r); !errors.Is(err, awsscope.ErrAmbiguous) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestClaim: what an SDK signs for, by host alone.
+func TestClaim(t *testing.T) {
+	custom := []awsscope.Endpoint{{Host: "minio.test:9000", Service: "s3", Region: "eu-west-3"}}
+	for host, want := range map[string]string{
+		"bkt.s3.eu-west-1.amazonaws.com":               "s3 eu-west-1",
+		"bkt.s3.amazonaws.com":                         "s3 eu-central-1",
+		"bedrock-runtime.us-east-1.amazonaws.com":      "bedrock us-east-1",
+		"api.ecr.us-east-1.amazonaws.com":              "ecr us-east-1",
+		"iam.amazonaws.com":                            "iam us-east-1",
+		"minio.test:9000":                              "s3 eu-west-3",
+		"123456789012.ddb.us-east-1.amazonaws.com":     "dynamodb us-east-1",
+		"nothing-of-aws.example":                       " ",
+		"no-such-service.eu-west-1.amazonaws.com":      " ",
+		"b.s3express-use1-az4.us-east-1.amazonaws.com": " ",
+	} {
+		service, region, err := awsscope.Claim(host, "eu-central-1", custom)
+		if got := service + " " + region; got != want || (err == nil) != (want != " ") {
+			t.Errorf("%s: got %q, %v; want %q", host, got, err, want)
+		}
 	}
 }

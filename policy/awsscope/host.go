@@ -274,3 +274,20 @@ func (t *Target) agree(r *Request) error {
 	}
 	return nil
 }
+
+// Claim returns the service and region that the signature of an SDK would claim
+// for a host: for explanations of requests that nobody signed. Where the host
+// names no region, it is the given one.
+func Claim(host, region string, custom []Endpoint) (service, signedFor string, err error) {
+	t, err := Match(host, custom)
+	if err != nil {
+		return "", "", err
+	}
+	if t.Region != "" {
+		region = t.Region
+	}
+	if t.Custom {
+		return t.Endpoint, region, nil
+	}
+	return table().byEndpoint[t.Endpoint][0].sign, region, nil
+}

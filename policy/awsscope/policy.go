@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/attache-dev/attache/internal/iampolicy"
 )
 
 // A Policy is a static IAM policy: the most that a rule's sessions may do.
@@ -110,11 +112,24 @@ func parseStatement(o *object) (statement, error) {
 			return s, err
 		}
 	}
+	if s.mentions(iampolicy.OpenEnd) {
+		return s, fail(ErrPolicy, "%s stands for the end of a session; choose another time", iampolicy.OpenEnd)
+	}
 	s.deny = effect == "Deny"
 	if effect != "Allow" && effect != "Deny" || s.action == nil || s.resource == nil {
 		return s, fail(ErrPolicy, "needs Effect, Action and Resource")
 	}
 	return s, nil
+}
+
+// mentions reports whether text stands anywhere in the statement.
+func (s *statement) mentions(text string) bool {
+	has := func(v string) bool { return strings.Contains(v, text) }
+	return slices.ContainsFunc(s.action, has) ||
+		slices.ContainsFunc(s.resource, func(r Pattern) bool { return has(string(r)) }) ||
+		slices.ContainsFunc(s.conditions, func(c Condition) bool {
+			return has(c.Operator) || has(c.Key) || slices.ContainsFunc(c.Values, has)
+		})
 }
 
 func stringList(v any) ([]string, error) {
