@@ -81,9 +81,9 @@ func (x *index) find(host string, list []*bucket) []*bucket {
 		return list // a rule must name an address
 	}
 	for first, rest := true, host; ; first = false {
-		_, parent, ok := strings.Cut(rest, ".")
-		if !ok {
-			break
+		label, parent, ok := strings.Cut(rest, ".")
+		if !ok || label == "" {
+			break // a wildcard stands for whole labels, and no name has an empty one
 		}
 		if b := x.label[parent]; first && b != nil {
 			list = append(list, b)
