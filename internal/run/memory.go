@@ -17,12 +17,13 @@ const (
 	lastTrim  = 10 * time.Second
 )
 
-// keepTrimmed calls [releaseCode] now and, ever more rarely, until ctx ends.
-// What is in use comes back from the page cache within a few hundred
-// microseconds: a mapping of 64 KiB a fault.
+// keepTrimmed releases our code's pages now and, ever more rarely, until ctx
+// ends. What is in use comes back from the page cache within about a
+// millisecond.
 func keepTrimmed(ctx context.Context) {
+	code := ownCode()
 	for wait := firstTrim; ; wait = min(2*wait, lastTrim) {
-		releaseCode()
+		code.release()
 		select {
 		case <-ctx.Done():
 			return
