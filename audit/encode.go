@@ -179,6 +179,21 @@ func (u *Use) append(b []byte) []byte {
 	}
 	b = optInt(b, `,"ttl_s":`, u.TTLSeconds)
 	b = optBool(b, `,"cached":`, u.Cached)
+	if u.AWS != nil {
+		b = u.AWS.append(append(b, `,"aws":`...))
+	}
+	return closeObject(b, n)
+}
+
+func (a *AWSUse) append(b []byte) []byte {
+	n := len(b)
+	b = appendStr(b, `,"service":`, a.Service, maxWord)
+	b = optStr(b, `,"operation":`, a.Operation, maxDigest)
+	b = optStr(b, `,"region":`, a.Region, maxWord)
+	b = optStr(b, `,"account":`, a.Account, maxWord)
+	b = optList(b, `,"actions":`, a.Actions, maxDigest, maxFew)
+	b = optList(b, `,"resources":`, a.Resources, maxText, maxFew)
+	b = appendStr(b, `,"scope":`, a.Scope, maxWord)
 	return closeObject(b, n)
 }
 

@@ -64,25 +64,28 @@ func fieldOf() map[string]func(*Record) []string {
 		"purpose": func(r *Record) []string {
 			return fromPtr(r.Task, func(t *Task) []string { return []string{t.Purpose} })
 		},
-		"host":     onRequest(func(q *Request) []string { return []string{q.Host} }),
-		"method":   onRequest(func(q *Request) []string { return []string{q.Method} }),
-		"path":     onRequest(func(q *Request) []string { return []string{q.Path, q.PathTemplate} }),
-		"protocol": onRequest(func(q *Request) []string { return []string{q.Protocol} }),
-		"door":     onRequest(func(q *Request) []string { return []string{q.Door} }),
-		"trace":    onRequest(func(q *Request) []string { return []string{q.TraceID} }),
-		"verdict":  onDecision(func(d *Decision) []string { return []string{d.Verdict} }),
-		"policy":   onDecision(func(d *Decision) []string { return []string{d.Policy} }),
-		"rule":     onDecision(func(d *Decision) []string { return []string{d.Rule} }),
-		"code":     onDecision(func(d *Decision) []string { return []string{d.Code} }),
-		"provider": onUse(func(u *Use) []string { return []string{u.Provider} }),
-		"kind":     onUse(func(u *Use) []string { return []string{u.Kind} }),
-		"handle":   handles,
-		"scope":    onUse(func(u *Use) []string { return append(slices.Clone(u.ScopeGranted), u.ScopeAsked...) }),
-		"outcome":  onResult(func(s *Result) []string { return []string{s.Outcome} }),
-		"status":   onResult(func(s *Result) []string { return []string{strconv.Itoa(s.Status)} }),
-		"error":    onResult(func(s *Result) []string { return []string{s.ErrorKind} }),
-		"event":    func(r *Record) []string { return fromPtr(r.Event, func(e *Event) []string { return []string{e.Name} }) },
-		"type":     func(r *Record) []string { return []string{r.kind(), "all"} },
+		"host":      onRequest(func(q *Request) []string { return []string{q.Host} }),
+		"method":    onRequest(func(q *Request) []string { return []string{q.Method} }),
+		"path":      onRequest(func(q *Request) []string { return []string{q.Path, q.PathTemplate} }),
+		"protocol":  onRequest(func(q *Request) []string { return []string{q.Protocol} }),
+		"door":      onRequest(func(q *Request) []string { return []string{q.Door} }),
+		"trace":     onRequest(func(q *Request) []string { return []string{q.TraceID} }),
+		"verdict":   onDecision(func(d *Decision) []string { return []string{d.Verdict} }),
+		"policy":    onDecision(func(d *Decision) []string { return []string{d.Policy} }),
+		"rule":      onDecision(func(d *Decision) []string { return []string{d.Rule} }),
+		"code":      onDecision(func(d *Decision) []string { return []string{d.Code} }),
+		"provider":  onUse(func(u *Use) []string { return []string{u.Provider} }),
+		"kind":      onUse(func(u *Use) []string { return []string{u.Kind} }),
+		"handle":    handles,
+		"service":   onAWS(func(a *AWSUse) []string { return []string{a.Service} }),
+		"operation": onAWS(func(a *AWSUse) []string { return []string{a.Operation} }),
+		"resource":  onAWS(func(a *AWSUse) []string { return a.Resources }),
+		"scope":     onUse(func(u *Use) []string { return append(slices.Clone(u.ScopeGranted), u.ScopeAsked...) }),
+		"outcome":   onResult(func(s *Result) []string { return []string{s.Outcome} }),
+		"status":    onResult(func(s *Result) []string { return []string{strconv.Itoa(s.Status)} }),
+		"error":     onResult(func(s *Result) []string { return []string{s.ErrorKind} }),
+		"event":     func(r *Record) []string { return fromPtr(r.Event, func(e *Event) []string { return []string{e.Name} }) },
+		"type":      func(r *Record) []string { return []string{r.kind(), "all"} },
 	}
 }
 
@@ -107,6 +110,10 @@ func onDecision(f func(*Decision) []string) func(*Record) []string {
 
 func onUse(f func(*Use) []string) func(*Record) []string {
 	return func(r *Record) []string { return fromPtr(r.Credential, f) }
+}
+
+func onAWS(f func(*AWSUse) []string) func(*Record) []string {
+	return onUse(func(u *Use) []string { return fromPtr(u.AWS, f) })
 }
 
 func onResult(f func(*Result) []string) func(*Record) []string {

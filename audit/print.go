@@ -203,13 +203,21 @@ func first(l ...string) string {
 	return ""
 }
 
-// credential is: cred_0123… [scope scope] ttl 5m0s.
+// credential is: cred_0123… [scope scope] ttl 5m0s. Of AWS it shows operation
+// and resources in place of the scope: cred_0123… s3:GetObject [arn…].
 func credential(u *Use) string {
 	scope := u.ScopeGranted
 	if len(scope) == 0 {
 		scope = u.ScopeAsked
 	}
 	s := u.Handle
+	if a := u.AWS; a != nil {
+		s += " " + a.Service + ":" + a.Operation
+		scope = a.Resources
+		if a.Scope != "request" {
+			s += " (" + a.Scope + ")"
+		}
+	}
 	if len(scope) > 0 {
 		s += " [" + strings.Join(scope, " ") + "]"
 	}

@@ -161,6 +161,21 @@ type Use struct {
 	Expires      time.Time `json:"expires,omitzero" trust:"v"`
 	TTLSeconds   int64     `json:"ttl_s,omitempty" trust:"v"`
 	Cached       bool      `json:"cached,omitempty" trust:"v"`
+	// AWS is what the call asks of AWS; nil for other providers.
+	AWS *AWSUse `json:"aws,omitempty" trust:"d"`
+}
+
+// AWSUse is what a signed call asks of AWS, as read from its own bytes.
+type AWSUse struct {
+	Service   string   `json:"service" trust:"d" max:"64"`              // IAM prefix, such as s3
+	Operation string   `json:"operation,omitempty" trust:"d" max:"128"` // such as GetObject
+	Region    string   `json:"region,omitempty" trust:"d" max:"64"`
+	Account   string   `json:"account,omitempty" trust:"d" max:"64"`
+	Actions   []string `json:"actions,omitempty" trust:"d" max:"128" items:"16"`
+	Resources []string `json:"resources,omitempty" trust:"d" max:"1024" items:"16"`
+	// Scope is how far the session is cut: request, action-only, prefix, task
+	// or session.
+	Scope string `json:"scope" trust:"d" max:"64"`
 }
 
 // Result is what happened.

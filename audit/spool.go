@@ -355,8 +355,12 @@ func unknownBody(why string) []byte {
 	return r.appendBody(nil)
 }
 
-// minimalText bounds the texts of a minimal end; six times that when escaped.
-const minimalText = 48
+// minimalText and minimalWord bound the texts of a minimal end; six times that
+// when escaped.
+const (
+	minimalText = 48
+	minimalWord = 24
+)
 
 // minimal keeps of an end what must not be lost, in bounded space.
 func (r *Record) minimal() *Record {
@@ -371,6 +375,9 @@ func (r *Record) minimal() *Record {
 		c.ScopeAsked, c.ScopeGranted = nil, nil
 		for _, p := range []*string{&c.Provider, &c.Kind, &c.ScopeSource} {
 			*p = clamp(*p, minimalText)
+		}
+		if c.AWS != nil {
+			c.AWS = &AWSUse{Service: clamp(c.AWS.Service, minimalWord), Scope: clamp(c.AWS.Scope, minimalWord)}
 		}
 		m.Credential = &c
 	}

@@ -13,18 +13,35 @@ import (
 // Ambient reports whether a request may carry the provider's credential, or
 // merely happens to reach us: an error that matches [ErrNoPlaceholder] or
 // [ErrCrossSite] means that it goes without, whatever policy granted. It must
-// see the request as the agent sent it, with scheme and host in r.URL.
+// see the request as the agent sent it, with scheme and host in r.URL. For a
+// provider that signs requests the placeholder is the key that the agent's own
+// signature names: the caller asks [Injector.OwnKey] in addition.
 func (in *Injector) Ambient(r *http.Request, d policy.Decision, p Placeholders) error {
 	if !d.CrossSite {
 		if err := sameSite(r); err != nil {
 			return err
 		}
 	}
-	if in.need && !in.asked(r, p) {
+	if in.need && in.as != asSigV4 && !in.asked(r, p) {
 		return fmt.Errorf("%w: set the client's key to the value of %s in its environment",
 			ErrNoPlaceholder, strings.Join(in.envs, " or "))
 	}
 	return nil
+}
+
+// OwnKey reports whether the access key id that a signature names is the one
+// that the agent was given for this provider. The error matches
+// [ErrNoPlaceholder]. A secret key, or another provider's key id, does not count.
+func (in *Injector) OwnKey(id string, p Placeholders) error {
+	if !in.need {
+		return nil
+	}
+	if p != nil {
+		if env, ok := p.Contains(id); ok && env == in.envs[0] {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: sign with the keys in %s of its environment", ErrNoPlaceholder, strings.Join(in.envs, " and "))
 }
 
 // asked reports whether a header or parameter holds this provider's

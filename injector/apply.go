@@ -25,6 +25,7 @@ const (
 	asBasic  = "basic"
 	asQuery  = "query"
 	asDPoP   = "dpop"
+	asSigV4  = "sigv4"
 )
 
 // Injector puts one provider's credentials on requests. It is immutable and
@@ -56,6 +57,9 @@ func New(p *v1alpha1.CredentialProvider, prover Prover) (*Injector, error) {
 		in.as = asBearer
 		if p.Spec.OAuth2 != nil && p.Spec.OAuth2.DPoP {
 			in.as = asDPoP
+		}
+		if p.Spec.AWS != nil {
+			in.as = asSigV4
 		}
 	}
 	if i.RequirePlaceholder != nil {
@@ -106,8 +110,12 @@ func (in *Injector) check() error {
 		if in.prover == nil {
 			return fmt.Errorf("inject.as: is dpop, but the credential has no proof key; set oauth2.dpop")
 		}
+	case asSigV4:
+		if len(in.fixed) > 0 {
+			return fmt.Errorf("inject.headers: cannot be put on signed requests; leave it out")
+		}
 	default:
-		return fmt.Errorf("inject.as: is %q; must be one of bearer, header, basic, query, dpop", in.as)
+		return fmt.Errorf("inject.as: is %q; must be one of bearer, header, basic, query, dpop, sigv4", in.as)
 	}
 	return nil
 }
@@ -147,13 +155,17 @@ func badText(s string) bool {
 
 // Apply puts c on r, in the place of anything that stands there. It refuses
 // with [ErrCleartext] a request that would not be encrypted, and with
-// [ErrUnusable] a credential that would break out of its place.
+// [ErrUnusable] a credential that would break out of its place. Credentials that
+// sign requests are for the package sigv4 to apply.
 func (in *Injector) Apply(r *http.Request, c minting.Credential) error {
 	if r.URL.Scheme != "https" && !in.cleartext {
 		return fmt.Errorf("%w: the scheme is %q; use https or set unsafeCleartext on provider %s", ErrCleartext, r.URL.Scheme, in.provider)
 	}
 	if c.Provider != "" && c.Provider != in.provider {
 		return fmt.Errorf("%w: it was minted by provider %s, not %s", ErrUnusable, c.Provider, in.provider)
+	}
+	if in.as == asSigV4 {
+		return fmt.Errorf("%w: provider %s signs requests; sigv4.Signer does", ErrUnusable, in.provider)
 	}
 	value := c.Secret.Reveal()
 	if value == "" || badText(value) || strings.TrimSpace(value) != value {
@@ -223,13 +235,16 @@ func htu(r *http.Request) string {
 
 // Secrets is what the echo guard must look for once c was applied.
 func (in *Injector) Secrets(c minting.Credential) []secret.Value {
-	if in.as == asBasic {
+	switch in.as {
+	case asBasic:
 		return []secret.Value{c.Secret, guard.Basic(in.username, c.Secret)}
+	case asSigV4: // the access key id is none: AWS repeats it, and records show it
+		return []secret.Value{c.Secret, c.SessionToken}
 	}
 	return []secret.Value{c.Secret}
 }
 
-// Places names the header or query parameter that the injector writes, so
+// Places names the headers or query parameters that the injector writes, so
 // that [Strip] takes the agent's own from there as well.
 func (in *Injector) Places() (headers, params []string) {
 	switch in.as {
@@ -237,6 +252,9 @@ func (in *Injector) Places() (headers, params []string) {
 		return []string{in.name}, nil
 	case asQuery:
 		return nil, []string{in.name}
+	case asSigV4:
+		return []string{"Authorization", "X-Amz-Security-Token", "X-Amz-S3session-Token"},
+			[]string{"X-Amz-Credential", "X-Amz-Signature", "X-Amz-Security-Token", "X-Amz-S3session-Token"}
 	}
 	return []string{"Authorization"}, nil
 }
