@@ -18,6 +18,9 @@ const (
 	DoorAbsolute    = "absolute"
 	DoorBaseURL     = "base-url"
 	DoorTransparent = "transparent"
+	// DoorAWS is a port of Attaché's own where AWS SDKs fetch credentials.
+	// Nothing that comes in there goes out.
+	DoorAWS = "aws"
 )
 
 // Conn is what is known of the agent's connection that a request came on. It
@@ -34,7 +37,8 @@ type Conn struct {
 	// CONNECT authority confirmed by SNI, or the base URL's. It is zero for
 	// absolute-form requests, where each request names its own.
 	Dest destination.Destination
-	// Local is the local listener's own authority (host:port) for base URLs.
+	// Local is the local listener's own authority (host:port) for base URLs and
+	// DoorAWS.
 	Local string
 
 	Accepted time.Time

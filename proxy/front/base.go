@@ -52,24 +52,31 @@ func (f *Front) ServeBaseURL(ctx context.Context, ln net.Listener, dest destinat
 	})
 }
 
-// serveBase serves a request on a base-URL listener. A browser page must not
-// reach it: it demands its own Host (DNS rebinding) and refuses what browsers
-// send across sites.
-func (f *Front) serveBase(w http.ResponseWriter, r *http.Request, conn *proxy.Conn) {
+// checkLocal refuses what a browser page sends to a local listener: it demands
+// the listener's own Host (DNS rebinding) and nothing that says cross-site.
+func (f *Front) checkLocal(w http.ResponseWriter, r *http.Request, conn *proxy.Conn) bool {
 	if !ownHost(r.Host, conn.Local) {
 		f.refuse(w, http.StatusMisdirectedRequest, KindMisdirected, "this listener is "+conn.Local+"; ask for it by that name")
-		return
+		return false
 	}
 	if h, ok := r.Header["Host"]; ok && (len(h) != 1 || !ownHost(h[0], conn.Local)) {
 		f.refuse(w, http.StatusMisdirectedRequest, KindMisdirected, "Host and :authority differ")
-		return
+		return false
 	}
 	delete(r.Header, "Host")
 	for _, name := range []string{"Origin", "Sec-Fetch-Site"} {
 		if _, ok := r.Header[name]; ok {
 			f.refuse(w, http.StatusForbidden, KindCrossSite, "requests of web pages are not served here ("+name+")")
-			return
+			return false
 		}
+	}
+	return true
+}
+
+// serveBase serves a request on a base-URL listener.
+func (f *Front) serveBase(w http.ResponseWriter, r *http.Request, conn *proxy.Conn) {
+	if !f.checkLocal(w, r, conn) {
+		return
 	}
 	base := "http://" + conn.Local
 	if r.TLS != nil {

@@ -28,6 +28,10 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, http.StatusNotImplemented, KindConnect, "CONNECT inside a connection is not supported")
 	case conn.Door == proxy.DoorBaseURL:
 		f.serveBase(w, r, conn)
+	case conn.Door == proxy.DoorAWS:
+		if f.checkLocal(w, r, conn) {
+			f.handle(w, r, conn.Dest)
+		}
 	default:
 		if f.checkHost(w, r, conn) {
 			f.handle(w, r, conn.Dest)

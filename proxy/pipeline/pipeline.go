@@ -21,6 +21,7 @@ import (
 	"github.com/attache-dev/attache/injector/guard"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy/awsdoor"
 	"github.com/attache-dev/attache/proxy/upstream"
 )
 
@@ -81,15 +82,16 @@ func NewState(b *api.Bundle, proofs *injector.Proofs) (*State, *upstream.Routes,
 	return s, routes, err
 }
 
-// Config of a [Pipeline]. OpenTask, CloseTask, Revoke, Tracer and Unsafe may be
-// left out.
+// Config of a [Pipeline]. AWSDoor, OpenTask, CloseTask, Revoke, Tracer and
+// Unsafe may be left out.
 type Config struct {
 	Tasks        Tasks
 	Minter       Minter
 	Source       identity.Source
 	Upstream     *upstream.Pool
 	Spool        *audit.Spool
-	Vault        *guard.Vault // sealed answers
+	Vault        *guard.Vault  // sealed answers
+	AWSDoor      *awsdoor.Door // nil: no SDK fetches placeholder keys
 	Placeholders injector.Placeholders
 	OpenTask     OpenTaskFunc // tasks that agents open themselves; nil: refused
 	// CloseTask closes a task that the agent w itself opened.

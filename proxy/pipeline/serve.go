@@ -23,6 +23,9 @@ func (p *Pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer span.end(x)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if x.answerKeys(ctx, w) {
+		return
+	}
 	if f := x.decide(); f != nil {
 		x.refuse(w, f)
 		return
