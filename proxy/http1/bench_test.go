@@ -2,6 +2,7 @@ package http1_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -83,4 +84,68 @@ func request(b *testing.B, addr string, cfg *tls.Config) {
 	b.StopTimer()
 	_ = c.Close()
 	_, _ = io.Copy(io.Discard, br)
+}
+
+// BenchmarkChunked measures bodies in 512-byte chunks over plain TCP on
+// loopback, each way: 64 chunks an exchange.
+func BenchmarkChunked(b *testing.B) {
+	body := strings.Repeat("200\r\n"+strings.Repeat("x", 512)+"\r\n", 64) + "0\r\n\r\n"
+	head := "Transfer-Encoding: chunked\r\n\r\n"
+	b.Run("request", func(b *testing.B) {
+		addr := serve(b, handle(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusNoContent)
+		}), nil)
+		c := dial(b, addr)
+		_ = c.SetDeadline(time.Time{})
+		br, raw := bufio.NewReader(c), []byte("POST / HTTP/1.1\r\nHost: a\r\n"+head+body)
+		b.SetBytes(64 * 512)
+		for b.Loop() {
+			_, _ = c.Write(raw)
+			res, err := http.ReadResponse(br, nil)
+			if err != nil || res.StatusCode != http.StatusNoContent {
+				b.Fatal(res, err)
+			}
+		}
+	})
+	b.Run("answer", func(b *testing.B) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = ln.Close() })
+		go func() {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			raw, br := []byte("HTTP/1.1 200 OK\r\n"+head+body), bufio.NewReader(c)
+			for {
+				if _, err := http.ReadRequest(br); err != nil {
+					return
+				}
+				_, _ = c.Write(raw)
+			}
+		}()
+		t := &http1.Client{MaxIdle: 1, Dial: func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", ln.Addr().String())
+		}}
+		b.Cleanup(t.Close)
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://a/", nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.SetBytes(64 * 512)
+		buf := make([]byte, 32<<10)
+		for b.Loop() {
+			res, err := t.RoundTrip(r)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, res.Body, buf); err != nil || n != 64*512 {
+				b.Fatal(n, err)
+			}
+		}
+	})
 }

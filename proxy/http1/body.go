@@ -1,11 +1,9 @@
 package http1
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,13 +15,6 @@ const (
 	bodyNone bodyKind = iota
 	bodyLength
 	bodyChunked
-)
-
-const (
-	// maxChunkLine bounds a chunk's size line with its extensions; overhead
-	// bounds all of them together, in net/http's own way of counting.
-	maxChunkLine = 256
-	maxOverhead  = 16 << 10
 )
 
 // ErrMalformed is matched by the errors that reading a malformed body gives.
@@ -39,15 +30,14 @@ type body struct {
 	done atomic.Bool // read to its end, trailers included
 	shut atomic.Bool // closed by the handler or over with it
 
-	mu       sync.Mutex // guards what follows, and k.in until done
-	left     int64      // of the body, or of the current chunk
-	inChunk  bool
-	overhead int64
-	err      error
+	mu  sync.Mutex // guards what follows, and k.in until done
+	pay payload
+	err error
 }
 
 func (b *body) init(k *conn, x *exchange, kind bodyKind, n int64) {
-	b.k, b.x, b.kind, b.left = k, x, kind, n
+	b.k, b.x, b.kind = k, x, kind
+	b.pay.chunked, b.pay.left = kind == bodyChunked, n
 }
 
 // Read implements io.Reader.
@@ -77,180 +67,24 @@ func (b *body) Close() error {
 }
 
 func (b *body) read(p []byte) (int, error) {
-	if b.kind == bodyChunked {
-		return b.readChunked(p)
+	in := &b.k.in
+	n, err := b.pay.read(in, p)
+	if err == nil {
+		return n, nil
 	}
-	n, err := b.readLeft(p)
-	if err != nil {
-		return n, err
+	if err == errLastChunk { //nolint:errorlint // our own
+		err = io.EOF
+		if terr := addTrailer(in, &b.req.Trailer, b.k.s.maxHeaderBytes(), b.k.s.maxHeaders()); terr != nil {
+			err = terr
+		}
 	}
-	if b.left == 0 {
+	if err == io.EOF { //nolint:errorlint // our own
 		return n, b.end()
 	}
-	return n, nil
-}
-
-// readLeft reads up to left bytes.
-func (b *body) readLeft(p []byte) (int, error) {
-	in := &b.k.in
-	if int64(len(p)) > b.left {
-		p = p[:b.left]
+	if f, ok := errors.AsType[*badFraming](err); ok {
+		return n, b.malformed(f.kind)
 	}
-	if len(in.buffered()) == 0 {
-		in.clearDeadline()
-		if len(p) >= directRead && in.err == nil {
-			n, err := in.c.Read(p)
-			b.left -= int64(n)
-			if n == 0 && err != nil {
-				in.err = err
-				return 0, b.fail(err)
-			}
-			return n, nil
-		}
-		if err := in.fill(inputSize); err != nil {
-			return 0, b.fail(err)
-		}
-	}
-	n := copy(p, in.buffered())
-	in.r += n
-	b.left -= int64(n)
-	return n, nil
-}
-
-func (b *body) readChunked(p []byte) (int, error) {
-	if b.left == 0 {
-		if err := b.nextChunk(); err != nil {
-			return 0, err
-		}
-	}
-	n, err := b.readLeft(p)
-	if err == nil && b.left == 0 {
-		// Take the CRLF along, and the last chunk if it is here already: the
-		// reader then sees the end without one more call.
-		if bytes.HasPrefix(b.k.in.buffered(), []byte("\r\n0\r\n\r\n")) {
-			err = b.nextChunk()
-		}
-	}
-	return n, err
-}
-
-// nextChunk reads up to the next chunk's data: RFC 9112 section 7.1.
-func (b *body) nextChunk() error {
-	if b.inChunk {
-		if _, err := b.line(0); err != nil { // nothing but CRLF
-			return err
-		}
-		b.inChunk = false
-	}
-	line, err := b.line(maxChunkLine)
-	if err != nil {
-		return err
-	}
-	n, ok := parseChunkSize(line)
-	b.overhead = max(0, b.overhead+int64(len(line))+2-16-2*n)
-	if !ok || b.overhead > maxOverhead {
-		return b.malformed(KindChunk)
-	}
-	if n == 0 {
-		return b.trailers()
-	}
-	b.left, b.inChunk = n, true
-	return nil
-}
-
-// parseChunkSize takes hexadecimal digits, directly followed by the line's end
-// or an extension.
-func parseChunkSize(line []byte) (n int64, ok bool) {
-	size, ext, _ := bytes.Cut(line, []byte(";"))
-	if len(size) == 0 || len(size) > 15 {
-		return 0, false
-	}
-	for _, c := range size {
-		switch {
-		case '0' <= c && c <= '9':
-			n = n<<4 | int64(c-'0')
-		case 'a' <= c && c <= 'f':
-			n = n<<4 | int64(c-'a'+10)
-		case 'A' <= c && c <= 'F':
-			n = n<<4 | int64(c-'A'+10)
-		default:
-			return 0, false
-		}
-	}
-	for _, c := range ext {
-		if c < ' ' && c != '\t' || c >= 0x7f {
-			return 0, false
-		}
-	}
-	return n, true
-}
-
-// line returns the next line without its CRLF; the slice is good until the
-// next read.
-func (b *body) line(limit int) ([]byte, error) {
-	in := &b.k.in
-	for {
-		data := in.buffered()
-		i := bytes.IndexByte(data, '\n')
-		switch {
-		case i == 0 || i > 0 && data[i-1] != '\r':
-			return nil, b.malformed(KindBareLF)
-		case i > limit+1 || i < 0 && len(data) > limit+1:
-			return nil, b.malformed(KindChunk)
-		case i > 0:
-			in.r += i + 1
-			return data[:i-1], nil
-		}
-		in.clearDeadline()
-		if err := in.fill(limit + inputSize); err != nil {
-			return nil, b.fail(err)
-		}
-	}
-}
-
-// trailers reads the trailer section. Fields that frame, route, authenticate
-// or describe the content must not come late: RFC 9110 section 6.5.1.
-func (b *body) trailers() error {
-	limit := b.k.s.maxHeaderBytes()
-	var t http.Header
-	for n := 0; ; n++ {
-		line, err := b.line(limit)
-		if err != nil {
-			return err
-		}
-		if len(line) == 0 {
-			break
-		}
-		limit -= len(line)
-		name, value, ok := strings.Cut(string(line), ":")
-		value = strings.Trim(value, " \t")
-		key := http.CanonicalHeaderKey(name)
-		if !ok || name == "" || !allToken(name) || !validValue(value) || n >= b.k.s.maxHeaders() || limit < 0 || forbiddenTrailer(key) {
-			return b.malformed(KindTrailer)
-		}
-		if t == nil {
-			t = make(http.Header)
-		}
-		t[key] = append(t[key], value)
-	}
-	if b.req.Trailer == nil {
-		b.req.Trailer = t
-	} else {
-		for key, v := range t {
-			b.req.Trailer[key] = v
-		}
-	}
-	return b.end()
-}
-
-func forbiddenTrailer(key string) bool {
-	switch key {
-	case "Transfer-Encoding", "Content-Length", "Host", "Trailer", "Te", "Connection", "Keep-Alive", "Upgrade",
-		"Content-Encoding", "Content-Type", "Content-Range", "Authorization", "Cookie", "Set-Cookie", "Expect",
-		"Max-Forwards", "Cache-Control", "Range", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "Forwarded":
-		return true
-	}
-	return strings.HasPrefix(key, "Proxy-") || strings.HasPrefix(key, "If-") || strings.HasPrefix(key, "X-Forwarded-")
+	return n, b.fail(err)
 }
 
 func (b *body) end() error {
@@ -273,9 +107,6 @@ func (b *body) malformed(kind string) error {
 
 // fail notes that the client has gone in the middle of its body.
 func (b *body) fail(err error) error {
-	if err == io.EOF { //nolint:errorlint // readers answer io.EOF itself
-		err = io.ErrUnexpectedEOF
-	}
 	b.err = err
 	if !isTimeout(err) {
 		b.x.ctx.cancel()
@@ -300,7 +131,7 @@ func (b *body) finish(reuse bool) bool {
 	}
 	defer b.mu.Unlock()
 	defer func() { b.err = http.ErrBodyReadAfterClose }()
-	if b.err != nil || !reuse || b.x.needContinue || b.kind == bodyLength && b.left > maxDrain {
+	if b.err != nil || !reuse || b.x.needContinue || b.kind == bodyLength && b.pay.left > maxDrain {
 		return b.done.Load()
 	}
 	b.k.in.deadline = time.Now().Add(lingerTime)

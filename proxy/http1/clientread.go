@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -146,10 +147,10 @@ func (k *clientConn) final(a *answer, f fields) (*http.Response, error) {
 		k.done(!a.resp.Close)
 		return &a.resp, nil
 	}
+	b.pay.chunked = kind == answerChunked
 	if kind == answerLength {
-		b.left = a.resp.ContentLength
+		b.pay.left = a.resp.ContentLength
 	}
-	b.limit = k.t.maxHeaderBytes()
 	a.resp.Body = b
 	return &a.resp, nil
 }
@@ -245,11 +246,8 @@ type answerBody struct {
 	kind answerKind
 	over atomic.Bool // the connection is not ours any more
 
-	left     int64 // of the body, or of the current chunk
-	inChunk  bool
-	overhead int64
-	limit    int // of the trailers
-	err      error
+	pay payload
+	err error
 }
 
 // Close implements io.Closer. A body that was not read to its end ends the
@@ -290,148 +288,22 @@ func (b *answerBody) Read(p []byte) (int, error) {
 }
 
 func (b *answerBody) read(p []byte) (int, error) {
-	switch b.kind {
-	case answerChunked:
-		return b.readChunked(p)
-	case answerClose:
-		return b.some(p)
+	in := &b.k.in
+	if b.kind == answerClose {
+		return in.some(p)
 	}
-	n, err := b.readLeft(p)
-	if err == nil && b.left == 0 {
+	n, err := b.pay.read(in, p)
+	if err == nil {
+		return n, nil
+	}
+	if err == errLastChunk { //nolint:errorlint // our own
 		err = io.EOF
+		if terr := addTrailer(in, &b.resp.Trailer, b.k.t.maxHeaderBytes(), math.MaxInt); terr != nil {
+			err = terr
+		}
+	}
+	if f, ok := errors.AsType[*badFraming](err); ok {
+		err = unsound(f.text)
 	}
 	return n, err
-}
-
-// some reads what there is, past the buffer where that saves a copy.
-func (b *answerBody) some(p []byte) (int, error) {
-	in := &b.k.in
-	if len(in.buffered()) == 0 {
-		in.clearDeadline()
-		if len(p) >= directRead && in.err == nil {
-			n, err := in.c.Read(p)
-			if n > 0 {
-				return n, nil // an error, if any, comes again
-			}
-			if err == nil {
-				err = io.ErrNoProgress
-			}
-			in.err = err
-			return 0, err
-		}
-		if err := in.fill(inputSize); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, in.buffered())
-	in.r += n
-	return n, nil
-}
-
-// readLeft reads up to left bytes; the end of the connection is not theirs.
-func (b *answerBody) readLeft(p []byte) (int, error) {
-	if int64(len(p)) > b.left {
-		p = p[:b.left]
-	}
-	n, err := b.some(p)
-	b.left -= int64(n)
-	if err == io.EOF { //nolint:errorlint // readers answer io.EOF itself
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-func (b *answerBody) readChunked(p []byte) (int, error) {
-	if b.left == 0 {
-		if err := b.nextChunk(); err != nil {
-			return 0, err
-		}
-	}
-	n, err := b.readLeft(p)
-	if err == nil && b.left == 0 && bytes.HasPrefix(b.k.in.buffered(), []byte("\r\n0\r\n\r\n")) {
-		err = b.nextChunk() // the reader sees the end without one more call
-	}
-	return n, err
-}
-
-// nextChunk reads up to the next chunk's data: RFC 9112 section 7.1.
-func (b *answerBody) nextChunk() error {
-	if b.inChunk {
-		if _, err := b.line(0); err != nil { // nothing but CRLF
-			return err
-		}
-		b.inChunk = false
-	}
-	line, err := b.line(maxChunkLine)
-	if err != nil {
-		return err
-	}
-	n, ok := parseChunkSize(line)
-	b.overhead = max(0, b.overhead+int64(len(line))+2-16-2*n)
-	if !ok || b.overhead > maxOverhead {
-		return unsound("a chunk's size line is malformed")
-	}
-	if n == 0 {
-		return b.trailers()
-	}
-	b.left, b.inChunk = n, true
-	return nil
-}
-
-// line returns the next line without its CRLF; good until the next read.
-func (b *answerBody) line(limit int) ([]byte, error) {
-	in := &b.k.in
-	for {
-		data := in.buffered()
-		i := bytes.IndexByte(data, '\n')
-		switch {
-		case i == 0 || i > 0 && data[i-1] != '\r':
-			return nil, unsound("a line ends in LF without CR")
-		case i > limit+1 || i < 0 && len(data) > limit+1:
-			return nil, unsound("a line of its body's framing is too long")
-		case i > 0:
-			in.r += i + 1
-			return data[:i-1], nil
-		}
-		in.clearDeadline()
-		if err := in.fill(limit + inputSize); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-	}
-}
-
-// trailers reads the trailer section and ends the body.
-func (b *answerBody) trailers() error {
-	var t http.Header
-	for {
-		line, err := b.line(b.limit)
-		if err != nil {
-			return err
-		}
-		if len(line) == 0 {
-			break
-		}
-		b.limit -= len(line)
-		name, value, ok := strings.Cut(string(line), ":")
-		value = strings.Trim(value, " \t")
-		key := http.CanonicalHeaderKey(name)
-		if !ok || name == "" || !allToken(name) || !validValue(value) || b.limit < 0 || forbiddenTrailer(key) {
-			return unsound("a trailer is malformed or cannot come late")
-		}
-		if t == nil {
-			t = make(http.Header)
-		}
-		t[key] = append(t[key], value)
-	}
-	if b.resp.Trailer == nil {
-		b.resp.Trailer = t
-		return io.EOF
-	}
-	for key, v := range t {
-		b.resp.Trailer[key] = v
-	}
-	return io.EOF
 }
