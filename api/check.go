@@ -112,6 +112,10 @@ func (l *loader) checkShared() {
 	}
 	env := func(c *checker, field, name string) {
 		if first, seen := byEnv[name]; seen {
+			if strings.Contains(field, ".doors[") {
+				c.bad(field, "sets %s for the agent, which %s sets already; give this door to one provider", name, first)
+				return
+			}
 			c.bad(field, "is %s, which %s sets already; choose another variable", quote(name), first)
 		} else if name != "" {
 			byEnv[name] = c.where(field)
@@ -127,6 +131,11 @@ func (l *loader) checkShared() {
 			destinations(c, d.provider.Spec.Destinations)
 			for j, p := range d.provider.Spec.Placeholders {
 				env(c, fmt.Sprintf("spec.placeholders[%d].env", j), p.Env)
+			}
+			if a := d.provider.Spec.AWS; a != nil {
+				for j, door := range a.Doors {
+					env(c, fmt.Sprintf("spec.aws.doors[%d]", j), doorEnv[door])
+				}
 			}
 			for j, b := range d.provider.Spec.BaseURLs {
 				env(c, fmt.Sprintf("spec.baseURLs[%d].env", j), b.Env)

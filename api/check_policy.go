@@ -184,6 +184,11 @@ func (c *checker) credential(field string, r *v1alpha1.Rule, providers map[strin
 		c.bad(at+".provider", "no CredentialProvider is named %s; %s", quote(ref.Provider), hint)
 		return
 	}
+	if p.Spec.AWS != nil {
+		c.awsCredential(at, ref, p.Spec.AWS)
+	} else if c.has(at + ".aws") {
+		c.bad(at+".aws", "is for aws providers, which %s is not; remove it", quote(ref.Provider))
+	}
 	pc := &checker{loader: c.loader, ref: Ref{Kind: p.Kind, Namespace: p.Metadata.Namespace, Name: p.Metadata.Name}}
 	if len(p.Spec.Destinations) == 0 || !pc.sound("spec.destinations") || !c.sound(field+".hosts") || !c.sound(field+".ports") {
 		return

@@ -24,6 +24,9 @@ func (l *loader) digest(b *Bundle) {
 		if p.Spec.OAuth2 != nil {
 			l.hashFile(h, p.Spec.OAuth2.CAFile)
 		}
+		if p.Spec.AWS != nil {
+			l.hashFile(h, p.Spec.AWS.CAFile)
+		}
 		if p.Spec.APIKey != nil && p.Spec.APIKey.Vault != nil {
 			l.hashFile(h, p.Spec.APIKey.Vault.CAFile)
 		}
