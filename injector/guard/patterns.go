@@ -118,14 +118,19 @@ func (c *Cache) Drop(handle string) { c.l.Remove(handle) }
 
 // A matcher is a non-deterministic automaton. A family is one way to write a
 // secret: a sequence of units, each of which may be spelt in several ways
-// (verbatim, %41, A, &#65; …) that one trie of nodes holds. Units that
-// can be spelt alike share a trie.
+// (verbatim, %41, \u0041, &#65; …) that one trie holds.
 type matcher struct {
-	families [][]uint32 // roots of the units
-	nodes    []node
+	families [][]uint16   // units, as indexes of tries
+	tries    []*trie      // those that occur
 	window   int          // no match is shorter; at most the constant window
 	first    [256]bool    // bytes that a match can start with
 	pairs    [1024]uint64 // bit set of byte pairs that the first window bytes of a match can hold
+}
+
+// trie holds the spellings of one unit. It is immutable; node 0 is its root.
+type trie struct {
+	nodes []node
+	last  []byte // bytes that a spelling can end with
 }
 
 type node struct {
@@ -138,13 +143,14 @@ type edge struct {
 	to uint32
 }
 
+// next returns the node after b, 0 if there is none.
 func (n *node) next(b byte) uint32 {
 	for _, e := range n.edges {
 		if e.b == b {
 			return e.to
 		}
 	}
-	return 0 // node 0 is never a target
+	return 0
 }
 
 type class struct {
@@ -152,16 +158,54 @@ type class struct {
 	c    byte
 }
 
+// tries keeps the trie of each class that any secret has needed: they are the
+// same for all, and most of what a secret's patterns are made of.
+//
+//nolint:gochecknoglobals // a memo of a pure function
+var tries sync.Map // class -> *trie
+
+func trieOf(k class) *trie {
+	if t, ok := tries.Load(k); ok {
+		return t.(*trie) //nolint:forcetypeassert // only these are stored
+	}
+	t := &trie{nodes: make([]node, 1)}
+	for _, s := range spellings(k) {
+		t.insert(s)
+	}
+	var ends [256]bool
+	for _, n := range t.nodes {
+		for _, e := range n.edges {
+			if t.nodes[e.to].end && !ends[e.b] {
+				ends[e.b] = true
+				t.last = append(t.last, e.b)
+			}
+		}
+	}
+	kept, _ := tries.LoadOrStore(k, t)
+	return kept.(*trie) //nolint:forcetypeassert // only these are stored
+}
+
+func (t *trie) insert(s string) {
+	at := uint32(0)
+	for i := range len(s) {
+		to := t.nodes[at].next(s[i])
+		if to == 0 {
+			to = uint32(len(t.nodes)) //nolint:gosec // a few hundred
+			t.nodes = append(t.nodes, node{})
+			t.nodes[at].edges = append(t.nodes[at].edges, edge{s[i], to})
+		}
+		at = to
+	}
+	t.nodes[at].end = true
+}
+
 type builder struct {
 	m     *matcher
-	roots map[class]uint32
+	units map[class]uint16
 }
 
 func newBuilder() *builder {
-	return &builder{
-		m:     &matcher{nodes: make([]node, 1, 1024), window: window},
-		roots: map[class]uint32{},
-	}
+	return &builder{m: &matcher{window: window}, units: map[class]uint16{}}
 }
 
 func (b *builder) add(s string) {
@@ -186,40 +230,18 @@ func (b *builder) add(s string) {
 }
 
 func (b *builder) family(s string, kind func(i int) byte) {
-	units := make([]uint32, len(s))
+	units := make([]uint16, len(s))
 	for i := range len(s) {
-		units[i] = b.root(class{kind(i), s[i]})
+		k := class{kind(i), s[i]}
+		u, ok := b.units[k]
+		if !ok {
+			u = uint16(len(b.m.tries)) //nolint:gosec // at most five kinds of 256 bytes
+			b.units[k] = u
+			b.m.tries = append(b.m.tries, trieOf(k))
+		}
+		units[i] = u
 	}
 	b.m.families = append(b.m.families, units)
-}
-
-func (b *builder) root(k class) uint32 {
-	if r, ok := b.roots[k]; ok {
-		return r
-	}
-	r := b.node()
-	b.roots[k] = r
-	for _, s := range spellings(k) {
-		b.insert(r, s)
-	}
-	return r
-}
-
-func (b *builder) node() uint32 {
-	b.m.nodes = append(b.m.nodes, node{})
-	return uint32(len(b.m.nodes) - 1) //nolint:gosec // a few thousand
-}
-
-func (b *builder) insert(at uint32, s string) {
-	for i := range len(s) {
-		to := b.m.nodes[at].next(s[i])
-		if to == 0 {
-			to = b.node()
-			b.m.nodes[at].edges = append(b.m.nodes[at].edges, edge{s[i], to})
-		}
-		at = to
-	}
-	b.m.nodes[at].end = true
 }
 
 // finish computes the tables of the skip loop. They may hold too much, never
@@ -227,22 +249,23 @@ func (b *builder) insert(at uint32, s string) {
 // match lie within its first window units.
 func (b *builder) finish() *matcher {
 	m := b.m
-	type join struct{ a, b uint32 }
-	inner := map[uint32]bool{}
+	type join struct{ a, b uint16 }
+	inner := map[uint16]bool{}
 	joined := map[join]bool{}
 	for _, units := range m.families {
-		for _, e := range m.nodes[units[0]].edges {
+		for _, e := range m.tries[units[0]].nodes[0].edges {
 			m.first[e.b] = true
 		}
-		for i, root := range units[:min(m.window, len(units))] {
-			if !inner[root] {
-				inner[root] = true
-				m.innerPairs(root)
+		for i, u := range units[:min(m.window, len(units))] {
+			t := m.tries[u]
+			if !inner[u] {
+				inner[u] = true
+				m.innerPairs(t)
 			}
-			if i+1 < len(units) && !joined[join{root, units[i+1]}] {
-				joined[join{root, units[i+1]}] = true
-				for _, last := range m.lastBytes(root, nil) {
-					for _, e := range m.nodes[units[i+1]].edges {
+			if i+1 < len(units) && !joined[join{u, units[i+1]}] {
+				joined[join{u, units[i+1]}] = true
+				for _, last := range t.last {
+					for _, e := range m.tries[units[i+1]].nodes[0].edges {
 						m.setPair(last, e.b)
 					}
 				}
@@ -252,23 +275,15 @@ func (b *builder) finish() *matcher {
 	return m
 }
 
-func (m *matcher) innerPairs(at uint32) {
-	for _, e := range m.nodes[at].edges {
-		for _, f := range m.nodes[e.to].edges {
-			m.setPair(e.b, f.b)
+// innerPairs notes the pairs within the spellings of a unit.
+func (m *matcher) innerPairs(t *trie) {
+	for _, n := range t.nodes {
+		for _, e := range n.edges {
+			for _, f := range t.nodes[e.to].edges {
+				m.setPair(e.b, f.b)
+			}
 		}
-		m.innerPairs(e.to)
 	}
-}
-
-func (m *matcher) lastBytes(at uint32, to []byte) []byte {
-	for _, e := range m.nodes[at].edges {
-		if m.nodes[e.to].end {
-			to = append(to, e.b)
-		}
-		to = m.lastBytes(e.to, to)
-	}
-	return to
 }
 
 func (m *matcher) setPair(a, b byte) {

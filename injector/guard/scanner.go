@@ -17,7 +17,7 @@ type scanner struct {
 type thread struct {
 	family uint32
 	unit   uint32
-	node   uint32
+	node   uint32 // of the unit's trie
 	start  int64
 }
 
@@ -69,8 +69,8 @@ func (s *scanner) step(b byte, pos int64) int64 {
 		}
 	}
 	if s.m.first[b] {
-		for f, units := range s.m.families {
-			t := thread{family: uint32(f), node: units[0], start: pos} //nolint:gosec // a handful of families
+		for f := range s.m.families {
+			t := thread{family: uint32(f), start: pos} //nolint:gosec // a handful of families
 			if s.advance(t, b) && match < 0 {
 				match = pos
 			}
@@ -83,22 +83,23 @@ func (s *scanner) step(b byte, pos int64) int64 {
 // advance puts what becomes of t after b on the next list and reports whether
 // a match ends here.
 func (s *scanner) advance(t thread, b byte) bool {
-	to := s.m.nodes[t.node].next(b)
+	units := s.m.families[t.family]
+	nodes := s.m.tries[units[t.unit]].nodes
+	to := nodes[t.node].next(b)
 	if to == 0 {
 		return false
 	}
-	n := &s.m.nodes[to]
+	n := &nodes[to]
 	if len(n.edges) > 0 {
 		s.add(thread{t.family, t.unit, to, t.start})
 	}
 	if !n.end {
 		return false
 	}
-	units := s.m.families[t.family]
 	if int(t.unit)+1 == len(units) {
 		return true
 	}
-	s.add(thread{t.family, t.unit + 1, units[t.unit+1], t.start})
+	s.add(thread{t.family, t.unit + 1, 0, t.start})
 	return false
 }
 
