@@ -16,6 +16,7 @@ import (
 type doors struct {
 	proxy net.Listener
 	bases []baseDoor
+	aws   net.Listener // where SDKs fetch placeholder keys; may be nil
 	extra net.Listener // of the operator, see openExtra; may be nil
 }
 
@@ -33,6 +34,12 @@ func openDoors(ctx context.Context, o *Options, b *api.Bundle) (*doors, error) {
 	if d.extra, err = openExtra(ctx, b.Config.Spec.Admin.Listen); err != nil {
 		d.close()
 		return nil, err
+	}
+	if a, err := findAWSDoors(b); err == nil && a.local() { // the plane reports the error
+		if d.aws, err = listenLoopback(ctx, "127.0.0.1:0"); err != nil {
+			d.close()
+			return nil, fmt.Errorf("open the AWS door's port: %w", err)
+		}
 	}
 	for i := range b.Providers {
 		for _, u := range b.Providers[i].Spec.BaseURLs {
@@ -86,6 +93,9 @@ func listenLoopback(ctx context.Context, where string) (net.Listener, error) {
 
 func (d *doors) all() []net.Listener {
 	out := []net.Listener{d.proxy}
+	if d.aws != nil {
+		out = append(out, d.aws)
+	}
 	for _, b := range d.bases {
 		out = append(out, b.ln)
 	}

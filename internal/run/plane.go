@@ -57,6 +57,7 @@ type plane struct {
 	ca       *intercept.CA
 	front    *front.Front
 	holders  *placeholder.Set
+	aws      awsDoors
 
 	proxyURL string
 	baseURLs []string // NAME=value
@@ -87,7 +88,13 @@ func newPlane(ctx context.Context, o *Options, b *api.Bundle, src *source, w *id
 		Dialed: func(destination.Destination) { p.metrics.Dialed() }}); err != nil {
 		return p, err
 	}
-	if p.holders, err = placeholders(b); err != nil {
+	if p.aws, err = findAWSDoors(b); err != nil {
+		return p, b.Located(err)
+	}
+	if p.holders, err = placeholders(b, p.aws.specs()); err != nil {
+		return p, err
+	}
+	if err := p.aws.open(p.holders, w); err != nil {
 		return p, err
 	}
 	p.cache = minting.NewCache(minting.CacheOptions{Minter: p.router, Size: p.spec.Limits.CredentialCache, OnEvent: p.event, Logger: o.Log})
@@ -97,7 +104,7 @@ func newPlane(ctx context.Context, o *Options, b *api.Bundle, src *source, w *id
 	p.proofs = injector.NewProofs(time.Now)
 	vault := guard.NewVault(4096, time.Hour, time.Now)
 	p.pipe = pipeline.New(pipeline.Config{
-		Tasks: p.tasks, Minter: p.cache, Source: src, Upstream: p.upstream, Spool: p.spool, Vault: vault,
+		Tasks: p.tasks, Minter: p.cache, Source: src, Upstream: p.upstream, Spool: p.spool, Vault: vault, AWSDoor: p.aws.door,
 		Placeholders: p.holders, OpenTask: p.openAgentTask, CloseTask: p.closeAgentTask, Proofs: p.proofs, Revoke: p.revokeHandle,
 		Tracer: tracer, Limits: p.spec.Limits, Unsafe: unsafeFlags(o), Log: o.Log, Metrics: p.metrics, Now: time.Now,
 	})
@@ -127,14 +134,15 @@ func keyVariables(b *api.Bundle) []string {
 	return names
 }
 
-func placeholders(b *api.Bundle) (*placeholder.Set, error) {
+// placeholders draws those of the providers, and more.
+func placeholders(b *api.Bundle, more []placeholder.Spec) (*placeholder.Set, error) {
 	var specs []placeholder.Spec
 	for i := range b.Providers {
 		for _, ph := range b.Providers[i].Spec.Placeholders {
 			specs = append(specs, placeholder.Spec{Env: ph.Env, Prefix: ph.Prefix, Provider: b.Providers[i].Metadata.Name})
 		}
 	}
-	return placeholder.New(specs)
+	return placeholder.New(append(specs, more...))
 }
 
 // event writes something that is no request into the same chain of records.
@@ -157,6 +165,10 @@ func (p *plane) open(ctx context.Context, d *doors, attestor identity.Attestor) 
 	p.upstream.SetOwn(d.addrs())
 	p.proxyURL = "http://" + d.proxy.Addr().String()
 	p.serve(func() error { return p.front.ServeProxy(ctx, d.proxy) })
+	if d.aws != nil {
+		p.aws.addr = d.aws.Addr().String()
+		p.serve(func() error { return p.front.ServeAWS(ctx, d.aws) })
+	}
 	for _, b := range d.bases {
 		if err := p.openBase(ctx, b); err != nil {
 			return err

@@ -112,6 +112,9 @@ func atStart(b *api.Bundle) map[string]string {
 		for _, ph := range b.Providers[i].Spec.Placeholders {
 			out["placeholder "+ph.Env] = b.Providers[i].Metadata.Name + " " + ph.Prefix
 		}
+		if a := b.Providers[i].Spec.AWS; a != nil {
+			out["AWS environment of "+b.Providers[i].Metadata.Name] = fmt.Sprint(a.Doors, a.RoleARN, a.Region, a.Endpoint)
+		}
 		for _, u := range b.Providers[i].Spec.BaseURLs {
 			out["base URL "+u.Env] = fmt.Sprintf("%+v", u)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/attache-dev/attache/api"
@@ -195,8 +196,13 @@ func (p *plane) childEnv(node trust.NodeVersion, trustDir string) ([]string, err
 	if err != nil {
 		return nil, fmt.Errorf("write the trust bundle: %w", err)
 	}
+	placeholders, doors, err := p.aws.env(p.holders.Env(), trustDir, p.workload.RunID)
+	if err != nil {
+		return nil, err
+	}
 	env, report, err := trust.Env(trust.Options{
-		Parent: os.Environ(), Proxy: p.proxyURL, Bundle: bundle, BaseURLs: p.baseURLs, Placeholders: p.holders.Env(),
+		Parent: os.Environ(), Proxy: p.proxyURL, Bundle: bundle, Placeholders: placeholders,
+		BaseURLs: slices.Concat(p.baseURLs, doors, awsRegion(p.first, os.Environ())), AWSMetadata: p.aws.has(api.DoorIMDS),
 		NoProxy: p.o.NoProxy, Keep: p.o.Keep, Strip: p.keys, Node: node,
 	})
 	if err != nil {
@@ -221,5 +227,8 @@ func (p *plane) announce(c sandbox.Confinement) {
 	}
 	for _, u := range p.baseURLs {
 		p.o.say("base URL %s", u)
+	}
+	if p.aws.provider != nil {
+		p.o.say("AWS SDKs find placeholder keys of provider %s (%s)", p.aws.provider.Metadata.Name, strings.Join(p.aws.list, ", "))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -31,6 +32,9 @@ type Options struct {
 	// Strip names further variables to take away: those that Attaché reads
 	// keys from.
 	Strip []string
+	// AWSMetadata says that a stand-in for the EC2 metadata service is among
+	// BaseURLs: AWS SDKs may ask it. Otherwise they are told not to.
+	AWSMetadata bool
 	// Node is the version of the agent's node; the zero value means that no
 	// preload is set.
 	Node NodeVersion
@@ -159,7 +163,7 @@ func settings(n *environ, o Options, proxy *url.URL, parent *environ) {
 	n.set("NODE_USE_ENV_PROXY", "1")
 	n.set("GIT_HTTP_PROXY_AUTHMETHOD", "basic") // git waits for a 407 otherwise
 	n.set("WGETRC", o.Bundle.Wgetrc)
-	n.set("AWS_EC2_METADATA_DISABLED", "true")
+	n.set("AWS_EC2_METADATA_DISABLED", strconv.FormatBool(!o.AWSMetadata))
 	n.set("npm_config_https_proxy", o.Proxy) // wins over a proxy in .npmrc
 	n.set("npm_config_proxy", o.Proxy)
 	n.set("JAVA_TOOL_OPTIONS", appendOption(parent.values["JAVA_TOOL_OPTIONS"], javaOptions(o.Bundle, proxy, direct)))

@@ -93,6 +93,12 @@ func New(c Config) (*Door, error) {
 // Provider is whose placeholders the answers hold.
 func (d *Door) Provider() string { return d.c.Provider }
 
+// RoleARN is what AWS_ROLE_ARN is to say.
+func (d *Door) RoleARN() string { return d.c.RoleARN }
+
+// WebIdentity is what the web identity token's file is to hold.
+func (d *Door) WebIdentity() string { return d.c.Keys.WebIdentity }
+
 // Answer is what a door says.
 type Answer struct {
 	Status int
