@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/attache-dev/attache/identity"
@@ -22,6 +23,10 @@ var ErrDenied = errors.New("issuer denied the request")
 // ErrUnavailable is matched when the issuer could not be reached, is
 // throttling, or answered nonsense. See [RetryAfter].
 var ErrUnavailable = errors.New("issuer is unavailable")
+
+// ErrPolicyTooLarge is matched, with [ErrDenied], when a session policy exceeds
+// a limit of the issuer: the same call may succeed with a coarser one.
+var ErrPolicyTooLarge = fmt.Errorf("%w: session policy is too large", ErrDenied)
 
 // Request is everything a credential depends on. [Request.Key] hashes every
 // field by reflection, so a field added here is part of the cache key without
@@ -80,6 +85,9 @@ type Credential struct {
 	AccessKeyID  string       // of KindAWS
 	SessionToken secret.Value // of KindAWS
 	Role         string       // ARN of the assumed role session, KindAWS
+	// PackedPolicySize is how much of the issuer's limit the session policy and
+	// tags took, in percent; 0 where it did not say.
+	PackedPolicySize int
 
 	Issued  time.Time
 	Expires time.Time // zero only for KindAPIKey

@@ -8,6 +8,7 @@ import (
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/minting/apikey"
+	"github.com/attache-dev/attache/minting/aws"
 	"github.com/attache-dev/attache/minting/jwtsvid"
 	"github.com/attache-dev/attache/minting/oauth2"
 )
@@ -32,9 +33,9 @@ func Guarded(p v1alpha1.CredentialProvider, d minting.Deps, g *minting.Guard) (m
 // build makes the Minter and names the endpoint it asks.
 func build(p v1alpha1.CredentialProvider, d minting.Deps) (minting.Minter, string, error) {
 	name, s := p.Metadata.Name, p.Spec
-	switch set := count(s.OAuth2 != nil, s.APIKey != nil, s.JWT != nil); {
+	switch set := count(s.OAuth2 != nil, s.APIKey != nil, s.JWT != nil, s.AWS != nil); {
 	case set != 1:
-		return nil, "", fmt.Errorf("provider %s: has %d of oauth2, apiKey, jwt; must have exactly one, or a preset", name, set)
+		return nil, "", fmt.Errorf("provider %s: has %d of oauth2, apiKey, jwt, aws; must have exactly one, or a preset", name, set)
 	case s.OAuth2 != nil:
 		m, err := oauth2.New(name, *s.OAuth2, d)
 		if err != nil {
@@ -43,6 +44,12 @@ func build(p v1alpha1.CredentialProvider, d minting.Deps) (minting.Minter, strin
 		return m, m.Endpoint(), nil
 	case s.APIKey != nil:
 		m, err := apikey.New(name, *s.APIKey, d)
+		if err != nil {
+			return nil, "", err
+		}
+		return m, m.Endpoint(), nil
+	case s.AWS != nil:
+		m, err := aws.New(name, *s.AWS, d)
 		if err != nil {
 			return nil, "", err
 		}

@@ -13,6 +13,7 @@ import (
 func TestNew(t *testing.T) {
 	deps := minting.Deps{Client: func([]string, []byte) *http.Client { return &http.Client{} }}
 	o, k, j := &v1alpha1.OAuth2{Issuer: "https://as.example"}, &v1alpha1.APIKey{File: "/f"}, &v1alpha1.JWT{}
+	a := &v1alpha1.AWS{RoleARN: "arn:aws:iam::123456789012:role/r", Region: "eu-west-1"}
 	tests := []struct {
 		spec v1alpha1.CredentialProviderSpec
 		want string
@@ -20,7 +21,10 @@ func TestNew(t *testing.T) {
 		{v1alpha1.CredentialProviderSpec{OAuth2: o}, "*oauth2.Minter"},
 		{v1alpha1.CredentialProviderSpec{APIKey: k}, "*apikey.Minter"},
 		{v1alpha1.CredentialProviderSpec{JWT: j}, "*jwtsvid.Minter"},
+		{v1alpha1.CredentialProviderSpec{AWS: a}, "*aws.Minter"},
 		{v1alpha1.CredentialProviderSpec{}, ""},
+		{v1alpha1.CredentialProviderSpec{AWS: a, JWT: j}, ""},
+		{v1alpha1.CredentialProviderSpec{AWS: &v1alpha1.AWS{}}, ""},
 		{v1alpha1.CredentialProviderSpec{OAuth2: o, JWT: j}, ""},
 		{v1alpha1.CredentialProviderSpec{OAuth2: &v1alpha1.OAuth2{}}, ""},
 		{v1alpha1.CredentialProviderSpec{APIKey: &v1alpha1.APIKey{}}, ""},

@@ -25,7 +25,7 @@ var forbidden = map[string][]string{
 	"minting":         {"policy", "injector", "audit", "proxy", "cmd"},
 	"injector":        {"audit", "proxy", "cmd"},
 	"audit":           {"policy", "minting", "injector", "identity", "proxy", "cmd"},
-	"proxy":           {"cmd", "minting/oauth2", "minting/apikey", "minting/jwtsvid", "minting/all"},
+	"proxy":           {"cmd", "minting/oauth2", "minting/apikey", "minting/jwtsvid", "minting/aws", "minting/all"},
 }
 
 // revealers may call secret.Value.Reveal (invariant 7): who puts a secret on
