@@ -63,9 +63,6 @@ func findAWSDoors(b *api.Bundle) (awsDoors, error) {
 		if a.provider != nil {
 			return a, problem("spec.aws.doors", fmt.Sprintf("opens doors beside provider %s, and SDKs know one set of variables; give one of them doors: [env] and placeholders of its own", a.provider.Metadata.Name))
 		}
-		if len(p.Spec.Placeholders) < 2 {
-			return a, problem("spec.placeholders", "needs two, the access key id and the secret key in this order, which its doors hand out")
-		}
 		a.provider, a.list = p, p.Spec.AWS.Doors
 	}
 	return a, nil
@@ -88,7 +85,7 @@ func (a *awsDoors) open(holders *placeholder.Set, w *identity.Workload) error {
 	if a.provider == nil {
 		return nil
 	}
-	s, ph := a.provider.Spec.AWS, a.provider.Spec.Placeholders
+	s, ph := a.provider.Spec.AWS, a.provider.Spec.Placeholders // the access key id and the secret key
 	var others []string
 	if u, err := url.Parse(s.Endpoint); err == nil && u.Host != "" {
 		if d, err := destination.FromURL(u); err == nil {

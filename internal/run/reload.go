@@ -67,6 +67,9 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 		if k := doc.Spec.APIKey; k != nil && k.File != "" && !slices.Contains(keyFiles(p.first), k.File) {
 			return nil, at("spec.apiKey.file", k.File+" is hidden from the agent at the start only; start attache run again")
 		}
+		if a := doc.Spec.AWS; a != nil && a.TokenFile != "" && !slices.Contains(keyFiles(p.first), a.TokenFile) {
+			return nil, at("spec.aws.tokenFile", a.TokenFile+" is hidden from the agent at the start only; start attache run again")
+		}
 		m, err := all.Guarded(doc, deps, &p.guard)
 		if err != nil {
 			return nil, at("spec", err.Error())
@@ -76,12 +79,15 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 	return out, nil
 }
 
-// keyFiles lists the files that hold keys.
+// keyFiles lists the files that hold keys, or a token that stands for one.
 func keyFiles(b *api.Bundle) []string {
 	var files []string
 	for i := range b.Providers {
 		if k := b.Providers[i].Spec.APIKey; k != nil && k.File != "" {
 			files = append(files, k.File)
+		}
+		if a := b.Providers[i].Spec.AWS; a != nil && a.TokenFile != "" {
+			files = append(files, a.TokenFile)
 		}
 	}
 	return files
