@@ -100,7 +100,7 @@ func (w *walker) member(buf []byte, i int) member {
 	if j < len(buf) && buf[j] != '"' {
 		return m
 	}
-	if w.depth > maxDepth || m.nameEnd-i > maxKey || !credential(buf[i+1:m.nameEnd]) {
+	if w.depth > maxDepth || m.nameEnd-i > maxKey || !w.credential(buf[i+1:m.nameEnd]) {
 		return m
 	}
 	if j == len(buf) {
@@ -115,8 +115,8 @@ func (w *walker) member(buf []byte, i int) member {
 
 // credential reports whether a member of this name may be a credential. Most
 // names are told by their end, without a copy of them.
-func credential(raw []byte) bool {
-	return names.MayBeMember(raw) && names.Member(unquote(raw), likely)
+func (w *walker) credential(raw []byte) bool {
+	return names.MayBeMember(raw) && names.Member(unquote(raw), likely) || len(w.s.members) > 0 && w.s.named(unquote(raw))
 }
 
 // likely is a value that looks like a credential, to ask only for the name.
@@ -124,7 +124,7 @@ const likely = "0123456789abcdef"
 
 func (w *walker) replace(name, raw []byte) (string, bool) {
 	value := unquote(raw)
-	if isHandle(value) || !names.Member(unquote(name), value) {
+	if isHandle(value) || !w.s.member(unquote(name), value) {
 		return "", false
 	}
 	return w.s.seal(w.s.who, slotToken, value), true

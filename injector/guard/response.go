@@ -23,6 +23,11 @@ type Options struct {
 	// Answers is the rule's choice; pass seals nothing. The echo guard runs
 	// all the same: what was injected is not the upstream's to hand out.
 	Answers v1alpha1.AnswerCredentials
+	// Members are further members of JSON answers, and elements of XML ones,
+	// that are credentials whatever they hold: the answer of a call that hands
+	// one out. With them a body of another kind cannot pass sealing and is an
+	// error.
+	Members []string
 }
 
 // Guarded counts what was kept out of an answer. The counts are final when the
@@ -54,6 +59,9 @@ func Response(resp *http.Response, o Options) (*Guarded, error) {
 	var s *sealer
 	if o.Vault != nil && o.Answers != v1alpha1.AnswersPass {
 		s = &sealer{v: o.Vault, who: o.Who}
+		for _, m := range o.Members {
+			s.members = append(s.members, strings.ToLower(m))
+		}
 		s.header(resp.Header)
 		g.sealed.Store(int64(s.n))
 		s.n = 0
@@ -227,7 +235,10 @@ func isDigest(name string) bool {
 func (b *body) seal() error {
 	kind := shape(b.resp.Header.Get("Content-Type"))
 	n := b.resp.ContentLength
-	if kind == "" || b.resp.StatusCode == http.StatusPartialContent {
+	if len(b.s.members) > 0 {
+		return b.sealMembers(kind)
+	}
+	if kind == "" || kind == "xml" || b.resp.StatusCode == http.StatusPartialContent {
 		return nil
 	}
 	if kind == "text" && b.c == identity && (n >= 0 || hasDigest(b.resp)) {
@@ -249,6 +260,19 @@ func (b *body) seal() error {
 	}
 	b.sealStream(kind == "text")
 	return nil
+}
+
+// sealMembers is seal for an answer that is known to hand out a credential. It
+// lets nothing pass that was not read.
+func (b *body) sealMembers(kind string) error {
+	if kind != "json" && kind != "xml" {
+		return fmt.Errorf("%w: an answer that hands out a credential is neither JSON nor XML", ErrUndecodable)
+	}
+	done, err := b.sealWhole(kind)
+	if err == nil && !done {
+		err = fmt.Errorf("%w: an answer that hands out a credential is longer than %d bytes", ErrUndecodable, maxExamined)
+	}
+	return err
 }
 
 // sealStream examines the body as it passes. Its length is known at the end
@@ -308,7 +332,7 @@ func looksJSON(text []byte) (is, sure bool) {
 	return false, false
 }
 
-// shape returns json, form, text (which may be anything) or nothing.
+// shape returns json, form, xml, text (which may be anything) or nothing.
 func shape(contentType string) string {
 	if contentType == "application/json" { // the answer of most APIs
 		return "json"
@@ -325,6 +349,8 @@ func shape(contentType string) string {
 		return "json"
 	case t == "application/x-www-form-urlencoded":
 		return "form"
+	case t == "text/xml", t == "application/xml":
+		return "xml"
 	case t == "", t == "text/plain":
 		return "text"
 	}
@@ -360,9 +386,12 @@ func (b *body) sealWhole(kind string) (bool, error) {
 		}
 	}
 	var out []byte
-	if kind == "form" {
+	switch kind {
+	case "form":
 		out = b.s.form(plain)
-	} else {
+	case "xml":
+		out = b.s.xml(plain)
+	default:
 		w := walker{s: b.s, whole: true}
 		out, _ = w.walk(nil, plain, true)
 	}

@@ -3,6 +3,7 @@ package guard
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/attache-dev/attache/injector/internal/names"
@@ -14,6 +15,17 @@ type sealer struct {
 	v   *Vault
 	who Who
 	n   int
+	// members, in lower case, are credentials whatever they hold.
+	members []string
+}
+
+// member reports whether a member or element is a credential.
+func (s *sealer) member(name, value string) bool {
+	return names.Member(name, value) || value != "" && s.named(name)
+}
+
+func (s *sealer) named(name string) bool {
+	return len(s.members) > 0 && slices.Contains(s.members, strings.ToLower(name))
 }
 
 func (s *sealer) seal(who Who, slot, value string) string {
