@@ -794,3 +794,45 @@ func TestRequiredFields(t *testing.T) {
 		t.Errorf("got %v, want what is missing", err)
 	}
 }
+
+// The AWS door's port is as closed to web pages as a base URL's, and a caller
+// who is not attested comes with its refusal.
+func TestAWSDoor(t *testing.T) {
+	for _, stranger := range []bool{false, true} {
+		d := open(t, func(f *front.Front) {
+			if stranger {
+				f.Attestor = attestor(func(net.Conn) (identity.Caller, error) { return identity.Caller{}, identity.ErrUnattested })
+			}
+			f.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c := proxy.ConnFrom(r.Context())
+				_, _ = fmt.Fprintf(w, "%s %s %s %v", c.Door, r.Host, r.URL.Path, c.Refusal != nil)
+			})
+		})
+		ln := listen(t)
+		local := ln.Addr().String()
+		go func() { _ = d.ServeAWS(context.Background(), ln) }()
+		for _, tt := range []struct {
+			head string
+			want int
+		}{
+			{"Host: " + local, 200},
+			{"Host: evil.example", 421},
+			{"Host: 169.254.169.254", 421},
+			{"Host: " + local + "\r\nOrigin: null", 403},
+			{"Host: " + local + "\r\nSec-Fetch-Site: cross-site", 403},
+		} {
+			c, err := net.Dial("tcp", local)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, body := ask(t, c, "GET /v1/credentials HTTP/1.1\r\n"+tt.head+"\r\nConnection: close\r\n\r\n")
+			if status != tt.want {
+				t.Errorf("%q: got %d, want %d", tt.head, status, tt.want)
+			}
+			if want := fmt.Sprintf("aws %s /v1/credentials %v", local, stranger); status == 200 && body != want {
+				t.Errorf("got %q, want %q", body, want)
+			}
+			_ = c.Close()
+		}
+	}
+}
