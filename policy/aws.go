@@ -2,7 +2,9 @@ package policy
 
 import (
 	"cmp"
-	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
@@ -16,13 +18,27 @@ func (c *compiler) providerPolicy(p *v1alpha1.CredentialProvider) *awsscope.Poli
 	if len(p.Spec.AWS.Policy) == 0 {
 		return &all
 	}
-	own, err := parseIAM(p.Spec.AWS.Policy)
+	own, err := awsscope.ParsePolicy(p.Spec.AWS.Policy)
 	if err != nil {
-		ref := api.Ref{Kind: v1alpha1.KindCredentialProvider, Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Field: "spec.aws.policy"}
-		c.problems = append(c.problems, api.Problem{Position: c.bundle.Locate(ref), Ref: ref, Text: err.Error()})
+		c.reportProvider(p, "spec.aws.policy", "%v", err)
 		return &all // the set does not compile; go on for the other mistakes
 	}
 	return &own
+}
+
+// checkEndpoints refuses custom endpoints for services that no scope is derived
+// for: no call to them would ever be allowed.
+func (c *compiler) checkEndpoints(p *v1alpha1.CredentialProvider) {
+	for i, e := range p.Spec.AWS.Endpoints {
+		if !awsscope.Signs(e.Service) {
+			c.reportProvider(p, fmt.Sprintf("spec.aws.endpoints[%d].service", i), "is %q, which is the signing name of no service of the table (docs/aws-scope.md)", e.Service)
+		}
+	}
+}
+
+func (c *compiler) reportProvider(p *v1alpha1.CredentialProvider, field, format string, args ...any) {
+	ref := api.Ref{Kind: v1alpha1.KindCredentialProvider, Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Field: field}
+	c.problems = append(c.problems, api.Problem{Position: c.bundle.Locate(ref), Ref: ref, Text: fmt.Sprintf(format, args...)})
 }
 
 // grantAWS says how far sessions for a rule are cut. Their scope is derived
@@ -40,7 +56,7 @@ func (c *compiler) grantAWS(r *rule, doc *v1alpha1.AWSScope, g *Grant) {
 		a.OnTooLarge = c.granularity(r, field+".onTooLarge", doc.OnTooLarge)
 	}
 	if len(doc.Policy) > 0 {
-		own, err := parseIAM(doc.Policy)
+		own, err := awsscope.ParsePolicy(doc.Policy)
 		if err != nil {
 			c.report(r.policy, field+".policy", "%v", err)
 		}
@@ -51,6 +67,26 @@ func (c *compiler) grantAWS(r *rule, doc *v1alpha1.AWSScope, g *Grant) {
 		g.ScopeSource = "derived"
 	}
 }
+
+// SessionPolicy derives the session policy for a call, and says by which
+// granularity. [iampolicy.OpenEnd] stands in it for the session's end, so that
+// the text is a cache key; whoever mints replaces it. Errors match those of
+// awsscope: [awsscope.ErrNotAllowed], [awsscope.ErrTooLarge], ….
+func (g *AWSGrant) SessionPolicy(call awsscope.Call, noEscapes bool) (text string, used awsscope.Granularity, err error) {
+	o := awsscope.Options{NoEscapes: noEscapes, NotAfter: openEnd}
+	text, err = awsscope.Derive(call, g.Static, g.Granularity, o)
+	if g.OnTooLarge == "" || !errors.Is(err, awsscope.ErrTooLarge) {
+		return text, g.Granularity, err
+	}
+	text, err2 := awsscope.Derive(call, g.Static, g.OnTooLarge, o)
+	if err2 != nil {
+		return "", g.OnTooLarge, fmt.Errorf("%w; by granularity %s: %w", err, g.OnTooLarge, err2)
+	}
+	return text, g.OnTooLarge, nil
+}
+
+// openEnd is the time that [iampolicy.OpenEnd] spells.
+var openEnd = time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
 
 // onTooLargeDeny is the default of onTooLarge.
 const onTooLargeDeny = "deny"
@@ -64,5 +100,3 @@ func (c *compiler) granularity(r *rule, field, value string) awsscope.Granularit
 	}
 	return g
 }
-
-func parseIAM(doc json.RawMessage) (awsscope.Policy, error) { return awsscope.ParsePolicy(doc) }

@@ -148,6 +148,7 @@ func (c *compiler) addIssuer(p *v1alpha1.CredentialProvider) {
 	}
 	if p.Spec.AWS != nil {
 		is.aws = c.providerPolicy(p)
+		c.checkEndpoints(p)
 	}
 	for _, d := range p.Spec.Destinations {
 		host, err := parseHost(d.Host)

@@ -201,7 +201,9 @@ func (s *Set) opened(q *search) Decision {
 	v := q.best
 	d := v.decision
 	d.PathTemplate = v.template()
-	if what := s.calls.match(q.r, q.path); what != "" && !v.flagged {
+	// Calls to AWS are read by name before they are signed: awsscope tells which
+	// of them hand out credentials, better than host and path do.
+	if what := s.calls.match(q.r, q.path); what != "" && !v.flagged && d.Grant.AWS == nil {
 		return v.withdraw(d, fmt.Sprintf("the call hands out credentials (%s), which rule %q of policy %q does not name; to allow it the rule needs credentialCall: true", what, v.name, v.policy.name))
 	}
 	if d.Verdict == Inject && !v.provider.covers(q.r) {

@@ -38,6 +38,7 @@ type ExplainedGrant struct {
 	Role                 string          `json:"role,omitempty"`
 	AuthorizationDetails json.RawMessage `json:"authorizationDetails,omitempty"`
 	TTL                  string          `json:"ttl"`
+	AWS                  *ExplainedAWS   `json:"aws,omitempty"` // for an aws provider
 }
 
 // ExplainedMatch is one rule whose host pattern fits the request.
@@ -124,7 +125,7 @@ func (s *Set) explain(q *search, v *variant) ExplainedMatch {
 func explainGrant(g Grant) *ExplainedGrant {
 	x := &ExplainedGrant{
 		Provider: g.Provider, Scope: g.Scope, ScopeSource: g.ScopeSource, Audience: g.Audience,
-		Resources: g.Resources, Role: g.Role, TTL: g.TTL.String(),
+		Resources: g.Resources, Role: g.Role, TTL: g.TTL.String(), AWS: explainAWS(g.AWS),
 	}
 	if g.AuthorizationDetails != "" {
 		x.AuthorizationDetails = json.RawMessage(g.AuthorizationDetails)
@@ -181,6 +182,9 @@ func (g *ExplainedGrant) write(b *strings.Builder) {
 		if f.value != "" {
 			fmt.Fprintf(b, "  %-11s %s\n", f.name, f.value)
 		}
+	}
+	if g.AWS != nil {
+		g.AWS.write(b)
 	}
 }
 

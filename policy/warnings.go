@@ -42,7 +42,7 @@ func Warnings(b *api.Bundle) []api.Problem {
 			}
 		}
 	}
-	return list
+	return append(list, warnAWS(b)...)
 }
 
 // isDefault reports whether v only says aloud, often with a reason, what holds

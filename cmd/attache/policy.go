@@ -85,7 +85,7 @@ func count(n int, one, many string) string {
 type explainFlags struct {
 	as, namespace, account, purpose, human string
 	labels, headers                        []string
-	at                                     string
+	at, data                               string
 }
 
 func policyExplain(g *global) *cobra.Command {
@@ -96,7 +96,7 @@ func policyExplain(g *global) *cobra.Command {
 		Example: `  attache policy explain examples/quickstart --as spiffe://attache.local/agent/curl GET https://api.example.com/v1/me`,
 		Args:    cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {
-			_, set, err := loadPolicies(args[0])
+			b, set, err := loadPolicies(args[0])
 			if err != nil {
 				return err
 			}
@@ -105,6 +105,11 @@ func policyExplain(g *global) *cobra.Command {
 				return err
 			}
 			x := set.Explain(r)
+			if x.Decision.Grant.AWS != nil && x.Decision.Verdict == policy.Inject {
+				if err := f.explainAWS(&x, b, r, args[2]); err != nil {
+					return err
+				}
+			}
 			if g.json() {
 				err = writeJSON(c.OutOrStdout(), x)
 			} else {
@@ -121,7 +126,8 @@ func policyExplain(g *global) *cobra.Command {
 	fl.StringVar(&f.namespace, "namespace", "local", "namespace of the workload")
 	fl.StringVar(&f.account, "service-account", "", "service account (default the last part of the SPIFFE ID)")
 	fl.StringSliceVar(&f.labels, "label", nil, "label of the workload, key=value")
-	fl.StringSliceVar(&f.headers, "header", nil, "header of the request, Name: value")
+	fl.StringArrayVar(&f.headers, "header", nil, "header of the request, Name: value")
+	fl.StringVar(&f.data, "data", "", "body of the request, or @FILE; calls to AWS are read from it")
 	fl.StringVar(&f.purpose, "task", "", "purpose of an open task")
 	fl.StringVar(&f.human, "human", "", "subject the task is for")
 	fl.StringVar(&f.at, "at", "", "time of the request, RFC 3339 (default now)")
@@ -173,6 +179,9 @@ func (f *explainFlags) request(method, target string) (*policy.Request, error) {
 			return nil, usage("--header is %q; must be Name: value", h)
 		}
 		r.Header.Add(strings.TrimSpace(k), strings.TrimSpace(v))
+	}
+	if f.data != "" && r.Header.Get("Content-Type") == "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded") // as curl does
 	}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		r.Protocol = policy.GRPC

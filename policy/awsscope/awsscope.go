@@ -107,6 +107,9 @@ type Call struct {
 
 	// HandsOutCredentials: the answer carries a credential or a secret.
 	HandsOutCredentials bool
+	// Secrets are the members or elements of that answer that are secret; nil
+	// where they are not known.
+	Secrets []string
 
 	// Facts are the names found: bucket, key, table and so on, as the request
 	// gave them, for the record.

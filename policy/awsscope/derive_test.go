@@ -200,26 +200,31 @@ func TestHandsOut(t *testing.T) {
 	for _, tt := range []struct {
 		host, claim, target, body string
 		want                      bool
+		secrets                   string
 	}{
-		{sts, "sts/eu-west-1", "", "Action=AssumeRole&RoleArn=arn:aws:iam::123456789012:role/x", true},
-		{sts, "sts/eu-west-1", "", "Action=GetSessionToken", true},
-		{sts, "sts/eu-west-1", "", "Action=GetDelegatedAccessToken", true},
-		{sts, "sts/eu-west-1", "", "Action=SomethingNew", true},
-		{sts, "sts/eu-west-1", "", "Action=GetCallerIdentity", false},
-		{iam, "iam/us-east-1", "", "Action=CreateAccessKey&UserName=x", true},
-		{iam, "iam/us-east-1", "", "Action=ListAccessKeys&UserName=x", false},
-		{"secretsmanager" + eu, "secretsmanager/eu-west-1", "secretsmanager.GetSecretValue", `{"SecretId":"a"}`, true},
-		{"secretsmanager" + eu, "secretsmanager/eu-west-1", "secretsmanager.DescribeSecret", `{"SecretId":"a"}`, false},
-		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a","WithDecryption":true}`, true},
-		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a","WithDecryption":"yes"}`, true},
-		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a","WithDecryption":false}`, false},
-		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a"}`, false},
-		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"/aws/reference/secretsmanager/db"}`, true},
-		{"api.ecr" + eu, "ecr/eu-west-1", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken", `{}`, true},
-		{"cognito-identity" + eu, "cognito-identity/eu-west-1", "AWSCognitoIdentityService.GetCredentialsForIdentity", `{}`, true},
+		{sts, "sts/eu-west-1", "", "Action=AssumeRole&RoleArn=arn:aws:iam::123456789012:role/x", true, "SecretAccessKey SessionToken WebIdentityToken"},
+		{sts, "sts/eu-west-1", "", "Action=GetSessionToken", true, "SecretAccessKey SessionToken WebIdentityToken"},
+		{sts, "sts/eu-west-1", "", "Action=GetDelegatedAccessToken", true, "SecretAccessKey SessionToken WebIdentityToken"},
+		{sts, "sts/eu-west-1", "", "Action=SomethingNew", true, "SecretAccessKey SessionToken WebIdentityToken"},
+		{sts, "sts/eu-west-1", "", "Action=GetCallerIdentity", false, ""},
+		{iam, "iam/us-east-1", "", "Action=CreateAccessKey&UserName=x", true, "SecretAccessKey"},
+		{iam, "iam/us-east-1", "", "Action=ListAccessKeys&UserName=x", false, ""},
+		{"secretsmanager" + eu, "secretsmanager/eu-west-1", "secretsmanager.GetSecretValue", `{"SecretId":"a"}`, true, "SecretString SecretBinary"},
+		{"secretsmanager" + eu, "secretsmanager/eu-west-1", "secretsmanager.DescribeSecret", `{"SecretId":"a"}`, false, ""},
+		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a","WithDecryption":true}`, true, "Value"},
+		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a","WithDecryption":"yes"}`, true, "Value"},
+		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a","WithDecryption":false}`, false, ""},
+		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"a"}`, false, ""},
+		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"/aws/reference/secretsmanager/db"}`, true, "Value"},
+		{"api.ecr" + eu, "ecr/eu-west-1", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken", `{}`, true, "authorizationToken"},
+		{"cognito-identity" + eu, "cognito-identity/eu-west-1", "AWSCognitoIdentityService.GetCredentialsForIdentity", `{}`, true, "SecretKey SessionToken"},
 	} {
-		if c := call(tt.host, tt.claim, tt.target, tt.body); c.HandsOutCredentials != tt.want {
+		c := call(tt.host, tt.claim, tt.target, tt.body)
+		if c.HandsOutCredentials != tt.want {
 			t.Errorf("%s %s: hands out is %v", tt.target, tt.body, c.HandsOutCredentials)
+		}
+		if got := strings.Join(c.Secrets, " "); got != tt.secrets {
+			t.Errorf("%s %s: secrets %q, want %q", tt.target, tt.body, got, tt.secrets)
 		}
 	}
 }

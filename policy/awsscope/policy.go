@@ -2,6 +2,7 @@ package awsscope
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,6 +18,22 @@ type Policy struct {
 // its role.
 func AllowAll() Policy {
 	return Policy{statements: []statement{{action: []string{"*"}, resource: []Pattern{"*"}}}}
+}
+
+// NotUnderstood lists the statements whose conditions are beyond Derive: those
+// that allow nothing, and those that deny whatever they might touch.
+func (p Policy) NotUnderstood() (allows, denies []string) {
+	for i, s := range p.statements {
+		text := fmt.Sprintf("Statement[%d] with condition %s", i, s.unknownConds)
+		switch {
+		case s.unknownConds == "":
+		case s.deny:
+			denies = append(denies, text)
+		default:
+			allows = append(allows, text)
+		}
+	}
+	return allows, denies
 }
 
 // A statement is one statement, parsed; lists are never empty where present.

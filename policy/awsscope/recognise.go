@@ -76,6 +76,10 @@ func customServices(sign string) []*service {
 	return out
 }
 
+// Signs reports whether a service of the table is signed by this name: those
+// that a custom endpoint may stand for.
+func Signs(name string) bool { return len(customServices(name)) > 0 }
+
 // plainHeaders returns the headers by their canonical names, and refuses a
 // second line of one that decides anything.
 func plainHeaders(h http.Header) (http.Header, error) {
@@ -453,8 +457,8 @@ func isName(s string) bool {
 // finish settles what holds for every call.
 func (c *reading) finish() (Call, error) {
 	for _, a := range c.call.Access {
-		if table().handsOut(a.Action) {
-			c.call.HandsOutCredentials = true
+		if secrets, ok := table().handsOut(a.Action); ok {
+			c.handsOut(secrets)
 		}
 	}
 	if err := c.decrypted(); err != nil {
@@ -484,6 +488,23 @@ func (c *reading) decrypted() error {
 			plain = plain || strings.Contains(string(r), ":parameter"+secretParameter)
 		}
 	}
-	c.call.HandsOutCredentials = c.call.HandsOutCredentials || plain
+	if plain {
+		c.handsOut([]string{"Value"})
+	}
 	return nil
+}
+
+// handsOut marks the call. Where one of its secrets is unknown, so are all.
+func (c *reading) handsOut(secrets []string) {
+	known := len(secrets) > 0 && (!c.call.HandsOutCredentials || len(c.call.Secrets) > 0)
+	c.call.HandsOutCredentials = true
+	if !known {
+		c.call.Secrets = nil
+		return
+	}
+	for _, s := range secrets {
+		if !slices.Contains(c.call.Secrets, s) {
+			c.call.Secrets = append(c.call.Secrets, s)
+		}
+	}
 }

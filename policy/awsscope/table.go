@@ -39,10 +39,17 @@ type rule struct {
 	resources []string
 }
 
+// credential is an action that hands out credentials, or one that does not.
+type credential struct {
+	action  []rune // glob, lower case
+	not     bool
+	secrets []string // members of the answer
+}
+
 type tables struct {
 	services    map[string]*service
 	byEndpoint  map[string][]*service
-	credentials []string
+	credentials []credential
 	s3          map[string]*s3Operation
 }
 
@@ -158,7 +165,10 @@ func (t *tables) loadRules(text string) error {
 		var err error
 		switch section {
 		case "credentials":
-			t.credentials = append(t.credentials, strings.ToLower(line))
+			f := strings.Fields(line)
+			action, not := strings.CutPrefix(strings.ToLower(f[0]), "!")
+			glob, _ := Pattern(action).tokens()
+			t.credentials = append(t.credentials, credential{action: glob, not: not, secrets: f[1:]})
 		case "s3":
 			err = t.addS3(line)
 		default:
@@ -204,15 +214,16 @@ func (t *tables) addRule(section, line string) error {
 }
 
 // handsOut reports whether an action is one of those that exist to hand out
-// credentials or secrets.
-func (t *tables) handsOut(action string) bool {
-	action = strings.ToLower(action)
-	for _, p := range t.credentials {
-		neg, not := strings.CutPrefix(p, "!")
-		pt, _ := Pattern(neg).tokens()
-		if at, ok := Literal(action).tokens(); ok && covers(pt, at) {
-			return !not
+// credentials or secrets, and where in the answer they stand, if that is known.
+func (t *tables) handsOut(action string) (secrets []string, ok bool) {
+	at, ok := Literal(strings.ToLower(action)).tokens()
+	if !ok {
+		return nil, false
+	}
+	for _, c := range t.credentials {
+		if covers(c.action, at) {
+			return c.secrets, !c.not
 		}
 	}
-	return false
+	return nil, false
 }
