@@ -145,7 +145,7 @@ func signatureCodes() []string {
 	return []string{
 		"SignatureDoesNotMatch", "InvalidSignatureException", "InvalidSignature", "IncompleteSignature", "IncompleteSignatureException",
 		"AuthorizationHeaderMalformed", "AuthorizationQueryParametersError", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
-		"InvalidToken", "InvalidTokenException", "TokenRefreshRequired", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
+		"InvalidToken", "InvalidTokenException", "InvalidTokenId", "TokenRefreshRequired", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
 		"InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "RequestTimeTooSkewed",
 		"XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "AccessTokenMalformed", "CanonicalRequest", "StringToSign",
 	}

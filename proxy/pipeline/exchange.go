@@ -52,6 +52,7 @@ type exchange struct {
 	result  audit.Result
 	extra   *audit.Extra // what the end says beside the result
 	opened  guard.Opened // sealed values, and spent credentials, that answers may repeat
+	aws     *awsCall     // nil: no call to AWS
 }
 
 // newExchange reads what the request says of itself; it decides nothing.
@@ -66,6 +67,7 @@ func (p *Pipeline) newExchange(r *http.Request) *exchange {
 		x.query = r.URL.Query()
 	}
 	x.protocol = protocolOf(r)
+	x.aws = signedCall(r)
 	x.rec = audit.Record{
 		ID:   newRecordID(),
 		Time: x.start,

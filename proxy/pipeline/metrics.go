@@ -20,6 +20,8 @@ type Metrics struct {
 	bytes    *prometheus.CounterVec
 	dials    prometheus.Counter
 	events   *prometheus.CounterVec
+	sessions *prometheus.CounterVec
+	again    *prometheus.CounterVec
 
 	// by outcome and verdict, so that the hot path does no label look-up
 	common map[[2]string]prometheus.Counter
@@ -38,13 +40,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_refusals_total", Help: "Refused or failed requests by code (docs/errors.md)."}, []string{"code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "attache_request_seconds", Help: "Time of a request: before it was sent upstream (own) and whole (total).",
 			Buckets: []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5, 30, 120}}, []string{"part"}),
-		mints:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_credentials_total", Help: "Credentials used, by provider and source (minted, cached, failed)."}, []string{"provider", "source"}),
-		bytes:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_body_bytes_total", Help: "Body bytes by direction."}, []string{"direction"}),
-		dials:  prometheus.NewCounter(prometheus.CounterOpts{Name: "attache_upstream_dials_total", Help: "New upstream connections."}),
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_connection_events_total", Help: "Connections refused or broken at the front door, by kind."}, []string{"kind"}),
-		common: map[[2]string]prometheus.Counter{},
+		mints:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_credentials_total", Help: "Credentials used, by provider and source (minted, cached, failed)."}, []string{"provider", "source"}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_body_bytes_total", Help: "Body bytes by direction."}, []string{"direction"}),
+		dials:    prometheus.NewCounter(prometheus.CounterOpts{Name: "attache_upstream_dials_total", Help: "New upstream connections."}),
+		events:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_connection_events_total", Help: "Connections refused or broken at the front door, by kind."}, []string{"kind"}),
+		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_aws_calls_total", Help: "Calls to AWS that got a session, by how far it is cut."}, []string{"scope"}),
+		again:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attache_aws_signature_refusals_total", Help: "Signatures that AWS refused for a cause that was mended: session, clock."}, []string{"cause"}),
+		common:   map[[2]string]prometheus.Counter{},
 	}
-	reg.MustRegister(m.requests, m.refused, m.seconds, m.mints, m.bytes, m.dials, m.events)
+	reg.MustRegister(m.requests, m.refused, m.seconds, m.mints, m.bytes, m.dials, m.events, m.sessions, m.again)
 	for v := policy.Deny; v <= policy.Passthrough; v++ {
 		for _, o := range []string{"ok", "denied", "error", "canceled", "revoked", "leak_blocked"} {
 			m.common[[2]string{v.String(), o}] = m.requests.WithLabelValues(v.String(), o)
@@ -80,8 +84,14 @@ func (m *Metrics) done(x *exchange) {
 			source = "cached"
 		}
 		m.mint(u.Provider, source).Inc()
+		if u.AWS != nil {
+			m.sessions.WithLabelValues(u.AWS.Scope).Inc()
+		}
 	}
 }
+
+// resigned counts a refused signature whose cause was mended.
+func (m *Metrics) resigned(cause string) { m.again.WithLabelValues(cause).Inc() }
 
 // mint is the counter of a provider and source; the last one is remembered.
 func (m *Metrics) mint(provider, source string) prometheus.Counter {

@@ -19,8 +19,10 @@ import (
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/injector"
 	"github.com/attache-dev/attache/injector/guard"
+	"github.com/attache-dev/attache/injector/sigv4"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/policy/awsscope"
 	"github.com/attache-dev/attache/proxy/awsdoor"
 	"github.com/attache-dev/attache/proxy/upstream"
 )
@@ -46,6 +48,7 @@ type Provider struct {
 	Generation string
 	injector   *injector.Injector
 	covers     *upstream.Routes // destinations that its credentials may go to
+	endpoints  []awsscope.Endpoint
 }
 
 // State is one consistent configuration; a reload swaps it whole.
@@ -72,7 +75,7 @@ func NewState(b *api.Bundle, proofs *injector.Proofs) (*State, *upstream.Routes,
 		if err != nil {
 			return nil, nil, err
 		}
-		s.providers[p.Metadata.Name] = &Provider{Spec: p.Spec, Generation: b.Generations[p.Metadata.Name], injector: inj, covers: covers}
+		s.providers[p.Metadata.Name] = &Provider{Spec: p.Spec, Generation: b.Generations[p.Metadata.Name], injector: inj, covers: covers, endpoints: awsEndpoints(p.Spec.AWS)}
 		all = append(all, p.Spec.Destinations...)
 	}
 	for i := range b.Policies {
@@ -120,11 +123,13 @@ type Pipeline struct {
 	patterns *guard.Cache
 	describe func(*identity.Workload) *audit.Workload
 	reached  atomic.Pointer[audit.Request] // the last origin's address, and nothing else
+	signer   *sigv4.Signer
+	skew     sigv4.Skew // of the clocks of AWS's endpoints
 }
 
 // New returns a Pipeline that denies everything until SetState.
 func New(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg, live: newLive(), patterns: guard.NewCache(cfg.Limits.CredentialCache), describe: describer()}
+	p := &Pipeline{cfg: cfg, live: newLive(), patterns: guard.NewCache(cfg.Limits.CredentialCache), describe: describer(), signer: sigv4.NewSigner()}
 	p.state.Store(&State{})
 	if n := cfg.Limits.MaxRequestsPerSec; n > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(n), n)

@@ -35,6 +35,9 @@ const (
 	CodeLeak            = "leak_blocked"
 	CodeRevoked         = "revoked"
 	CodeCanceled        = "canceled"
+	CodeAWSCall         = "aws_call"
+	CodeAWSScope        = "aws_scope"
+	CodeSignature       = "signature_refused"
 )
 
 // Refusal is a call that does not go on. Reason is for the agent's developer
@@ -45,6 +48,7 @@ type Refusal struct {
 	Reason     string
 	RetryAfter time.Duration
 	Err        error
+	AWSCode    string // what AWS called it; empty: by Status
 }
 
 // Error implements error.
@@ -88,6 +92,10 @@ func (f *Refusal) write(w http.ResponseWriter, x *exchange) {
 	}
 	if f.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((f.RetryAfter+time.Second-1)/time.Second)))
+	}
+	if x.aws != nil {
+		f.writeAWS(w, x, message)
+		return
 	}
 	if f.Status == http.StatusForbidden {
 		// openai, anthropic and stainless SDKs read it: a denial is final.

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -159,6 +160,8 @@ type settings struct {
 	change    func(*api.Bundle)
 	attester  identity.Attestor
 	transport func(*pipeline.Config)
+	documents string                    // YAML, further documents; {{SECURE}} and {{CA}} are the TLS origin's
+	minters   map[string]minting.Minter // in place of a provider's own
 }
 
 const defaultRules = `
@@ -227,7 +230,8 @@ metadata: {name: c}
 spec:
   upstream: {parentProxy: none}
 %s
-`, dest, ":"+as.Port(), ":"+as.Port(), as.Host, asPEM, s.oauth2, s.provider, dest, keyFile, dest, r.plain, strings.Trim(rules, "\n"), s.config)
+`, dest, ":"+as.Port(), ":"+as.Port(), as.Host, asPEM, s.oauth2, s.provider, dest, keyFile, dest, r.plain, strings.Trim(rules, "\n"), s.config) +
+		strings.NewReplacer("{{SECURE}}", strconv.Quote(r.secure), "{{PLAIN}}", strconv.Quote(r.plain), "{{CA}}", strconv.Quote(r.caPEM)).Replace(s.documents)
 }
 
 func newRig(t *testing.T, s settings) *rig {
@@ -275,6 +279,10 @@ func newRig(t *testing.T, s settings) *rig {
 	minters := map[string]minting.Minter{}
 	var g minting.Guard
 	for _, p := range b.Providers {
+		if m := s.minters[p.Metadata.Name]; m != nil {
+			minters[p.Metadata.Name] = m
+			continue
+		}
 		m, err := all.Guarded(p, minting.Deps{Client: pool.Client, Logger: log}, &g)
 		if err != nil {
 			t.Fatal(err)

@@ -34,6 +34,9 @@ func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Respo
 	if x.decision.Verdict != policy.Inject {
 		return x.roundTrip(ctx, w)
 	}
+	if x.decision.Grant.AWS != nil {
+		return x.sendAWS(ctx, w)
+	}
 	if f := x.mint(ctx); f != nil {
 		return nil, f
 	}
@@ -195,6 +198,9 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 			req.Subject, req.SubjectToken = t.Human.Issuer+"|"+t.Human.Subject, t.SubjectToken.Fingerprint()
 		}
 	}
+	if g.AWS != nil {
+		x.aws.session(&req)
+	}
 	c, err := x.p.cfg.Minter.Mint(ctx, req, minting.Evidence{Workload: w, Task: x.task, Source: x.p.cfg.Source})
 	x.steps.Minted = x.since()
 	if err != nil {
@@ -210,6 +216,9 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 	asked := g.Scope
 	x.rec.Credential = &audit.Use{Handle: c.Handle, Provider: c.Provider, Kind: c.Kind, ScopeAsked: asked, ScopeGranted: c.Scope,
 		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached}
+	if g.AWS != nil {
+		x.aws.describe(x.rec.Credential)
+	}
 	if !c.Expires.IsZero() {
 		x.rec.Credential.TTLSeconds = int64(c.Expires.Sub(x.start).Seconds())
 	}

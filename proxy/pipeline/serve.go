@@ -45,6 +45,12 @@ func (p *Pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.refuse(w, f)
 		return
 	}
+	if x.decision.Grant.AWS != nil {
+		if f := x.cutSession(ctx, w); f != nil {
+			x.abort(w, f)
+			return
+		}
+	}
 	if f := x.begin(ctx); f != nil {
 		x.abort(w, f)
 		return
@@ -152,6 +158,9 @@ func (x *exchange) mayInject() *Refusal {
 	x.req.URL.Scheme, x.req.URL.Host = x.dest.Scheme, x.dest.Authority()
 	if err := x.provider.injector.Ambient(x.req, x.decision, x.p.cfg.Placeholders); err != nil {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeAmbientUse, Reason: err.Error()}
+	}
+	if x.decision.Grant.AWS != nil {
+		return x.readClaim()
 	}
 	return nil
 }
@@ -262,6 +271,9 @@ func (x *exchange) guard(resp *http.Response) (*guard.Guarded, error) {
 		o.Vault = x.p.cfg.Vault
 	}
 	o.Patterns = x.guardPatterns()
+	if x.storedData(resp) {
+		return guardData(resp, o)
+	}
 	if o.Patterns == nil && o.Vault == nil {
 		return nil, nil
 	}

@@ -1,0 +1,294 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/injector/sigv4"
+	"github.com/attache-dev/attache/internal/awsrole"
+	"github.com/attache-dev/attache/internal/iampolicy"
+	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/policy/awsscope"
+)
+
+// awsBodyBytes bounds a body that must be read before the call is understood:
+// those of services whose operation or resource stands in it. DynamoDB takes
+// more in one batch, and so does Kinesis; SQS, SNS and Logs do not.
+const awsBodyBytes = 1 << 20
+
+// awsCall is what an exchange knows of a request that carries an AWS signature,
+// or should.
+type awsCall struct {
+	service string // signing name, as claimed or as the host has it: how errors look
+	claim   sigv4.Claim
+	call    awsscope.Call
+	scope   string // how far the session is cut
+	policy  string // the session policy
+	role    string // ARN of the role that is assumed first
+	body    []byte // the whole body, where it had to be read
+	sent    time.Time
+	broken  brokenBody
+}
+
+// awsEndpoints are a provider's own endpoints in the form that awsscope reads.
+func awsEndpoints(s *v1alpha1.AWS) []awsscope.Endpoint {
+	if s == nil {
+		return nil
+	}
+	var list []awsscope.Endpoint
+	for _, e := range s.Endpoints {
+		host := e.Host
+		if e.Port != 0 && e.Port != 443 {
+			host = net.JoinHostPort(host, strconv.Itoa(e.Port))
+		}
+		list = append(list, awsscope.Endpoint{Host: host, Service: e.Service, Region: e.Region, VirtualHost: e.VirtualHost})
+	}
+	return list
+}
+
+// signedCall looks for an AWS signature and tells which service it names. It
+// trusts nothing: refusals take their form from it. Other requests get nil.
+func signedCall(r *http.Request) *awsCall {
+	credential := ""
+	if auth := r.Header["Authorization"]; len(auth) > 0 && strings.HasPrefix(auth[0], "AWS4-") {
+		_, credential, _ = strings.Cut(auth[0], "Credential=")
+		credential, _, _ = strings.Cut(credential, ",")
+	} else if strings.Contains(r.URL.RawQuery, "X-Amz-Signature=") {
+		credential = r.URL.Query().Get("X-Amz-Credential")
+	} else {
+		return nil
+	}
+	a := &awsCall{}
+	if part := strings.Split(credential, "/"); len(part) > 1 {
+		a.service = part[len(part)-2]
+	}
+	return a
+}
+
+// awsHost is the destination as awsscope names it: AWS's own hosts have no port.
+func (x *exchange) awsHost() string {
+	if x.dest.Port == 443 {
+		return x.dest.Host
+	}
+	return x.dest.HostPort()
+}
+
+// readClaim reads the agent's signature while the request is still as it was
+// sent, and refuses one that was not made with this run's placeholder.
+func (x *exchange) readClaim() *Refusal {
+	if x.aws == nil {
+		x.aws = &awsCall{}
+		if t, err := awsscope.Match(x.awsHost(), x.provider.endpoints); err == nil {
+			x.aws.service = t.Endpoint
+		}
+	}
+	if x.protocol != policy.HTTP {
+		return &Refusal{Status: http.StatusBadRequest, Code: CodeAWSCall, Reason: "calls to AWS over " + x.protocol + " are signed message by message and cannot be signed anew"}
+	}
+	claim, err := sigv4.Parse(x.req)
+	if err == nil {
+		err = x.provider.injector.OwnKey(claim.AccessKeyID, x.p.cfg.Placeholders)
+	}
+	if err == nil {
+		err = claim.Check(x.p.cfg.Now())
+	}
+	x.aws.claim = claim
+	return awsRefusal(err)
+}
+
+// cutSession reads what the call asks for, from the bytes that will be signed,
+// and writes the session policy that allows that and no more. The request has
+// been cleaned; nothing has left us.
+func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refusal {
+	sigv4.Strip(x.req)
+	a, spec := x.aws, x.provider.Spec.AWS
+	account, err := x.awsRole()
+	if err != nil {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeMintDenied, Err: err,
+			Reason: "provider " + x.decision.Grant.Provider + ": no role is named for this workload and task; the operator finds the cause in Attaché's log under this record"}
+	}
+	q := awsscope.Request{
+		Method: x.req.Method, Host: x.awsHost(), RawPath: x.path, RawQuery: x.req.URL.RawQuery, Header: x.req.Header,
+		ClaimedService: a.claim.Service, ClaimedRegion: a.claim.Region, Account: account.Account, Partition: account.Partition,
+		Endpoints: x.provider.endpoints, PartitionKeys: spec.PartitionKeys, BodyComplete: !hasBody(x.req),
+	}
+	if a.call, err = awsscope.Recognise(q); errors.Is(err, awsscope.ErrBodyNeeded) {
+		if f := x.readBody(ctx, w); f != nil {
+			return f
+		}
+		q.Body, q.BodyComplete = a.body, true
+		a.call, err = awsscope.Recognise(q)
+	}
+	if err != nil {
+		return awsRefusal(err)
+	}
+	if f := x.mayHandOut(); f != nil {
+		return f
+	}
+	return x.derive()
+}
+
+// mayHandOut refuses calls whose answer is a secret, unless the rule names
+// them. What they answer has no one form that could be sealed, so that the rule
+// must also say that the agent may have it.
+func (x *exchange) mayHandOut() *Refusal {
+	if !x.aws.call.HandsOutCredentials {
+		return nil
+	}
+	what := x.aws.call.Service + ":" + x.aws.call.Operation
+	if !x.decision.CredentialCall {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
+			Reason: what + " hands out credentials, which the rule does not name; to allow it the rule needs credentialCall: true"}
+	}
+	if x.decision.Answers != v1alpha1.AnswersPass {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
+			Reason: "the answer of " + what + " is a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass"}
+	}
+	return nil
+}
+
+// derive writes the session policy.
+func (x *exchange) derive() *Refusal {
+	a, g := x.aws, x.decision.Grant.AWS
+	opts := awsscope.Options{NoEscapes: x.provider.Spec.AWS.NoEscapes, NotAfter: openEnd()}
+	cut := g.Granularity
+	text, err := awsscope.Derive(a.call, g.Static, cut, opts)
+	if errors.Is(err, awsscope.ErrTooLarge) && g.OnTooLarge != "" {
+		cut = g.OnTooLarge
+		text, err = awsscope.Derive(a.call, g.Static, cut, opts)
+	}
+	if err != nil {
+		return awsRefusal(err)
+	}
+	a.policy, a.scope = text, string(cut)
+	if cut == awsscope.GranularityRequest || cut == awsscope.GranularityPrefix && a.call.Service != "s3" {
+		a.scope = string(a.call.ScopeKind)
+	}
+	return nil
+}
+
+// openEnd is the time that stands for the end in a session policy until it is
+// minted.
+func openEnd() time.Time {
+	t, err := time.Parse(time.RFC3339, iampolicy.OpenEnd)
+	if err != nil {
+		panic("pipeline: " + err.Error()) // a constant
+	}
+	return t
+}
+
+// awsRole expands the role's ARN and returns whose account the call is made in:
+// that of the last role that is assumed.
+func (x *exchange) awsRole() (awsrole.ARN, error) {
+	spec, workload := x.provider.Spec.AWS, x.conn.Caller.Workload
+	role := x.decision.Grant.Role
+	if role == "" {
+		role = spec.RoleARN
+	}
+	var err error
+	if x.aws.role, err = awsrole.Expand(role, workload, x.task); err != nil {
+		return awsrole.ARN{}, fmt.Errorf("role: %w", err)
+	}
+	last := x.aws.role
+	if spec.Chain != nil {
+		if last, err = awsrole.Expand(spec.Chain.RoleARN, workload, x.task); err != nil {
+			return awsrole.ARN{}, fmt.Errorf("chain.roleARN: %w", err)
+		}
+	}
+	arn, err := awsrole.Parse(last)
+	if !strings.HasPrefix(arn.Partition, "aws") {
+		arn.Partition = "aws" // MinIO names its roles otherwise than its resources
+	}
+	return arn, err
+}
+
+// readBody reads the whole body. Those bytes are what is understood, signed
+// and sent.
+func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal {
+	tooLarge := &Refusal{Status: http.StatusRequestEntityTooLarge, Code: CodeAWSCall,
+		Reason: fmt.Sprintf("what this call asks for stands in its body, of which at most %d bytes are read; send smaller batches", awsBodyBytes)}
+	r := x.req
+	if r.ContentLength > awsBodyBytes {
+		return tooLarge
+	}
+	// The end of a task must not wait for an agent that sends nothing.
+	stop := context.AfterFunc(ctx, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) })
+	b, err := io.ReadAll(io.LimitReader(r.Body, awsBodyBytes+1))
+	stop()
+	if ctx.Err() != nil {
+		return x.upstreamRefusal(ctx, ctx.Err())
+	}
+	if err != nil {
+		return &Refusal{Status: 499, Code: CodeCanceled, Err: err, Reason: "the request's body broke off"}
+	}
+	if len(b) > awsBodyBytes {
+		return tooLarge
+	}
+	x.aws.body = b
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
+	r.Header.Del("Expect") // it has been met
+	return nil
+}
+
+// hasBody reports whether anything follows r's head.
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
+
+// session adds to a mint request what an AWS session is cut to. It serves
+// every host of the partition that its policy opens.
+func (a *awsCall) session(q *minting.Request) {
+	q.Destination, q.Role, q.SessionPolicy = "aws:"+a.call.Partition, a.role, a.policy
+}
+
+// describe says in the record what the session is for.
+func (a *awsCall) describe(u *audit.Use) {
+	u.AWS = &audit.AWSUse{Service: a.call.Service, Operation: a.call.Operation, Region: a.call.Region, Account: a.call.Account, Scope: a.scope}
+	var resources, asked clipped
+	for _, access := range a.call.Access {
+		u.AWS.Actions = append(u.AWS.Actions, access.Action)
+		for _, r := range access.Resources {
+			resources.add(string(r))
+			asked.add(access.Action + " " + string(r))
+		}
+	}
+	u.AWS.Resources, u.ScopeAsked = resources.list, asked.list
+	switch a.scope {
+	case string(awsscope.ScopeActionOnly):
+		u.ScopeSource = a.scope
+	case string(awsscope.GranularitySession):
+		u.ScopeSource = "static"
+	default:
+		u.ScopeSource = "derived"
+	}
+}
+
+// clipped is a list of texts that leaves room in a record: one of 8 texts and
+// 700 bytes ends in "…".
+type clipped struct {
+	list []string
+	size int
+}
+
+func (c *clipped) add(s string) {
+	const texts, bytes = 8, 700
+	switch {
+	case c.size > bytes || len(c.list) == texts:
+		if c.list[len(c.list)-1] != "…" {
+			c.list = append(c.list, "…")
+		}
+	default:
+		c.list, c.size = append(c.list, s), c.size+len(s)
+	}
+}
