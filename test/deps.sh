@@ -87,6 +87,8 @@ test)
 	apt_need git git
 	apt_need ssh-agent openssh-client
 	apt_need py:httpx python3-httpx
+	apt_need py:aiohttp python3-aiohttp
+	apt_need ruby ruby
 	apt_need py:grpc python3-grpcio
 	apt_need py:google.protobuf python3-protobuf
 	apt_need py:pip python3-pip

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -23,15 +24,22 @@ only if its check passed:
 - **record**: the records join one to one, by id, with the upstreams' own access logs, and no field is missing.
 
 Doors: ` + "`connect`" + ` is the explicit proxy for https, ` + "`absolute`" + ` the same for plain http (a provider must say ` + "`unsafeCleartext`" + `),
-` + "`base-url`" + ` a local listener that stands for the API.
+` + "`base-url`" + ` a local listener that stands for the API, ` + "`base-url, https`" + ` one that speaks TLS, ` + "`connect, http`" + ` plain http in a tunnel.
 
-| client | version | door | works | denied | no secret | record |
-|---|---|---|---|---|---|---|
+The AWS SDKs (boto3, Go, JavaScript) are not here: to a server that checks no signature they are one more HTTP client. They run
+against servers that do, in ` + "`test/aws`" + `.
+
+## Each client and each door
+
+A dash is a door that the client cannot take; the note says why.
+
 `)
+	writeDoors(&b, runs)
+	b.WriteString("\n## Each check\n\n| client | version | door | works | denied | no secret | record |\n|---|---|---|---|---|---|---|\n")
 	for _, r := range runs {
-		fmt.Fprintf(&b, "| %s | %s | %s |", cell(r.client.name), cell(firstLine(r.version)), r.door)
+		fmt.Fprintf(&b, "| %s | %s | %s |", cell(r.client.name), cell(firstLine(r.version)), r.door.name)
 		for _, err := range r.errs {
-			fmt.Fprintf(&b, " %s |", map[bool]string{true: "yes", false: "**no**"}[err == nil])
+			fmt.Fprintf(&b, " %s |", yes(err == nil))
 		}
 		b.WriteByte('\n')
 	}
@@ -45,12 +53,54 @@ Doors: ` + "`connect`" + ` is the explicit proxy for https, ` + "`absolute`" + `
 		needs := []string{r.client.note}
 		for _, d := range r.client.doors {
 			if d.note != "" {
-				needs = append(needs, d.String()+": "+d.note)
+				needs = append(needs, d.name+": "+d.note)
 			}
 		}
 		fmt.Fprintf(&b, "| %s | `%s` | %s |\n", cell(r.client.name), cell(short(r.denial)), strings.Trim(strings.Join(needs, "; "), "; "))
 	}
 	return b.Bytes()
+}
+
+// writeDoors is one row a client: yes, or a dash with a footnote.
+func writeDoors(b *bytes.Buffer, runs []*run) {
+	fmt.Fprintf(b, "| client | %s |\n|---|%s\n", strings.Join(allDoors[:], " | "), strings.Repeat("---|", len(allDoors)))
+	var notes []string
+	for i, r := range runs {
+		if i > 0 && runs[i-1].client.name == r.client.name {
+			continue
+		}
+		fmt.Fprintf(b, "| %s |", cell(r.client.name))
+		for _, d := range allDoors {
+			reason, cannot := r.client.reasons[d]
+			if !cannot {
+				fmt.Fprintf(b, " %s |", yes(passed(runs, r.client.name, d)))
+				continue
+			}
+			at := slices.Index(notes, reason)
+			if at < 0 {
+				at, notes = len(notes), append(notes, reason)
+			}
+			fmt.Fprintf(b, " – [%d] |", at+1)
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteByte('\n')
+	for i, n := range notes {
+		fmt.Fprintf(b, "%d. %s\n", i+1, n)
+	}
+}
+
+// passed reports whether the client ran through the door and each cell is good.
+func passed(runs []*run, client, door string) bool {
+	i := slices.IndexFunc(runs, func(r *run) bool { return r.client.name == client && r.door.name == door })
+	return i >= 0 && runs[i].errs == [cells]error{}
+}
+
+func yes(ok bool) string {
+	if ok {
+		return "yes"
+	}
+	return "**no**"
 }
 
 var recordIDs = regexp.MustCompile(`rec_[0-9a-f]+`)

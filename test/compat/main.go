@@ -229,6 +229,15 @@ func toolchain(program string) (string, error) {
 	return filepath.Dir(path), nil
 }
 
+// reportReasons prints the doors that a client cannot take.
+func reportReasons(w io.Writer, c client) {
+	for _, d := range allDoors {
+		if reason, ok := c.reasons[d]; ok {
+			fmt.Fprintf(w, "%-28s %-16s -                %s\n", c.name, d, reason)
+		}
+	}
+}
+
 // report prints the matrix, then each failure, then the last line.
 func report(w io.Writer, runs []*run, stray []error) int {
 	passed, failed := 0, len(stray)
@@ -237,8 +246,11 @@ func report(w io.Writer, runs []*run, stray []error) int {
 		fmt.Fprintf(w, " %-16s", n)
 	}
 	fmt.Fprintln(w)
-	for _, r := range runs {
-		fmt.Fprintf(w, "%-28s %-16s", r.client.name, r.door)
+	for i, r := range runs {
+		if i == 0 || runs[i-1].client.name != r.client.name {
+			reportReasons(w, r.client)
+		}
+		fmt.Fprintf(w, "%-28s %-16s", r.client.name, r.door.name)
 		for _, err := range r.errs {
 			mark := "ok"
 			if err != nil {

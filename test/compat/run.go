@@ -47,7 +47,7 @@ type run struct {
 	errs    [cells]error
 }
 
-func (r *run) name() string { return r.client.name + ", " + r.door.String() }
+func (r *run) name() string { return r.client.name + ", " + r.door.name }
 
 func (r *run) out(name string) string { return filepath.Join(r.dir, "out", name) }
 
@@ -164,7 +164,7 @@ func (r *run) checkWorks() error {
 			return fmt.Errorf("output does not match %q: %s", w, lastLines(text, 12))
 		}
 	}
-	if i := slices.IndexFunc(r.records, func(rec audit.Record) bool { return !isDenied(rec) && rec.Request.Door == r.door.kind }); i < 0 {
+	if i := slices.IndexFunc(r.records, func(rec audit.Record) bool { return !isDenied(rec) && rec.Request.Door == r.door.kind() }); i < 0 {
 		return errors.New("no record of a call through this door")
 	}
 	return nil
@@ -193,7 +193,7 @@ func (r *run) checkDenied() error {
 		if d == nil || d.Verdict != "deny" || !strings.HasPrefix(d.Rule, "denied-") || !strings.HasSuffix(d.Reason, reason) || d.Code != "denied" || rec.Result.Status != 403 {
 			return fmt.Errorf("record %s of the denial: decision %+v, result %+v", rec.ID, d, rec.Result)
 		}
-		if rec.Request.Door != r.door.kind {
+		if rec.Request.Door != r.door.kind() {
 			return fmt.Errorf("record %s of the denial: door %s", rec.ID, rec.Request.Door)
 		}
 		if strings.Contains(text, "record") && !strings.Contains(text, rec.ID) && n == 1 {

@@ -1,3 +1,5 @@
+# python3 use_grpcio.py tls|plain HOST:PORT
+#
 # Calls without generated code: grpc.testing.Empty is no bytes at all, and a
 # StreamingOutputCallRequest that asks for two answers is built by hand.
 import os
@@ -6,7 +8,10 @@ import sys
 import grpc
 
 roots = None  # GRPC_DEFAULT_SSL_ROOTS_FILE_PATH is read by the library
-channel = grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials(roots))
+if sys.argv[1] == "tls":
+    channel = grpc.secure_channel(sys.argv[2], grpc.ssl_channel_credentials(roots))
+else:
+    channel = grpc.insecure_channel(sys.argv[2])
 raw = {"request_serializer": bytes, "response_deserializer": bytes}
 try:
     answer, call = channel.unary_unary("/grpc.testing.TestService/EmptyCall", **raw).with_call(b"", timeout=20)

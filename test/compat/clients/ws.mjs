@@ -1,9 +1,10 @@
 // The ws package. It opens its own sockets, so that the proxy needs an agent.
+import http from 'node:http';
 import https from 'node:https';
 import WebSocket from 'ws';
 
 const url = process.argv[2];
-const options = url.startsWith('wss:') ? { agent: new https.Agent() } : {};
+const options = { agent: url.startsWith('wss:') ? new https.Agent() : new http.Agent() };
 const socket = new WebSocket(url, options);
 socket.on('unexpected-response', (req, res) => {
   let body = '';

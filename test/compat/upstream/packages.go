@@ -101,22 +101,22 @@ func (p *packages) pypi() http.Handler {
 	return mux
 }
 
-// npm is a registry with one package.
-func (p *packages) npm() http.Handler {
+// npm is a registry with one package, which it names below base.
+func (p *packages) npm(base string) http.Handler {
 	sum := sha512.Sum512(p.tarball)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /"+Package, bytesOf("application/json", fmt.Appendf(nil,
-		`{"name":%q,"dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":%q,"version":"1.0.0","dist":{"tarball":"https://%s/%s/-/%s-1.0.0.tgz","integrity":"sha512-%s"}}}}`,
-		Package, Package, NPMHost, Package, Package, base64.StdEncoding.EncodeToString(sum[:]))))
+		`{"name":%q,"dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":%q,"version":"1.0.0","dist":{"tarball":"%s/%s/-/%s-1.0.0.tgz","integrity":"sha512-%s"}}}}`,
+		Package, Package, base, Package, Package, base64.StdEncoding.EncodeToString(sum[:]))))
 	mux.HandleFunc("GET /"+Package+"/-/"+Package+"-1.0.0.tgz", bytesOf("application/octet-stream", p.tarball))
 	return mux
 }
 
-// crates is a sparse cargo registry.
-func (p *packages) crates() http.Handler {
+// crates is a sparse cargo registry, which names crates below base.
+func (p *packages) crates(base string) http.Handler {
 	sum := sha256.Sum256(p.crate)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /index/config.json", bytesOf("application/json", []byte(`{"dl":"https://`+CratesHost+`/dl/{crate}/{version}"}`)))
+	mux.HandleFunc("GET /index/config.json", bytesOf("application/json", []byte(`{"dl":"`+base+`/dl/{crate}/{version}"}`)))
 	mux.HandleFunc("GET /index/co/mp/"+Package, bytesOf("text/plain", fmt.Appendf(nil,
 		`{"name":%q,"vers":"1.0.0","deps":[],"cksum":"%s","features":{},"yanked":false}`+"\n", Package, hex.EncodeToString(sum[:]))))
 	mux.HandleFunc("GET /dl/"+Package+"/1.0.0", bytesOf("application/gzip", p.crate))

@@ -28,11 +28,14 @@ func (s *Set) Prove(ctx context.Context) error {
 // proveHosts asks without a credential and with a wrong one.
 func (s *Set) proveHosts(ctx context.Context) error {
 	var errs []error
-	for _, u := range []string{
-		"https://" + APIHost + "/v1/echo", "https://" + MCPHost + "/", "https://" + PyPIHost + "/simple/" + Package + "/", "https://" + NPMHost + "/" + Package,
-		"https://" + CratesHost + "/index/config.json", "https://" + GitHost + "/project.git/info/refs?service=git-upload-pack",
-		"https://" + openaiHost + "/v1/chat/completions", "https://" + anthropicHost + "/v1/messages",
+	urls := []string{"https://" + openaiHost + "/v1/chat/completions", "https://" + anthropicHost + "/v1/messages"}
+	for host, path := range map[string]string{
+		APIHost: "/v1/echo", MCPHost: "/", PyPIHost: "/simple/" + Package + "/", NPMHost: "/" + Package, CratesHost: "/index/config.json",
+		GitHost: "/project.git/info/refs?service=git-upload-pack",
 	} {
+		urls = append(urls, "https://"+host+path, "http://"+PlainName(host)+path)
+	}
+	for _, u := range urls {
 		for _, header := range []string{"", "Bearer made-up", "Basic eC1hY2Nlc3MtdG9rZW46bWFkZS11cA=="} {
 			if status, _, err := s.ask(ctx, http.MethodGet, u, "", map[string]string{"Authorization": header}); err != nil || status != http.StatusUnauthorized {
 				errs = append(errs, fmt.Errorf("GET %s with authorization %q: status %d, want 401 (%w)", u, header, status, err))

@@ -43,7 +43,6 @@ const Workload = "spiffe://attache.local/agent/compat"
 // Names of the upstreams; certificates and policy use them.
 const (
 	APIHost        = "api.compat.example"
-	PlainHost      = "plain.compat.example" // http, without TLS
 	MCPHost        = "mcp.compat.example"
 	GitHost        = "git.compat.example"
 	PyPIHost       = "pypi.compat.example"
@@ -65,7 +64,13 @@ const (
 )
 
 // JWTHosts verify access tokens offline, each with itself as audience.
-var JWTHosts = []string{APIHost, PlainHost, MCPHost, PyPIHost, NPMHost, CratesHost, GRPCHost}
+var JWTHosts = []string{APIHost, MCPHost, PyPIHost, NPMHost, CratesHost, GRPCHost,
+	PlainName(APIHost), PlainName(MCPHost), PlainName(PyPIHost), PlainName(NPMHost), PlainName(CratesHost)}
+
+// PlainName is the name under which the upstream called host also serves http
+// without TLS: a name of its own, so that no provider of the https one covers
+// it.
+func PlainName(host string) string { return "plain-" + host }
 
 // Set is all upstreams, running.
 type Set struct {
@@ -74,7 +79,7 @@ type Set struct {
 
 	CA       string // PEM file of their authority
 	Addr     string // all TLS hosts but gRPC, chosen by SNI and Host
-	Plain    string // PlainHost
+	Plain    string // all hosts without TLS
 	GRPC     string // GRPCHost
 	SSHAgent string // socket with the key that signs the workload's tokens
 
@@ -121,8 +126,12 @@ func (s *Set) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.Addr = ln.Addr().String()
-	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, s.Addr)
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		to := s.Addr
+		if strings.HasSuffix(addr, ":80") {
+			to = s.Plain
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, to)
 	}
 	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: certs.roots}}}
 	if err := s.openIssuer(ctx); err != nil {
@@ -147,7 +156,7 @@ func (s *Set) start(ctx context.Context, o Options) error {
 	bearer := func(h http.Handler) http.Handler { return s.Log.handler(s.protected(s.jwt, h)) }
 	hosts := map[string]http.Handler{
 		APIHost: bearer(s.api()), MCPHost: bearer(mcpServer(mcpAddr)),
-		PyPIHost: bearer(packages.pypi()), NPMHost: bearer(packages.npm()), CratesHost: bearer(packages.crates()),
+		PyPIHost: bearer(packages.pypi()), NPMHost: bearer(packages.npm("https://" + NPMHost)), CratesHost: bearer(packages.crates("https://" + CratesHost)),
 		GitHost:    s.Log.handler(s.protected(s.introspect, git)),
 		CanaryHost: s.Log.handler(s.canary()),
 		idpHost:    jwks, issuerHost: http.FileServer(http.Dir(filepath.Join(s.dir, "issuer"))),
@@ -159,12 +168,17 @@ func (s *Set) start(ctx context.Context, o Options) error {
 	s.keys = oidc.NewRemoteKeySet(oidc.ClientContext(context.WithoutCancel(ctx), s.client), IDP+"/jwks")
 	s.workloadKeys = oidc.NewRemoteKeySet(oidc.ClientContext(context.WithoutCancel(ctx), s.client), IssuerURL+issuer.KeysPath)
 	s.introspection = IDP + "/token/introspection"
+	npm, crates := PlainName(NPMHost), PlainName(CratesHost)
+	plainHosts := map[string]http.Handler{
+		PlainName(APIHost): hosts[APIHost], PlainName(MCPHost): hosts[MCPHost], PlainName(GitHost): hosts[GitHost], PlainName(PyPIHost): hosts[PyPIHost],
+		npm: bearer(packages.npm("http://" + npm)), crates: bearer(packages.crates("http://" + crates)),
+	}
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	s.Plain = plain.Addr().String()
-	s.serve(&http.Server{Handler: byHost(map[string]http.Handler{PlainHost: bearer(s.api())}), ReadHeaderTimeout: 10 * time.Second}, plain, false)
+	s.serve(&http.Server{Handler: byHost(plainHosts), ReadHeaderTimeout: 10 * time.Second}, plain, false)
 	return s.openGRPC(ctx, o.GRPCServer, certs)
 }
 
@@ -270,7 +284,8 @@ func (s *Set) openTokenServer(ctx context.Context, certs *certificates) (http.Ha
 	if err := json.Unmarshal(b, &keys); err != nil {
 		return nil, err
 	}
-	resources := map[string]servers.Resource{"https://" + GitHost: {Format: "opaque", Scope: scope, TTL: 600}}
+	opaque := servers.Resource{Format: "opaque", Scope: scope, TTL: 600}
+	resources := map[string]servers.Resource{"https://" + GitHost: opaque, "https://" + PlainName(GitHost): opaque}
 	for _, h := range JWTHosts {
 		resources["https://"+h] = servers.Resource{Format: "jwt", Scope: scope, TTL: 600}
 	}
