@@ -29,7 +29,13 @@ func RuleActions() []string {
 }
 
 // CredentialActions lists the exact names among the credential actions, in lower case.
-func CredentialActions() []string { return table().credentials }
+func CredentialActions() []string {
+	var l []string
+	for _, c := range table().credentials {
+		l = append(l, c.name)
+	}
+	return l
+}
 
 // LoadTable parses tables.
 func LoadTable(operations, rules string) error {

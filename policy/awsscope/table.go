@@ -41,7 +41,8 @@ type rule struct {
 
 // credential is an action that hands out credentials, or one that does not.
 type credential struct {
-	action  []rune // glob, lower case
+	name    string // as in the table, lower case, without the !
+	action  []rune // the same as a glob
 	not     bool
 	secrets []string // members of the answer
 }
@@ -168,7 +169,7 @@ func (t *tables) loadRules(text string) error {
 			f := strings.Fields(line)
 			action, not := strings.CutPrefix(strings.ToLower(f[0]), "!")
 			glob, _ := Pattern(action).tokens()
-			t.credentials = append(t.credentials, credential{action: glob, not: not, secrets: f[1:]})
+			t.credentials = append(t.credentials, credential{name: action, action: glob, not: not, secrets: f[1:]})
 		case "s3":
 			err = t.addS3(line)
 		default:
