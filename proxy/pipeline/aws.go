@@ -140,8 +140,8 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 }
 
 // mayHandOut refuses calls whose answer is a secret, unless the rule names
-// them. What they answer has no one form that could be sealed, so that the rule
-// must also say that the agent may have it.
+// them. Where it is not known what of the answer is secret, nothing could be
+// sealed, so that the rule must also say that the agent may have it.
 func (x *exchange) mayHandOut() *Refusal {
 	if !x.aws.call.HandsOutCredentials {
 		return nil
@@ -151,9 +151,9 @@ func (x *exchange) mayHandOut() *Refusal {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
 			Reason: what + " hands out credentials, which the rule does not name; to allow it the rule needs credentialCall: true"}
 	}
-	if x.decision.Answers != v1alpha1.AnswersPass {
+	if x.decision.Answers != v1alpha1.AnswersPass && len(x.aws.call.Secrets) == 0 {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
-			Reason: "the answer of " + what + " is a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass"}
+			Reason: "the answer of " + what + " holds a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass"}
 	}
 	return nil
 }

@@ -202,7 +202,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 
 // storedData reports whether an answer's body is what somebody stored in S3.
 func (x *exchange) storedData(resp *http.Response) bool {
-	return x.decision.Grant.AWS != nil && x.aws.call.Service == "s3" && resp.StatusCode < 300
+	return x.decision.Grant.AWS != nil && x.aws.call.Service == "s3" && len(x.aws.call.Secrets) == 0 && resp.StatusCode < 300
 }
 
 // guardData looks for our session in an object's bytes. Nothing in them is

@@ -271,6 +271,9 @@ func (x *exchange) guard(resp *http.Response) (*guard.Guarded, error) {
 		o.Vault = x.p.cfg.Vault
 	}
 	o.Patterns = x.guardPatterns()
+	if x.decision.Grant.AWS != nil {
+		o.Members = x.aws.call.Secrets
+	}
 	if x.storedData(resp) {
 		return guardData(resp, o)
 	}
