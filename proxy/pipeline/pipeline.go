@@ -127,9 +127,13 @@ type Pipeline struct {
 	skew     sigv4.Skew // of the clocks of AWS's endpoints
 }
 
+// maxPatterns bounds the compiled patterns that are kept: some 20 to 60 KiB
+// each, and made again in less than a millisecond.
+const maxPatterns = 256
+
 // New returns a Pipeline that denies everything until SetState.
 func New(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg, live: newLive(), patterns: guard.NewCache(cfg.Limits.CredentialCache), describe: describer(), signer: sigv4.NewSigner()}
+	p := &Pipeline{cfg: cfg, live: newLive(), patterns: guard.NewCache(min(cfg.Limits.CredentialCache, maxPatterns)), describe: describer(), signer: sigv4.NewSigner()}
 	p.state.Store(&State{})
 	if n := cfg.Limits.MaxRequestsPerSec; n > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(n), n)
