@@ -136,8 +136,12 @@ func (v *view) defaults(hs []string, o Options) {
 	for _, p := range hide {
 		_, _ = v.unit(p, false) // what is not there needs no hiding
 	}
-	runtimeDirs, _ := filepath.Glob("/run/user/*")
-	for _, p := range append(runtimeDirs, os.Getenv("XDG_RUNTIME_DIR")) {
+	private, _ := filepath.Glob("/run/user/*")
+	private = append(private, os.Getenv("XDG_RUNTIME_DIR"))
+	for _, h := range hs { // the aws CLI keeps what it fetched below it, and fails where it cannot
+		private = append(private, filepath.Join(h, ".aws"))
+	}
+	for _, p := range private {
 		if st, err := os.Stat(p); err == nil && st.IsDir() && filepath.IsAbs(p) && !contains(v.shared, p) && !leads(v.shared, p) {
 			if real, err := filepath.EvalSymlinks(p); err == nil {
 				v.private = append(v.private, real)

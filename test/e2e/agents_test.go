@@ -19,7 +19,7 @@ import (
 // the proxy, what no honest client does.
 func agent(name string, args []string) int {
 	do, ok := map[string]func(proxy string, args []string) error{
-		"garbage": garbage, "no-sni": noSNI, "reset-flood": resetFlood, "headers": manyHeaders, "silence": silence,
+		"garbage": garbage, "no-sni": noSNI, "reset-flood": resetFlood, "headers": manyHeaders, "silence": silence, "aws-keys": awsKeys,
 	}[name]
 	if !ok {
 		return 64
