@@ -1,7 +1,10 @@
 package api_test
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,5 +77,59 @@ func TestAWSGeneration(t *testing.T) {
 	}
 	if generations[0] == generations[1] {
 		t.Error("a CA file's content is not part of the generation")
+	}
+}
+
+// TestAWSBounds: the last value that AWS takes, and the first that it does not.
+func TestAWSBounds(t *testing.T) {
+	tags := func(n int) string {
+		list := make([]string, n)
+		for i := range list {
+			list[i] = fmt.Sprintf("t%d: v", i)
+		}
+		return "{" + strings.Join(list, ", ") + "}"
+	}
+	text := func(n int) string { return strings.Repeat("é", n) }
+	for _, tt := range []struct {
+		field     string // of spec, or of spec.aws.chain
+		good, bad []string
+	}{
+		{"ttl", []string{"15m"}, []string{"15m1s"}},
+		{"aws.duration", []string{"15m", "12h"}, []string{"899s", "12h1s", "15m500ms", "1s"}},
+		{"aws.callsPerSecond", []string{"1", "1000"}, []string{"-1", "1001"}},
+		{"aws.timeout", []string{"1m"}, []string{"61s"}},
+		{"aws.region", []string{"us-gov-west-1", "eusc-de-east-1", "ap-southeast-12"}, []string{"eu-west", "EU-west-1", "'eu-west-1 '", "eu.west-1"}},
+		{"aws.endpoint", []string{"https://sts.example.com:8443/x"}, []string{"https://u:p@sts.example.com", "https://sts.example.com/?", "https://sts.example.com/#a"}},
+		{"aws.partitionKeys", []string{"{abc: k}", "{" + strings.Repeat("a", 255) + ": k}"}, []string{"{ab: k}", "{" + strings.Repeat("a", 256) + ": k}", "{abc: " + strings.Repeat("k", 256) + "}"}},
+		{"aws.chain.duration", []string{"15m", "1h"}, []string{"899s", "3601s"}},
+		{"aws.chain.externalID", []string{"ab", strings.Repeat("a", 1224)}, []string{"a", strings.Repeat("a", 1225), "a*"}},
+		{"aws.chain.tags", []string{tags(50), "{" + text(128) + ": " + text(256) + "}"}, []string{tags(51), "{" + text(129) + ": v}", "{k: " + text(257) + "}", "{AWS:x: v}", "{k: $}"}},
+		{"aws.chain.sourceIdentity", []string{"none", "ab", strings.Repeat("a", 64), "a${human.subject}"}, []string{"a", strings.Repeat("a", 65), "a:b", "${human}"}},
+	} {
+		load := func(value string) error {
+			spec := map[string]string{"ttl": "", "aws.region": "    region: eu-west-1\n"}
+			parts := strings.Split(tt.field, ".")
+			line := strings.Repeat("  ", len(parts)) + parts[len(parts)-1] + ": " + value + "\n"
+			chain := "    chain:\n      roleARN: arn:aws:iam::210987654321:role/second\n"
+			if len(parts) < 3 {
+				chain = ""
+			}
+			spec[tt.field] = line
+			_, err := api.Parse("a.yaml", docs("kind: CredentialProvider\nmetadata: {name: a}\nspec:\n  destinations: [{host: \"**.amazonaws.com\"}]\n"+
+				spec["ttl"]+"  aws:\n    roleARN: arn:aws:iam::123456789012:role/r\n"+spec["aws.region"]+map[bool]string{true: line}[len(parts) == 2 && tt.field != "aws.region"]+
+				chain+map[bool]string{true: line}[len(parts) == 3]))
+			return err
+		}
+		for _, v := range tt.good {
+			if err := load(v); err != nil {
+				t.Errorf("%s: %.40s: %v", tt.field, v, err)
+			}
+		}
+		for _, v := range tt.bad {
+			var p api.Problem
+			if err := load(v); !errors.As(err, &p) || !strings.HasPrefix(p.Ref.Field, "spec."+tt.field) {
+				t.Errorf("%s: %.40s: got %v", tt.field, v, err)
+			}
+		}
 	}
 }

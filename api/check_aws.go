@@ -34,7 +34,7 @@ var (
 	awsRegion   = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$`)
 	regionLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) // servers other than AWS's name theirs freely
 	awsService  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	anywhereARN = regexp.MustCompile(`^arn:aws(-[a-z]+)*:rolesanywhere:([a-z0-9-]+):[0-9]{12}:(trust-anchor|profile)/[A-Za-z0-9-]{1,64}$`)
+	anywhereARN = regexp.MustCompile(`^arn:(aws(?:-[a-z]+)*):rolesanywhere:([a-z0-9-]+):[0-9]{12}:(trust-anchor|profile)/[A-Za-z0-9-]{1,64}$`)
 	tagKey      = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]+$`)
 	tagValue    = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
 	externalID  = regexp.MustCompile(`^[\w+=,.@:/-]{2,}$`)
@@ -129,21 +129,27 @@ func (c *checker) awsIdentity(a *v1alpha1.AWS) {
 			c.bad(f+"."+name, "is for a web identity token; rolesAnywhere takes the X.509-SVID, remove one of them")
 		}
 	}
-	c.anywhere(f+".rolesAnywhere.trustAnchorARN", ra.TrustAnchorARN, "trust-anchor", a.Region)
-	c.anywhere(f+".rolesAnywhere.profileARN", ra.ProfileARN, "profile", a.Region)
-	c.awsURL(f+".rolesAnywhere.endpoint", ra.Endpoint)
+	c.anywhere(ra)
 }
 
-func (c *checker) anywhere(field, arn, kind, region string) {
-	if arn == "" {
-		return
+func (c *checker) anywhere(ra *v1alpha1.AWSRolesAnywhere) {
+	const f = "spec.aws.rolesAnywhere"
+	read := func(field, arn, kind string) []string {
+		m := anywhereARN.FindStringSubmatch(arn)
+		if arn != "" && (m == nil || m[3] != kind) {
+			c.bad(field, "is %s; must be such as arn:aws:rolesanywhere:eu-west-1:123456789012:%s/ID", quote(arn), kind)
+			return nil
+		}
+		return m
 	}
-	m := anywhereARN.FindStringSubmatch(arn)
-	switch {
-	case m == nil || m[3] != kind:
-		c.bad(field, "is %s; must be such as arn:aws:rolesanywhere:eu-west-1:123456789012:%s/ID", quote(arn), kind)
-	case region != "" && m[2] != region:
-		c.bad(field, "is of region %s, but spec.aws.region is %s; IAM Roles Anywhere does not reach across, change one of them", m[2], quote(region))
+	anchor := read(f+".trustAnchorARN", ra.TrustAnchorARN, "trust-anchor")
+	profile := read(f+".profileARN", ra.ProfileARN, "profile")
+	if anchor != nil && profile != nil && anchor[2] != profile[2] {
+		c.bad(f+".profileARN", "is of region %s, but the trust anchor of %s; IAM Roles Anywhere does not reach across, change one of them", profile[2], anchor[2])
+	}
+	c.awsURL(f+".endpoint", ra.Endpoint)
+	if anchor != nil && ra.Endpoint == "" && !slices.Contains([]string{"aws", "aws-cn", "aws-us-gov"}, anchor[1]) {
+		c.bad(f+".endpoint", "is missing; it is not known for partition %s", anchor[1])
 	}
 }
 
@@ -308,12 +314,17 @@ func (c *checker) awsRevocation(a *v1alpha1.AWS) {
 		if r.RoleARN == "" && !c.has(f+".roleARN") {
 			c.bad(f+".roleARN", "is missing; kind iamDeny requires a role that may change the sessions' role")
 		}
-	case RevokeMinIO:
-		if c.has(f + ".roleARN") {
-			c.bad(f+".roleARN", "is for kind iamDeny; remove it")
+		if a.RolesAnywhere != nil {
+			c.bad(f+".kind", "is iamDeny, whose role is assumed by web identity; it cannot stand with rolesAnywhere")
 		}
-		if a.Endpoint == "" && r.Endpoint == "" {
-			c.bad(f+".endpoint", "is missing; kind minio needs the server's URL here or in spec.aws.endpoint")
+	case RevokeMinIO:
+		for _, name := range []string{"roleARN", "endpoint"} {
+			if c.has(f + "." + name) {
+				c.bad(f+"."+name, "is for kind iamDeny; with minio a session revokes itself where it came from, remove it")
+			}
+		}
+		if a.Endpoint == "" || a.Chain != nil || a.RolesAnywhere != nil {
+			c.bad(f+".kind", "is minio, which needs spec.aws.endpoint, and neither chain nor rolesAnywhere")
 		}
 	}
 }
@@ -360,8 +371,11 @@ func (c *checker) besideAWS(a *v1alpha1.AWS, s *v1alpha1.CredentialProviderSpec)
 
 // lastSession is the duration of the session that signs.
 func lastSession(a *v1alpha1.AWS) v1alpha1.Duration {
-	if a.Chain != nil {
+	switch {
+	case a.Chain != nil:
 		return a.Chain.Duration
+	case a.RolesAnywhere != nil: // the role is assumed once more, for the session policy
+		return min(a.Duration, maxChain)
 	}
 	return a.Duration
 }

@@ -104,14 +104,17 @@ type CredentialProviderSpec struct {
 	JWT          *JWT          `json:"jwt,omitempty"`
 	AWS          *AWS          `json:"aws,omitempty"`
 	Inject       Injection     `json:"inject,omitempty"`
-	// Placeholders are set in the agent's environment, random for each run.
+	// Placeholders are set in the agent's environment, random for each run. An
+	// aws provider has two, the access key id and the secret key: by default
+	// AWS_ACCESS_KEY_ID (prefix AKIA) and AWS_SECRET_ACCESS_KEY.
 	Placeholders []Placeholder `json:"placeholders,omitempty"`
 	// BaseURLs open local listeners that stand for a destination.
 	BaseURLs []BaseURL `json:"baseURLs,omitempty"`
 	// TTL bounds new requests with one credential. Default 5m.
 	TTL Duration `json:"ttl,omitempty"`
 	// RetryStatus lists statuses that mean a stale credential: the call is
-	// repeated once with a fresh one where that is safe. Default [401].
+	// repeated once with a fresh one where that is safe. Default [401]. Not for
+	// aws, whose error codes say it.
 	RetryStatus []int `json:"retryStatus,omitempty"`
 	// UnsafeCleartext lets the credential travel over unencrypted http.
 	UnsafeCleartext bool `json:"unsafeCleartext,omitempty"`
@@ -286,7 +289,8 @@ type AWSEndpoint struct {
 // AWSRevocation ends sessions where the issuer can.
 type AWSRevocation struct {
 	// Kind is iamDeny (a Deny by aws:TokenIssueTime for the role session, put on
-	// the role) or minio (MinIO's revoke-tokens).
+	// the role; not with rolesAnywhere) or minio (MinIO's revoke-tokens, with
+	// endpoint and without chain).
 	Kind string `json:"kind"`
 	// RoleARN is assumed for iamDeny; it needs iam:PutRolePolicy,
 	// iam:GetRolePolicy and iam:DeleteRolePolicy on the sessions' role.
@@ -471,10 +475,11 @@ type AWSScope struct {
 	// prefix (S3: below its keys' prefixes), task (what Policy allows of the
 	// call's service) or session (what Policy allows).
 	Granularity string `json:"granularity,omitempty"`
-	// Policy is the IAM policy that no session exceeds. Default: the provider's.
+	// Policy is the IAM policy that no session exceeds, in place of the
+	// provider's. Default: the provider's.
 	Policy json.RawMessage `json:"policy,omitempty"`
-	// OnTooLarge is deny (default), or the granularity to use where the session
-	// policy would exceed the limit of STS.
+	// OnTooLarge is deny (default), or another granularity to use where the
+	// session policy would exceed the limit of STS.
 	OnTooLarge string `json:"onTooLarge,omitempty"`
 }
 
