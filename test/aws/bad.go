@@ -21,12 +21,12 @@ type fault struct {
 
 func faults(closed string) []fault {
 	return []fault{
-		{name: "sts-down", change: func(s *settings) { s.STSAddr = closed }, shows: regexp.MustCompile(`\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
-		{name: "sts-throttled", sts: throttled(), shows: regexp.MustCompile(`\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
-		{name: "sts-slow", sts: silent(), shows: regexp.MustCompile(`\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
-		{name: "sts-garbage", sts: garbage(), shows: regexp.MustCompile(`\([A-Za-z0-9]+\).*attach`)},
-		{name: "wrong-audience", change: func(s *settings) { s.Audience = "someone-else" }, shows: regexp.MustCompile(`\(AccessDenied\).*attach`)},
-		{name: "unknown-key", change: func(s *settings) { s.Key = "other.sock" }, shows: regexp.MustCompile(`\(AccessDenied\).*attach`)},
+		{name: "sts-down", change: func(s *settings) { s.STSAddr = closed }, shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
+		{name: "sts-throttled", sts: throttled(), shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
+		{name: "sts-slow", sts: silent(), shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
+		{name: "sts-garbage", sts: garbage(), shows: regexp.MustCompile(`(?i)\([A-Za-z0-9]+\).*attach`)},
+		{name: "wrong-audience", change: func(s *settings) { s.Audience = "someone-else" }, shows: regexp.MustCompile(`(?i)\(AccessDenied\).*attach`)},
+		{name: "unknown-key", change: func(s *settings) { s.Key = "other.sock" }, shows: regexp.MustCompile(`(?i)\(AccessDenied\).*attach`)},
 	}
 }
 
@@ -100,9 +100,6 @@ func (s *suite) tryFault(ctx context.Context, f fault) error {
 	}
 	fmt.Printf("        %-15s %s: %s\n", f.name, r.steps[0].Key, brief(r.steps[0].Error))
 	for _, rec := range r.records {
-		if strings.Contains(rec.Request.Path, "/canary.") {
-			continue
-		}
 		if rec.Result == nil || rec.Decision == nil || rec.Steps == nil || rec.Result.Status < 400 || rec.Result.ErrorKind == "" && rec.Decision.Code == "" {
 			return fmt.Errorf("%s is incomplete: %+v %+v", describe(rec), rec.Decision, rec.Result)
 		}
@@ -125,10 +122,10 @@ func (s *suite) malformed(ctx context.Context) []error {
 		errs = append(errs, fmt.Errorf("%d steps of 16: %s", len(r.steps), lastLines(string(said), 8)))
 	}
 	for _, o := range r.steps {
-		switch good := o.Step == "good chunks"; {
-		case good && o.Error != "":
+		switch {
+		case !o.refused() && o.Error != "":
 			errs = append(errs, fmt.Errorf("%s: %s", o.Step, brief(o.Error)))
-		case !good && (o.Error == "" || strings.HasPrefix(o.Error, "no answer")):
+		case o.refused() && (o.Error == "" || strings.HasPrefix(o.Error, "no answer")):
 			errs = append(errs, fmt.Errorf("%s: got through, or no answer: %s", o.Step, brief(o.Error)))
 		case o.denied() && !reason.MatchString(o.Error):
 			errs = append(errs, fmt.Errorf("%s: the user does not see why: %s", o.Step, brief(o.Error)))
@@ -163,7 +160,7 @@ func (s *suite) tooLarge(ctx context.Context) []error {
 	if len(r.steps) != 1 || !strings.Contains(r.steps[0].Error, "AccessDenied") || !strings.Contains(strings.ReplaceAll(r.steps[0].Error, ",", ""), "2048") {
 		errs = append(errs, fmt.Errorf("a policy over the limit: the user reads %+v", r.steps))
 	}
-	if n := s.w.tap.asked() - before; n > 3 { // the canaries' own
+	if n := s.w.tap.asked() - before; n > 0 {
 		errs = append(errs, fmt.Errorf("STS was asked %d times", n))
 	}
 	return errs

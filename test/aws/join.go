@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -78,7 +79,7 @@ func joins(rec audit.Record, lines []line, sessions map[string]session) error {
 	switch {
 	case !ok:
 		return fmt.Errorf("%s: STS minted no session named %s", describe(rec), c.Handle)
-	case s.Keys.AccessKeyID != l.AccessKey:
+	case s.Keys.AccessKeyID != l.AccessKey && (l.AccessKey != "" || l.API.StatusCode != http.StatusBadRequest): // a bad request is refused before anyone asks who sent it
 		return fmt.Errorf("%s: MinIO saw access key %s, session %s has %s", describe(rec), l.AccessKey, c.Handle, s.Keys.AccessKeyID)
 	case rec.Result.UpstreamRequestID == "" || rec.Result.UpstreamRequestID != l.RequestID:
 		return fmt.Errorf("%s has request id %q, MinIO's line %q", describe(rec), rec.Result.UpstreamRequestID, l.RequestID)
@@ -135,7 +136,7 @@ func missing(rec audit.Record) []string {
 	if c == nil || c.AWS == nil {
 		return append(out, "credential")
 	}
-	need(c.Handle != "" && c.Provider == "minio" && c.Kind == "aws" && !c.Expires.IsZero() && c.TTLSeconds > 0, "credential")
+	need(c.Handle != "" && c.Provider == "minio" && c.Kind == "aws-session" && !c.Expires.IsZero() && c.TTLSeconds > 0, "credential")
 	need(c.AWS.Service == "s3" && c.AWS.Operation != "" && c.AWS.Region == region && c.AWS.Scope == "request", "service, operation, region or scope")
 	need(len(c.AWS.Actions) > 0 && len(c.AWS.Resources) > 0 && c.ScopeSource == "derived" && len(c.ScopeAsked) > 0, "actions, resources or asked scope")
 	need(rec.Result.Status > 0 && rec.Request.Address != "", "status or address")

@@ -28,7 +28,9 @@ type outcome struct {
 	Error  string `json:"error"`
 }
 
-func (o outcome) denied() bool { return strings.HasPrefix(o.Step, "denied ") }
+// denied: by Attaché, with its reason. refused: by Attaché or the server.
+func (o outcome) denied() bool  { return strings.HasPrefix(o.Step, "denied ") }
+func (o outcome) refused() bool { return o.denied() || strings.HasPrefix(o.Step, "refused ") }
 
 // run is one attache run around one client.
 type run struct {
@@ -55,7 +57,7 @@ func (r *run) script() string {
 	return `cd "$OUT"
 env >environ.txt
 tr '\0' '\n' </proc/self/environ >environ.proc.txt
-for form in raw base64 gzip; do
+[ -n "$PLAIN" ] || for form in raw base64 gzip; do
 	curl -sS --fail-with-body --aws-sigv4 aws:amz:us-east-1:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -o answer.$form https://` + storeHost + `/alpha/readonly/canary.$form
 done
 (` + r.client.version + `) >version.txt 2>version.err
@@ -106,7 +108,7 @@ func (r *run) start(ctx context.Context) error {
 	planted := forms(r.canary)
 	cmd.Env = []string{
 		"PATH=" + r.s.path, "HOME=" + filepath.Join(r.dir, "home"), "TMPDIR=" + filepath.Join(r.dir, "tmp"), "LC_ALL=C.UTF-8", "OUT=" + filepath.Join(r.dir, "out"),
-		"S=" + r.s.scripts, "PROGRAMS=" + r.s.programs, "PREFIX=" + r.prefix(), "SIZES=" + r.s.sizes, "BIG=" + r.s.big, "PYTHONWARNINGS=ignore",
+		"S=" + r.s.scripts, "PROGRAMS=" + r.s.programs, "PREFIX=" + r.prefix(), "SIZES=" + r.s.sizes, "BIG=" + r.s.big, "PYTHONWARNINGS=ignore", "PLAIN=" + map[bool]string{true: "yes"}[r.client.plain],
 		"MARK_RAW=" + string(planted["raw"]), "MARK_BASE64=" + string(planted["base64"]), "MARK_GZIP=" + base64Of(planted["gzip"]),
 	}
 	var log bytes.Buffer
@@ -153,10 +155,10 @@ func (r *run) checkSteps() []error {
 	}
 	for _, o := range r.steps {
 		switch {
-		case !o.denied() && o.Error != "":
+		case !o.refused() && o.Error != "":
 			errs = append(errs, fmt.Errorf("%s: %s", o.Step, brief(o.Error)))
-		case o.denied() && o.Error == "":
-			errs = append(errs, fmt.Errorf("%s: it was not denied", o.Step))
+		case o.refused() && o.Error == "":
+			errs = append(errs, fmt.Errorf("%s: it was not", o.Step))
 		case o.denied() && !reason.MatchString(o.Error) && !slices.Contains(r.client.mute, o.Step):
 			errs = append(errs, fmt.Errorf("%s: the user does not see why: %s", o.Step, brief(o.Error)))
 		}
