@@ -88,7 +88,7 @@ func TestGrantAWS(t *testing.T) {
 			r, _ := getObject()
 			d := s.Decide(r)
 			g := d.Grant.AWS
-			if d.Verdict != policy.Inject || g == nil || g.Granularity != tt.granularity || g.OnTooLarge != tt.onTooLarge || d.Grant.ScopeSource != tt.source {
+			if d.Verdict != policy.Inject || g == nil || g.Granularity != tt.granularity || g.OnTooLarge != tt.onTooLarge || d.Grant.ScopeSource != tt.source || !d.RawPaths {
 				t.Fatalf("got %v, %+v, source %q", d.Verdict, g, d.Grant.ScopeSource)
 			}
 			text, _, err := g.SessionPolicy(getCall(t), false)
@@ -108,7 +108,7 @@ func TestAWSOfOthers(t *testing.T) {
 	r.Credential = &v1alpha1.CredentialRef{Provider: "p1"}
 	s := compile(t, v1alpha1.AccessPolicy{Metadata: v1alpha1.ObjectMeta{Name: "p"}, Spec: v1alpha1.AccessPolicySpec{Rules: []v1alpha1.Rule{r}}})
 	d := s.Decide(&policy.Request{Host: "a.test", Port: 443, Scheme: "https", Method: "GET", Path: "/", Protocol: policy.HTTP, Workload: worker(), Time: now()})
-	if d.Verdict != policy.Inject || d.Grant.AWS != nil {
+	if d.Verdict != policy.Inject || d.Grant.AWS != nil || d.RawPaths {
 		t.Errorf("got %v, %+v", d.Verdict, d.Grant)
 	}
 }

@@ -411,6 +411,7 @@ func (c *compiler) addDecision(r *rule, doc *v1alpha1.Rule) {
 	case doc.Action == v1alpha1.ActionAllow && doc.Credential != nil:
 		d.Verdict = Inject
 		d.Grant = c.grant(r, doc.Credential)
+		d.RawPaths = d.RawPaths || d.Grant.AWS != nil // read byte for byte by awsscope, and signed so
 		d.Reason = fmt.Sprintf("rule %q of policy %q allows the call with a credential of provider %q", r.name, r.policy.name, doc.Credential.Provider)
 	case doc.Action == v1alpha1.ActionAllow:
 		d.Verdict = Allow

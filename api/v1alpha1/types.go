@@ -431,7 +431,8 @@ type Rule struct {
 	AllowCrossSite bool `json:"allowCrossSite,omitempty"`
 	// EchoRisk marks answers that may repeat the request; Range is dropped.
 	EchoRisk bool `json:"echoRisk,omitempty"`
-	// RawPaths says that the protocol owns encoded slashes and dot segments.
+	// RawPaths says that the protocol owns encoded slashes and dot segments. A
+	// credential of an aws provider implies it.
 	RawPaths bool `json:"rawPaths,omitempty"`
 	// CredentialCall allows a call whose purpose is to hand out credentials.
 	CredentialCall bool `json:"credentialCall,omitempty"`
