@@ -89,17 +89,24 @@ func doctorOutside(ctx context.Context, g *global, clients []string, unsafeSameU
 	if err := os.Mkdir(config, 0o755); err != nil {
 		return err
 	}
-	doc := `apiVersion: attache.dev/v1alpha1
-kind: AccessPolicy
-metadata: {name: doctor}
-spec:
-  destinations:
+	destination := `  destinations:
   - host: ` + doctorHost + `
     addresses: ["` + addr + `"]
     onlyCA: true
     caBundle: |
-      ` + strings.ReplaceAll(strings.TrimSpace(ca), "\n", "\n      ") + `
-  rules:
+      ` + strings.ReplaceAll(strings.TrimSpace(ca), "\n", "\n      ") + "\n"
+	// AWS SDKs fetch placeholder keys; no rule asks for the provider's sessions.
+	doc := `apiVersion: attache.dev/v1alpha1
+kind: CredentialProvider
+metadata: {name: doctor}
+spec:
+  aws: {roleARN: "arn:aws:iam::000000000000:role/doctor", region: us-east-1, doors: [container], endpoints: [{host: ` + doctorHost + `, service: s3}]}
+` + destination + `---
+apiVersion: attache.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: doctor}
+spec:
+` + destination + `  rules:
   - {name: doctor, hosts: [` + doctorHost + `], action: allow}
 `
 	if err := os.WriteFile(filepath.Join(config, "doctor.yaml"), []byte(doc), 0o644); err != nil {

@@ -18,6 +18,9 @@ type client struct {
 	answered             *regexp.Regexp
 	proxyHint, trustHint string
 	compiles             bool
+	// aws marks SDKs that insist on keys: they fetch placeholders where a door
+	// is open, and get worthless ones in their environment otherwise.
+	aws bool
 }
 
 //go:embed probes/probe.py
@@ -34,6 +37,12 @@ var javaProbe string
 
 //go:embed probes/probe.go.txt
 var goProbe string
+
+//go:embed probes/aws.mjs
+var awsNodeProbe string
+
+//go:embed probes/awsgo.go.txt
+var awsGoProbe string
 
 //go:embed probes/probe.rb
 var rubyProbe string
@@ -53,6 +62,7 @@ func clients() []client {
 		{name: "git", bin: "git", cmd: []string{"{bin}", "ls-remote", "{url}"}, env: []string{"GIT_TERMINAL_PROMPT=0"}, answered: httpError, proxyHint: "git config http.proxy overrides HTTPS_PROXY", trustHint: "git config http.sslCAInfo overrides GIT_SSL_CAINFO"},
 	}
 	cs = append(cs, pythons()...)
+	cs = append(cs, awsClients()...)
 	cs = append(cs,
 		client{name: "node fetch", bin: "node", file: "probe.mjs", script: nodeProbe, cmd: []string{"{bin}", "{script}", "{url}"}, proxyHint: nodeHint},
 		client{name: "node https.Agent (AWS SDK)", bin: "node", file: "agent.cjs", script: agentProbe, cmd: []string{"{bin}", "{script}", "{url}"}, proxyHint: nodeHint},
@@ -68,6 +78,21 @@ func clients() []client {
 	return cs
 }
 
+// awsClients are the AWS SDKs; boto3 stands with the other libraries of Python.
+func awsClients() []client {
+	const profile = "a profile in ~/.aws is hidden from it: give it the placeholder keys of a provider (spec.aws.doors)"
+	return []client{
+		{name: "aws CLI", bin: "aws", aws: true, cmd: []string{"{bin}", "sts", "get-caller-identity", "--region", "us-east-1", "--endpoint-url", "{url}", "--cli-connect-timeout", "10", "--cli-read-timeout", "10"},
+			env: []string{"AWS_MAX_ATTEMPTS=1"}, answered: awsAnswered, proxyHint: profile, trustHint: "ca_bundle in ~/.aws/config overrides AWS_CA_BUNDLE"},
+		{name: "aws-sdk-js v3", bin: "node", aws: true, file: "aws.mjs", script: awsNodeProbe, cmd: []string{"{bin}", "{script}", "{url}"}, proxyHint: nodeHint},
+		{name: "aws-sdk-go-v2", bin: "go", aws: true, file: "attache_awsgo.go", script: awsGoProbe, cmd: []string{"{bin}", "run", "{script}", "{url}"}, env: []string{"GO111MODULE=off", "GOWORK=off"}, answered: awsAnswered, compiles: true,
+			proxyHint: "a client built with an http.Transport of its own ignores the variables"},
+	}
+}
+
+// awsAnswered matches SDKs that got an answer, but not AWS's.
+var awsAnswered = regexp.MustCompile(`(?i)unable to parse response|An error occurred \(|StatusCode: [1-9]`)
+
 // What package clients print when a registry answered, but not as one.
 var (
 	cargoAnswered = regexp.MustCompile(`(?i)status code|got 4\d\d|not found in registry|failed to parse|expected value|does not (have|contain)|config\.json|api endpoint|invalid index`)
@@ -79,7 +104,7 @@ func pythons() []client {
 	var cs []client
 	for _, lib := range []string{"urllib", "requests", "httpx", "aiohttp", "boto3", "grpcio"} {
 		cs = append(cs, client{
-			name: "python " + lib, bin: "python3", file: "probe.py", script: pythonProbe,
+			name: "python " + lib, bin: "python3", aws: lib == "boto3", file: "probe.py", script: pythonProbe,
 			cmd:       []string{"{bin}", "{script}", lib, "{url}"},
 			proxyHint: "a client built with trust_env=False or proxies={} ignores the variables",
 			trustHint: "a client built with verify=… ignores the variables",

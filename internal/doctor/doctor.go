@@ -126,10 +126,20 @@ func (o Options) examine(ctx context.Context, c client) (Finding, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	before, start := o.seen(), time.Now()
-	res := o.Probe(ctx, append(append([]string{}, o.Env...), c.env...), cmd)
+	res := o.Probe(ctx, slices.Concat(o.Env, c.env, o.awsKeys(c)), cmd)
 	f.Millis = time.Since(start).Milliseconds()
 	o.judge(&f, c, res, o.seen()-before)
 	return f, nil
+}
+
+// awsKeys are worthless keys for an SDK that finds none otherwise.
+func (o Options) awsKeys(c client) []string {
+	if !c.aws || slices.ContainsFunc(o.Env, func(kv string) bool {
+		return strings.HasPrefix(kv, "AWS_ACCESS_KEY_ID=") || strings.HasPrefix(kv, "AWS_CONTAINER_CREDENTIALS_FULL_URI=")
+	}) {
+		return nil
+	}
+	return []string{"AWS_ACCESS_KEY_ID=probe", "AWS_SECRET_ACCESS_KEY=probe"}
 }
 
 func (o Options) seen() int {

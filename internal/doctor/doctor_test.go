@@ -163,7 +163,7 @@ func fast() []string {
 	if os.Getenv("ATTACHE_DOCTOR") == "all" {
 		return nil
 	}
-	return []string{"curl", "wget", "git", "python urllib", "python requests", "python httpx", "node"}
+	return []string{"curl", "wget", "git", "python urllib", "python requests", "python httpx", "python boto3", "node", "aws CLI"}
 }
 
 // findNode asks the node on the PATH for its version.

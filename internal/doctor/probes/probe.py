@@ -37,7 +37,6 @@ elif lib == "boto3":
     import botocore.exceptions
     client = boto3.client(
         "s3", endpoint_url=url, region_name="us-east-1",
-        aws_access_key_id="probe", aws_secret_access_key="probe",
         config=botocore.config.Config(retries={"max_attempts": 0}, connect_timeout=10, read_timeout=10),
     )
     try:
