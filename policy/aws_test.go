@@ -238,6 +238,11 @@ func TestExplainAWS(t *testing.T) {
 		q.Header = http.Header{"X-Amz-Target": {"secretsmanager.GetSecretValue"}, "Content-Type": {"application/x-amz-json-1.1"}}
 		q.Body = []byte(`{"SecretId":"db"}`)
 	}
+	login := func(q *awsscope.Request) {
+		q.Method, q.Host, q.RawPath, q.ClaimedService, q.ClaimedRegion = http.MethodPost, "iam.amazonaws.com", "/", "iam", "us-east-1"
+		q.Header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+		q.Body = []byte("Action=CreateLoginProfile&Version=2010-05-08&UserName=u&Password=p")
+	}
 	for name, tt := range map[string]struct {
 		change func(*v1alpha1.Rule)
 		call   func(*awsscope.Request)
@@ -247,10 +252,10 @@ func TestExplainAWS(t *testing.T) {
 		"not understood": {nil, func(q *awsscope.Request) { q.RawQuery = "nosuchsubresource" }, "refused"},
 		"other region":   {nil, func(q *awsscope.Request) { q.ClaimedRegion = "us-east-1" }, "the signature claims region"},
 		"a secret":       {nil, secret, "credentialCall: true"},
-		"sealed":         {func(r *v1alpha1.Rule) { r.CredentialCall = true }, secret, "answerCredentials: pass"},
+		"unsealable":     {func(r *v1alpha1.Rule) { r.CredentialCall = true }, login, "answerCredentials: pass"},
 	} {
 		scope := &v1alpha1.AWSScope{Policy: json.RawMessage(mediaPolicy)}
-		if name == "a secret" || name == "sealed" {
+		if name == "a secret" || name == "unsealable" {
 			scope = nil
 		}
 		x := explain(scope, tt.change, tt.call)
@@ -258,9 +263,12 @@ func TestExplainAWS(t *testing.T) {
 			t.Errorf("%s: got %s: %s", name, x.Verdict, x.Reason)
 		}
 	}
-	x = explain(nil, func(r *v1alpha1.Rule) { r.CredentialCall, r.AnswerCredentials = true, v1alpha1.AnswersPass }, secret)
-	if x.Verdict != "inject" || !x.Credential.AWS.HandsOutCredentials || !strings.Contains(x.Credential.AWS.SessionPolicy, "secretsmanager:GetSecretValue") {
-		t.Errorf("got %s: %+v", x.Verdict, x.Credential.AWS)
+	for answer, call := range map[v1alpha1.AnswerCredentials]func(*awsscope.Request){v1alpha1.AnswersSeal: secret, v1alpha1.AnswersPass: login} {
+		x = explain(nil, func(r *v1alpha1.Rule) { r.CredentialCall, r.AnswerCredentials = true, answer }, call)
+		a := x.Credential.AWS
+		if x.Verdict != "inject" || !a.HandsOutCredentials || a.Answer != string(answer) || !strings.Contains(a.SessionPolicy, a.Actions[0]) || !strings.Contains(x.String(), "holds secrets: "+string(answer)) {
+			t.Errorf("%s: got %s: %+v", answer, x.Verdict, a)
+		}
 	}
 }
 

@@ -24,8 +24,10 @@ type ExplainedAWS struct {
 	Resources   []string `json:"resources,omitempty"`
 	// Scope is request or action-only: how much of the call was understood.
 	Scope string `json:"scope,omitempty"`
-	// HandsOutCredentials says that the answer is a credential or a secret.
-	HandsOutCredentials bool `json:"handsOutCredentials,omitempty"`
+	// HandsOutCredentials says that the answer is a credential or a secret, and
+	// Answer what becomes of it: seal or pass.
+	HandsOutCredentials bool   `json:"handsOutCredentials,omitempty"`
+	Answer              string `json:"answer,omitempty"`
 	// UsedGranularity differs from Granularity where that was too large.
 	UsedGranularity string `json:"usedGranularity,omitempty"`
 	// SessionPolicy is the text that STS would get.
@@ -62,8 +64,11 @@ func (x *Explanation) ExplainAWS(r awsscope.Request, noEscapes bool, now time.Ti
 	case !call.HandsOutCredentials:
 	case !x.Decision.CredentialCall:
 		return x.Refuse(fmt.Errorf("%s hands out credentials; to allow it the rule needs credentialCall: true", what))
-	case x.Decision.Answers != v1alpha1.AnswersPass:
-		return x.Refuse(fmt.Errorf("the answer of %s is a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass", what))
+	case x.Decision.Answers != v1alpha1.AnswersPass && len(call.Secrets) == 0:
+		return x.Refuse(fmt.Errorf("the answer of %s holds a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass", what))
+	}
+	if call.HandsOutCredentials {
+		a.Answer = string(x.Decision.Answers)
 	}
 	text, used, err := g.SessionPolicy(call, noEscapes)
 	if err != nil {
@@ -110,6 +115,9 @@ func (a *ExplainedAWS) write(b *strings.Builder) {
 	}
 	if a.Scope != "" {
 		fmt.Fprintf(b, "  scope       %s\n", a.Scope)
+	}
+	if a.Answer != "" {
+		fmt.Fprintf(b, "  answer      holds secrets: %s\n", a.Answer)
 	}
 	fmt.Fprintf(b, "  granularity %s, too large: %s\n", a.Granularity, a.OnTooLarge)
 	if a.SessionPolicy == "" {
