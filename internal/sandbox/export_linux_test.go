@@ -1,6 +1,10 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+
+	"golang.org/x/net/bpf"
+)
 
 // NewLandlockOnly is New on a machine without mount namespaces.
 func NewLandlockOnly(ctx context.Context, o Options) (*Sandbox, error) {
@@ -9,3 +13,15 @@ func NewLandlockOnly(ctx context.Context, o Options) (*Sandbox, error) {
 
 // ParseMount lets a fuzz test read mountinfo.
 func ParseMount(line string) { parseMount(line) }
+
+// Filter is the seccomp program.
+func Filter(noUnix bool) []bpf.RawInstruction {
+	var out []bpf.RawInstruction
+	for _, i := range filter(noUnix) {
+		out = append(out, bpf.RawInstruction{Op: i.Code, Jt: i.Jt, Jf: i.Jf, K: i.K})
+	}
+	return out
+}
+
+// KeptCaps are what a child that runs as root keeps on this kernel.
+func KeptCaps() uint64 { return keptCaps(landlockABI() >= 6) }

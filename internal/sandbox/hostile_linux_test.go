@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // otherUID is a user that owns nothing on any machine.
@@ -94,6 +96,9 @@ func launcher(t *testing.T, s stageSet, role string, uid int, args ...string) *e
 	cmd.Env = []string{
 		roleVar + "=" + role, canaryVar + "=CANARY-" + rand.Text(), "HOME=" + filepath.Join(s.Base, "home"),
 		"PATH=/usr/bin:/bin", "SANDBOX_TEST_SUID=" + s.Suid, "TMPDIR=" + s.Base,
+		// Folders and files of the user's that variables name.
+		"XDG_RUNTIME_DIR=" + filepath.Join(s.Base, "runtime"), "KUBECONFIG=" + filepath.Join(s.Base, "elsewhere", "kube.yaml"),
+		"DOCKER_CONFIG=" + filepath.Join(s.Base, "docker-config"),
 		"GORACE=atexit_sleep_ms=0", // else each exit of a race-enabled program takes a second
 	}
 	if os.Getuid() == 0 && uid != 0 {
@@ -132,12 +137,14 @@ func TestHostile(t *testing.T) {
 func confined(t *testing.T, s stageSet, role string, uid int) {
 	out, err := launcher(t, s, role, uid, s.Hostile, "TARGETS").CombinedOutput()
 	leaks := leaked(string(out))
-	known := 0
+	known := len(leaks)
 	if role == roleNoNS {
-		// Landlock does not restrict chmod: docs/sandbox.md, limits.
-		leaks = slices.DeleteFunc(leaks, func(s string) bool { return s == "chmod the policy" })
-		known = 1
+		// Landlock restricts neither chmod nor devices: docs/sandbox.md.
+		leaks = slices.DeleteFunc(leaks, func(a string) bool {
+			return a == "chmod the policy" || a == "read a device in "+filepath.Join(s.Base, "proj")
+		})
 	}
+	known -= len(leaks)
 	if len(leaks) > 0 {
 		t.Errorf("leaked: %s", strings.Join(leaks, "; "))
 	}
@@ -156,7 +163,8 @@ var (
 		"inherited descriptors", "read the issuer's key", "list the state folder", "read the key through /proc/self/cwd/..",
 		"read the key through a symbolic link", "read the key through a hard link", "delete the spool", "edit the policy", "add a policy",
 		"replace the policy", "replace attache's binary", "put another folder in the place of proj", "put another folder in the place of .local",
-		"read .aws/credentials", "read home/.netrc", "read proj/provider.key", "read tokens/human.token", "read spiffe/svid.key",
+		"read .aws/credentials", "read home/.netrc", "read proj/provider.key", "read provider.key from the working folder", "read runtime/session.key", "read elsewhere/kube.yaml",
+		"read docker-config/token.json", "read tokens/human.token", "read spiffe/svid.key",
 		"connect to admin.sock", "connect to agent.sock", "connect to admin.sock through /proc/PID/root", "connect to an abstract socket",
 		"read /proc/PID/environ", "read /proc/PID/mem", "read /proc/TID/mem of a thread", "read /proc/PID/maps", "read the links of /proc/PID/fd", "open /proc/PID/fd/N",
 		"read the key through /proc/PID/root", "read the key through /proc/PID/cwd", "ptrace seize", "ptrace attach", "process_vm_readv", "pidfd_getfd",
@@ -166,7 +174,7 @@ var (
 	mustLeakUser = []string{"gain privileges from a set-user-id program"}
 	mustLeakRoot = []string{
 		"mount", "clone the root mount", "chroot", "enter the mount namespace", "open_by_handle_at", "bpf", "perf on everything", "raw packets",
-		"make a disk's node", "hold dangerous capabilities", "set core_pattern",
+		"make a disk's node", "read a device in /dev", "hold dangerous capabilities", "set core_pattern",
 	}
 )
 
@@ -177,6 +185,9 @@ func control(t *testing.T, s stageSet, uid int) {
 	if uid == 0 {
 		want = append(slices.Clone(mustLeak), mustLeakRoot...)
 	}
+	if uid == 0 && !forbidsDevices(t, s.Base) {
+		want = append(want, "read a device in "+filepath.Join(s.Base, "proj"))
+	}
 	got := leaked(string(out))
 	for _, name := range want {
 		if !slices.Contains(got, name) {
@@ -186,6 +197,15 @@ func control(t *testing.T, s stageSet, uid int) {
 	if t.Failed() {
 		t.Logf("%s", out)
 	}
+}
+
+// forbidsDevices reports whether the file system of dir does so on its own.
+func forbidsDevices(t *testing.T, dir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Flags&unix.ST_NODEV != 0
 }
 
 // leaked lists the attempts that succeeded.

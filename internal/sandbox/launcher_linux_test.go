@@ -64,6 +64,8 @@ type targets struct {
 	Sockets                    []string
 	Abstract                   string
 	Cgroup, Suid, Scratch      string
+	Near                       string
+	Nodes                      []string
 	FD                         int
 	spiffe, tokenDir, provider string
 }
@@ -155,12 +157,14 @@ func furnish(base, secret string) (*targets, func(), error) {
 		Renames: []string{proj, filepath.Dir(filepath.Dir(state)), filepath.Dir(state)},
 		Suid:    os.Getenv("SANDBOX_TEST_SUID"), Scratch: filepath.Join(proj, "scratch"),
 		spiffe: filepath.Join(base, "spiffe", "agent.sock"), tokenDir: filepath.Join(base, "tokens"), provider: filepath.Join(proj, "provider.key"),
+		Near: "provider.key",
 	}
 	for _, f := range []string{".aws/credentials", ".netrc", ".ssh/id_ed25519", ".config/gh/hosts.yml", ".config/gcloud/credentials.db", ".kube/config",
 		".docker/config.json", ".npmrc", ".git-credentials", ".pypirc", ".cargo/credentials.toml", ".azure/token", ".vault-token", ".local/share/keyrings/login", ".gnupg/key"} {
 		t.Secrets = append(t.Secrets, filepath.Join(home, f))
 	}
-	t.Secrets = append(t.Secrets, t.provider, filepath.Join(t.tokenDir, "human.token"), filepath.Join(base, "spiffe", "svid.key"))
+	t.Secrets = append(t.Secrets, t.provider, filepath.Join(t.tokenDir, "human.token"), filepath.Join(base, "spiffe", "svid.key"),
+		filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "session.key"), os.Getenv("KUBECONFIG"), filepath.Join(os.Getenv("DOCKER_CONFIG"), "token.json"))
 	for _, f := range append([]string{t.Key, t.Spool}, t.Secrets...) {
 		if err := put(f, secret, 0o600); err != nil {
 			return nil, nil, err
@@ -189,7 +193,13 @@ func furnish(base, secret string) (*targets, func(), error) {
 		go answer(l, secret)
 	}
 	t.Cgroup = ownCgroup()
-	return t, func() { _ = key.Close() }, nil
+	t.Nodes = nodes(proj)
+	return t, func() {
+		_ = key.Close()
+		for _, n := range t.Nodes {
+			_ = os.Remove(n)
+		}
+	}, nil
 }
 
 func put(path, text string, mode os.FileMode) error {
@@ -208,6 +218,18 @@ func answer(l net.Listener, secret string) {
 		_, _ = c.Write([]byte(secret))
 		_ = c.Close()
 	}
+}
+
+// nodes makes devices that stand for the machine's: /dev/zero by names that
+// nobody would call harmless. Only root can.
+func nodes(dir string) []string {
+	var list []string
+	for _, path := range []string{filepath.Join(dir, "device"), "/dev/attache-test-" + strconv.Itoa(os.Getpid())} {
+		if unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) == nil && os.Chmod(path, 0o666) == nil {
+			list = append(list, path)
+		}
+	}
+	return list
 }
 
 // ownCgroup is where this process lives in the version 2 hierarchy.

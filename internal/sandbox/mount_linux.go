@@ -135,6 +135,10 @@ func mountAll(sp *spec) error {
 	if err != nil {
 		return err
 	}
+	// First: the mounts made below inherit it.
+	if err := forbidDevices(mounts); err != nil {
+		return err
+	}
 	// A folder above policy or state cannot be renamed away, and another put
 	// in its place, while it is a mount point.
 	for _, p := range sp.Pin {
@@ -217,20 +221,27 @@ func cover(path string) error {
 	return nil
 }
 
-// guardSystem makes /sys, every cgroup file system and the dangerous parts of
-// /proc read-only or invisible. Root also loses device nodes outside /dev.
-func guardSystem(mounts []mountPoint) error {
-	if os.Geteuid() == 0 {
-		for _, m := range mounts {
-			if m.path == "/dev" || below(m.path, "/dev") {
-				continue
-			}
-			err := setAttr(m.path, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
-			if err != nil && !gone(err) && !errors.Is(err, unix.EINVAL) { // EINVAL: covered by another mount
-				return fmt.Errorf("forbid devices on %s: %w", m.path, err)
-			}
+// forbidDevices takes device nodes outside /dev from root. Mounts that are
+// made later from these inherit it.
+func forbidDevices(mounts []mountPoint) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, m := range mounts {
+		if m.path == "/dev" || below(m.path, "/dev") {
+			continue
+		}
+		err := setAttr(m.path, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
+		if err != nil && !gone(err) && !errors.Is(err, unix.EINVAL) { // EINVAL: covered by another mount
+			return fmt.Errorf("forbid devices on %s: %w", m.path, err)
 		}
 	}
+	return nil
+}
+
+// guardSystem makes /sys, every cgroup file system and the dangerous parts of
+// /proc read-only or invisible.
+func guardSystem(mounts []mountPoint) error {
 	for _, p := range systemReadOnly {
 		if err := readOnly(p); err != nil {
 			return err

@@ -69,6 +69,10 @@ func fileAttempts(t *targets) []attempt {
 	for _, f := range t.Secrets {
 		list = append(list, attempt{"read " + tail(f), func(*targets) error { return readCanary(f) }})
 	}
+	list = append(list, attempt{"read " + t.Near + " from the working folder", func(t *targets) error { return readCanary(t.Near) }})
+	for _, n := range t.Nodes {
+		list = append(list, attempt{"read a device in " + filepath.Dir(n), func(*targets) error { _, err := readSome(n); return err }})
+	}
 	for _, s := range t.Sockets {
 		list = append(list, attempt{"connect to " + filepath.Base(s), func(*targets) error { return connect(s) }},
 			attempt{"connect to " + filepath.Base(s) + " through /proc/PID/root", func(t *targets) error {

@@ -35,10 +35,12 @@ type targets struct {
 	Startup  string   // a file the user's shell executes
 	Sockets  []string
 	Abstract string
-	Cgroup   string // folder of the parent's cgroup
-	Suid     string // set-user-id root copy of this program
-	Scratch  string // a folder of the agent's own
-	FD       int    // of the key, open in the parent
+	Cgroup   string   // folder of the parent's cgroup
+	Suid     string   // set-user-id root copy of this program
+	Scratch  string   // a folder of the agent's own
+	Near     string   // a hidden file in the working folder, by its name alone
+	Nodes    []string // devices, one outside /dev
+	FD       int      // of the key, open in the parent
 }
 
 // canary starts every secret that must not be seen.
