@@ -91,9 +91,7 @@ func (m *Minter) deny(ctx context.Context, p plan, s session, e minting.Evidence
 }
 
 func (d *denier) deny(ctx context.Context, role string, one *denial, e minting.Evidence) error {
-	d.mu.Lock()
-	d.pending[role] = append(d.pending[role], one)
-	d.mu.Unlock()
+	one = d.enlist(role, one)
 	select {
 	case d.turn <- struct{}{}:
 		defer func() { <-d.turn }()
@@ -118,6 +116,20 @@ func (d *denier) deny(ctx context.Context, role string, one *denial, e minting.E
 		one.done = true
 	}
 	return nil
+}
+
+// enlist adds one to those that wait, and returns the one that waits already
+// where a revocation is repeated.
+func (d *denier) enlist(role string, one *denial) *denial {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.pending[role] {
+		if p.userID == one.userID {
+			return p
+		}
+	}
+	d.pending[role] = append(d.pending[role], one)
+	return one
 }
 
 // write brings the policy up to date and sees that it stays: another Attaché

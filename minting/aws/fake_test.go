@@ -65,6 +65,7 @@ type fakeSTS struct {
 	t   testing.TB
 	src *mintingtest.Source
 	lie func(*answer)
+	now func() time.Time
 
 	mu       sync.Mutex // guards what follows
 	sessions map[string]credentials
@@ -73,7 +74,7 @@ type fakeSTS struct {
 }
 
 func newSTS(t testing.TB) *fakeSTS {
-	return &fakeSTS{t: t, src: mintingtest.NewSource(t), sessions: map[string]credentials{}}
+	return &fakeSTS{t: t, src: mintingtest.NewSource(t), now: time.Now, sessions: map[string]credentials{}}
 }
 
 func (f *fakeSTS) asked() []url.Values {
@@ -202,7 +203,7 @@ func (f *fakeSTS) signed(r *http.Request, body []byte, service, region string) b
 		}
 	}
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
-	if err != nil || time.Since(at).Abs() > 15*time.Minute {
+	if err != nil || f.now().Sub(at).Abs() > 15*time.Minute {
 		return false
 	}
 	again.Header.Del("X-Amz-Security-Token")
@@ -223,7 +224,7 @@ func (f *fakeSTS) grant(w http.ResponseWriter, q url.Values) {
 	d, _ := time.ParseDuration(q.Get("DurationSeconds") + "s")
 	a.Result.Credentials = &credentials{
 		AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: "secret-" + rand.Text(), SessionToken: "token-" + rand.Text(),
-		Expiration: time.Now().Add(d).UTC().Format(time.RFC3339),
+		Expiration: f.now().Add(d).UTC().Format(time.RFC3339),
 	}
 	a.Result.AssumedRole.AssumedRoleID = roleID + ":" + q.Get("RoleSessionName")
 	a.Result.AssumedRole.Arn = "arn:aws:sts::" + account + ":assumed-role" + role[strings.LastIndexByte(role, '/'):] + "/" + q.Get("RoleSessionName")
