@@ -83,6 +83,13 @@ type Attestor interface {
 	Attest(ctx context.Context, conn net.Conn) (Caller, error)
 }
 
+// Holder is an [Attestor] that can tell a peer which half-closed its connection
+// from one that has gone. It is safe for concurrent use.
+type Holder interface {
+	// Held reports whether a process still holds the peer's end of conn.
+	Held(conn net.Conn) bool
+}
+
 // JWTRequest asks for a signed JWT about a workload.
 type JWTRequest struct {
 	Workload *Workload

@@ -83,6 +83,18 @@ func (a *Attestor) Attest(ctx context.Context, conn net.Conn) (identity.Caller, 
 	return identity.Caller{Workload: a.workload, Process: p}, nil
 }
 
+// Held implements [identity.Holder] for TCP connections from this machine: a
+// socket that is only half-closed keeps its inode, one that was closed has none.
+func (a *Attestor) Held(conn net.Conn) bool {
+	local, lok := conn.LocalAddr().(*net.TCPAddr)
+	remote, rok := conn.RemoteAddr().(*net.TCPAddr)
+	if !lok || !rok {
+		return false
+	}
+	_, err := a.diag.lookup(plain(remote.AddrPort()), plain(local.AddrPort()))
+	return err == nil
+}
+
 // tcp finds the process behind the other end of a TCP connection.
 func (a *Attestor) tcp(c net.Conn) (identity.Process, error) {
 	local, lok := c.LocalAddr().(*net.TCPAddr)

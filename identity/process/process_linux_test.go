@@ -370,3 +370,31 @@ func benchmark(b *testing.B, cgroup string, attr *syscall.SysProcAttr) {
 		}
 	}
 }
+
+// A socket that was half-closed is held; one that was closed is not.
+func TestHeld(t *testing.T) {
+	a := newAttestor(t, process.Options{Workload: workload()})
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(address, func(t *testing.T) {
+			l := listen(t, "tcp", address)
+			c, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := accept(t, l)
+			if !a.Held(conn) {
+				t.Error("an open socket is not held")
+			}
+			if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if !a.Held(conn) {
+				t.Error("a half-closed socket is not held")
+			}
+			_ = c.Close()
+			if a.Held(conn) {
+				t.Error("a closed socket is held")
+			}
+		})
+	}
+}

@@ -48,7 +48,8 @@ const (
 var ErrClosed = errors.New("front is shut down")
 
 // Front serves agents' connections. Attestor, CA, Handler and Log are
-// required. The fields must not change once a Serve method was called.
+// required. An Attestor that is an [identity.Holder] lets clients half-close
+// plain TCP. The fields must not change once a Serve method was called.
 type Front struct {
 	Attestor identity.Attestor
 	CA       *intercept.CA
@@ -102,6 +103,9 @@ func (f *Front) setup() error {
 			Handler: handler, MaxHeaderBytes: l.MaxHeaderBytes, MaxHeaders: l.MaxHeaders,
 			HeaderTimeout: l.HeaderTimeout.D(), IdleTimeout: l.IdleTimeout.D(),
 			Refused: f.refused, Log: f.Log,
+		}
+		if h, ok := f.Attestor.(identity.Holder); ok {
+			f.h1.Held = h.Held
 		}
 		f.h2base = &http.Server{
 			Handler:           handler,

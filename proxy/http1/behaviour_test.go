@@ -15,6 +15,7 @@ import (
 	"net/textproto"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -507,5 +508,81 @@ func TestShutdown(t *testing.T) {
 	close(release)
 	if b, err := io.ReadAll(busy); err != nil || !strings.Contains(string(b), "Connection: close\r\n") || !strings.HasSuffix(string(b), "done") {
 		t.Errorf("busy: %q, %v", b, err)
+	}
+}
+
+// TestHalfCloseWithoutTLS: a client that sends its requests and a FIN, as
+// "printf … | nc" does, gets its answers while somebody holds its socket.
+func TestHalfCloseWithoutTLS(t *testing.T) {
+	slow := func(held func() bool, ended chan<- error) *http1.Server {
+		s := handle(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			select {
+			case <-r.Context().Done():
+			case <-time.After(60 * time.Millisecond):
+			}
+			ended <- r.Context().Err()
+			_, _ = io.WriteString(w, "late "+r.URL.Path)
+		})
+		if held != nil {
+			s.Held = func(net.Conn) bool { return held() }
+		}
+		return s
+	}
+	const get, post = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n", "POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+	for _, tt := range []struct {
+		name, raw string
+		held      func() bool
+		answers   int // to all of them, or the first request is cancelled
+	}{
+		{"held", get, func() bool { return true }, 1},
+		{"held, with a body", post, func() bool { return true }, 1},
+		{"held, two requests", get + post, func() bool { return true }, 2},
+		{"gone", get, func() bool { return false }, 0},
+		{"nobody can tell", get, nil, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ended := make(chan error, 2)
+			c := dial(t, serve(t, slow(tt.held, ended), nil))
+			_, _ = io.WriteString(c, tt.raw)
+			if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(c)
+			if tt.answers == 0 {
+				if err := <-ended; !errors.Is(err, context.Canceled) {
+					t.Errorf("the request went on: %v", err)
+				}
+				return
+			}
+			if err != nil || strings.Count(string(b), "late /") != tt.answers {
+				t.Fatalf("got %q, %v; want %d answers", b, err, tt.answers)
+			}
+			for range tt.answers {
+				if err := <-ended; err != nil {
+					t.Errorf("a half-close ended the request: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// TestHalfClosedClientLeaves: one that goes while it waits is noticed then.
+func TestHalfClosedClientLeaves(t *testing.T) {
+	var asked atomic.Int32
+	ended := make(chan error, 1)
+	s := handle(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-time.After(5 * time.Second):
+		}
+		ended <- r.Context().Err()
+	})
+	s.Held = func(net.Conn) bool { return asked.Add(1) < 3 }
+	c := dial(t, serve(t, s, nil))
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	_ = c.(*net.TCPConn).CloseWrite()
+	if err := <-ended; !errors.Is(err, context.Canceled) || asked.Load() != 3 {
+		t.Errorf("got %v after %d questions", err, asked.Load())
 	}
 }

@@ -101,7 +101,8 @@ type watch struct {
 	armed   bool
 	reading bool
 	aborted bool
-	over    bool // the connection was taken over
+	over    bool          // the connection was taken over
+	quit    chan struct{} // ends the wait of a half-closed client; nil: there is none
 }
 
 func (w *watch) init(k *conn) {
@@ -127,26 +128,28 @@ func (w *watch) arm() {
 func (w *watch) fire() {
 	w.mu.Lock()
 	in := &w.k.in
-	if !w.armed || w.reading || in.err != nil {
+	if !w.armed || w.reading {
 		w.mu.Unlock()
 		return
 	}
 	if in.r == in.w {
 		in.r, in.w = 0, 0
 	}
-	if in.w == len(in.buf) { // the next requests are here already
+	if in.err == nil && in.w == len(in.buf) { // the next requests are here already
 		w.mu.Unlock()
 		return
 	}
 	w.reading = true
 	in.clearDeadline() // before the lock goes: stop sets one to end the read
-	dst := in.buf[in.w:]
+	dst, n, err := in.buf[in.w:], 0, in.err
 	w.mu.Unlock()
 
-	n, err := in.c.Read(dst)
+	if err == nil {
+		n, err = in.c.Read(dst)
+	}
 	ended := err
 	if n == 0 && errors.Is(err, io.EOF) {
-		err = w.halfClosed(err)
+		err = w.halfClosed()
 	}
 
 	w.mu.Lock()
@@ -166,20 +169,41 @@ func (w *watch) fire() {
 	}
 }
 
-// halfClosed tells a TLS client that has sent close_notify and waits for its
-// answer (RFC 8446 section 6.1) from one that has gone: it returns when the
-// TCP connection ends, too. Without TLS a FIN may mean either, and is taken as
-// going.
-func (w *watch) halfClosed(err error) error {
-	t, ok := w.k.nc.(interface{ NetConn() net.Conn })
-	if !ok {
-		return err
+// halfClosed tells a client that has ended its sending side and waits for its
+// answer from one that has gone: it returns when the connection ends, nil when
+// the watch does. A TLS client half-closes by close_notify (RFC 8446 section
+// 6.1), and its TCP connection goes on. A FIN may mean either; whether
+// somebody still holds the client's socket is for [Server.Held] to tell.
+func (w *watch) halfClosed() error {
+	if t, ok := w.k.nc.(interface{ NetConn() net.Conn }); ok {
+		var one [1]byte
+		var err error
+		for err == nil {
+			_, err = t.NetConn().Read(one[:]) // what follows close_notify is ignored
+		}
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
 	}
-	var one [1]byte
-	for err = nil; err == nil; {
-		_, err = t.NetConn().Read(one[:]) // what follows close_notify is ignored
+	if w.k.s.Held == nil {
+		return io.EOF
 	}
-	return err
+	quit := make(chan struct{})
+	w.mu.Lock()
+	if w.aborted {
+		close(quit)
+	} else {
+		w.quit = quit
+	}
+	w.mu.Unlock()
+	for pause := heldPause; w.k.s.Held(w.k.nc); pause = min(2*pause, heldPauseMax) {
+		select {
+		case <-quit:
+			return nil
+		case <-time.After(pause):
+		}
+	}
+	return io.EOF
 }
 
 // stop ends the watch and waits until it has let go of the connection.
@@ -194,6 +218,10 @@ func (w *watch) stop() {
 		return
 	}
 	w.aborted = true
+	if w.quit != nil {
+		close(w.quit)
+		w.quit = nil
+	}
 	_ = w.k.nc.SetReadDeadline(time.Unix(1, 0))
 	for w.reading {
 		w.cond.Wait()

@@ -41,6 +41,9 @@ const (
 	// for the client's leaving. Shorter requests never pay for the watch: a
 	// timer, a read, and two deadlines to end it.
 	watchAfter = 10 * time.Millisecond
+	// heldPause is how often a half-closed client is asked after, at first and
+	// in the end.
+	heldPause, heldPauseMax = 20 * time.Millisecond, 500 * time.Millisecond
 )
 
 // Server serves HTTP/1.x on connections given to [Server.ServeConn]. Handler
@@ -48,8 +51,8 @@ const (
 // a connection is served. It is safe for concurrent use.
 //
 // A request's context ends when the client goes away, some ten milliseconds after
-// it does. A TLS client may half-close and still gets its answer; without TLS
-// a half-close cannot be told from going away.
+// it does. A TLS client may half-close and still gets its answer; so does one
+// without TLS where Held tells that from going away.
 type Server struct {
 	Handler http.Handler
 	// MaxHeaderBytes bounds a request's head, MaxHeaders its field lines.
@@ -60,6 +63,11 @@ type Server struct {
 	// Refused, if not nil, is told of each refused request: one of the Kind
 	// constants.
 	Refused func(kind string)
+	// Held, if not nil, reports whether somebody still holds the other end of a
+	// connection whose client has sent a FIN: then it waits for its answer. It
+	// is asked again until then. If nil, a FIN counts as leaving, as it does in
+	// net/http.
+	Held func(c net.Conn) bool
 	// Log, if not nil, is told of panics.
 	Log *slog.Logger
 
@@ -207,7 +215,7 @@ func (k *conn) serveOne() bool {
 	k.watch.stop() // after the body, whose end starts the watch
 	x.ctx.cancel()
 	k.cur.Store(nil)
-	if again && k.in.err == nil {
+	if again && (k.in.err == nil || len(k.in.buffered()) > 0) { // sent before it half-closed
 		return true
 	}
 	switch {
