@@ -21,7 +21,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -67,6 +69,7 @@ type Minter struct {
 	endpoint string // of STS, for the circuit breaker
 	anywhere string // endpoint of Roles Anywhere, empty without
 	denier   *denier
+	skew     atomic.Int64 // STS's clock less ours, as last seen
 }
 
 // New returns the Minter of the provider called name. It reads spec.CAFile and
@@ -118,6 +121,7 @@ type plan struct {
 	ends     time.Time
 	duration time.Duration // of the last hop
 	second   secondHop
+	skew     time.Duration // used for the end in policy
 }
 
 func (m *Minter) mint(ctx context.Context, r minting.Request, e minting.Evidence) (minting.Credential, error) {
@@ -128,6 +132,10 @@ func (m *Minter) mint(ctx context.Context, r minting.Request, e minting.Evidence
 	s, err := m.assume(ctx, p, e)
 	if err != nil {
 		return minting.Credential{}, err
+	}
+	if late := time.Duration(m.skew.Load()) - p.skew; late > p.ends.Sub(m.deps.Now())/4 {
+		// The policy would end long before we stop using the session.
+		return minting.Credential{}, fmt.Errorf("%w: the clock of STS is %s ahead of ours; check the clock", minting.ErrUnavailable, late)
 	}
 	if m.denier != nil && s.userID == "" {
 		return minting.Credential{}, fmt.Errorf("%w: STS did not name the session, so that it could not be revoked", minting.ErrUnavailable)
@@ -156,7 +164,8 @@ func (m *Minter) plan(r minting.Request, e minting.Evidence) (plan, error) {
 		ttl = p.duration
 	}
 	p.ends = m.deps.Now().Add(ttl).Truncate(time.Second)
-	p.policy = iampolicy.End(r.SessionPolicy, p.ends)
+	p.skew = time.Duration(m.skew.Load())
+	p.policy = iampolicy.End(r.SessionPolicy, p.ends.Add(p.skew))
 	if err := checkPolicy(p.policy); err != nil {
 		return plan{}, err
 	}
@@ -224,7 +233,7 @@ func (m *Minter) credential(p plan, s session, e minting.Evidence) minting.Crede
 	// worth nothing, unless the policy was made without an end.
 	if s.expires.Before(c.Expires) {
 		c.Expires = s.expires
-	} else if s.expires.After(c.Expires) && !strings.Contains(p.policy, p.ends.UTC().Format(time.RFC3339)) {
+	} else if s.expires.After(c.Expires) && !strings.Contains(p.policy, iamTime(p.ends.Add(p.skew))) {
 		c.Outlives = s.expires
 	}
 	switch {
@@ -240,9 +249,23 @@ func (m *Minter) credential(p plan, s session, e minting.Evidence) minting.Crede
 // Revoke implements [minting.Revoker].
 func (m *Minter) Revoke(ctx context.Context, c minting.Credential) error {
 	if c.Undo == nil {
-		return fmt.Errorf("provider %s: %w: STS ends no session; it ends by itself at %s", m.name, errors.ErrUnsupported, c.Expires.UTC().Format(time.RFC3339))
+		return fmt.Errorf("provider %s: %w: STS ends no session; it ends by itself at %s", m.name, errors.ErrUnsupported, iamTime(c.Expires))
 	}
 	return c.Undo(ctx)
+}
+
+// learn notes how far STS's clock is from ours, by the Date of its answer:
+// aws:CurrentTime is compared with STS's. Seconds are what a Date can tell.
+func (m *Minter) learn(a issuer.Answer) {
+	at, err := http.ParseTime(a.Header.Get("Date"))
+	if err != nil || a.Status != http.StatusOK {
+		return
+	}
+	skew := at.Sub(m.deps.Now()).Truncate(time.Second)
+	if skew.Abs() <= 2*time.Second {
+		skew = 0
+	}
+	m.skew.Store(int64(min(max(skew, -maxSkew), maxSkew)))
 }
 
 // wait spends one call of the pace.

@@ -95,6 +95,34 @@ func TestTTLBeyondDuration(t *testing.T) {
 	}
 }
 
+// TestClockOfSTS: where its clock is ahead, the first session would end at once
+// by aws:CurrentTime and is not used; the next one ends by STS's clock.
+func TestClockOfSTS(t *testing.T) {
+	const ahead = 4 * time.Minute
+	f := newSTS(t)
+	f.now = func() time.Time { return time.Now().Add(ahead) }
+	m := connect(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", f.now().UTC().Format(http.TimeFormat))
+		f.ServeHTTP(w, r)
+	}), nil)
+	e := evidence(f)
+	if _, err := m.Mint(t.Context(), request(e), e); !errors.Is(err, minting.ErrUnavailable) || !strings.Contains(err.Error(), "clock") {
+		t.Errorf("first: %v", err)
+	}
+	c, err := m.Mint(t.Context(), request(e), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(f.asked()[1].Get("Policy"), `"aws:CurrentTime":"`)
+	end, err := time.Parse(time.RFC3339, text[:len("2006-01-02T15:04:05Z")])
+	if d := end.Sub(c.Expires); err != nil || d < ahead-3*time.Second || d > ahead {
+		t.Errorf("the policy ends %v after our use, want about %v (%v)", d, ahead, err)
+	}
+	if !c.Outlives.IsZero() {
+		t.Error("it has an end, and is said to outlive it")
+	}
+}
+
 func human() *identity.Task {
 	t := mintingtest.Task("token-of-alice")
 	t.Human.Email, t.Purpose = "alice@example.com", "close the books"

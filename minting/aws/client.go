@@ -16,7 +16,6 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
-	"github.com/attache-dev/attache/minting/internal/issuer"
 )
 
 // userAgent replaces the SDK's, which tells of variables in our environment.
@@ -26,7 +25,7 @@ const userAgent = "attache"
 // signed. Making one opens nothing.
 func (m *Minter) sts(creds aws.CredentialsProvider) *sts.Client {
 	o := sts.Options{
-		Region: m.spec.Region, Credentials: creds, HTTPClient: doer{m.client},
+		Region: m.spec.Region, Credentials: creds, HTTPClient: doer{m},
 		// Guard decides about retries; it knows of back-off and of others.
 		Retryer: aws.NopRetryer{},
 	}
@@ -60,7 +59,7 @@ func stsEndpoint(s v1alpha1.AWS) (string, error) {
 
 // doer is how the SDK reaches the network: through the issuer client, with its
 // bounds and without redirects.
-type doer struct{ c *issuer.Client }
+type doer struct{ m *Minter }
 
 // sendError is an error of doer; what the SDK writes around it is not ours.
 type sendError struct{ err error }
@@ -72,10 +71,11 @@ func (e *sendError) Unwrap() error { return e.err }
 func (d doer) Do(req *http.Request) (*http.Response, error) {
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Del("X-Amzn-Trace-Id") // of the Lambda we might run in
-	a, err := d.c.Do(req.Context(), req)
+	a, err := d.m.client.Do(req.Context(), req)
 	if err != nil {
 		return nil, &sendError{err}
 	}
+	d.m.learn(a)
 	return &http.Response{
 		StatusCode: a.Status, Status: http.StatusText(a.Status), Header: a.Header, Request: req,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

@@ -19,8 +19,7 @@ import (
 	"github.com/attache-dev/attache/minting"
 )
 
-// maxSkew is how far an issuer's clock may be from ours: SigV4 allows no more
-// than a quarter of an hour either.
+// maxSkew is how far an issuer's clock may be from ours.
 const maxSkew = 5 * time.Minute
 
 // maxToken bounds a token file. STS takes 20,000 characters.
@@ -186,9 +185,9 @@ func (m *Minter) keys(id, key, token string, expires time.Time, d time.Duration)
 	case expires.IsZero():
 		return bad("with a session that has no end")
 	case !expires.After(now):
-		return bad("with a session that ended at %s; check the clock", expires.UTC().Format(time.RFC3339))
+		return bad("with a session that ended at %s; check the clock", iamTime(expires))
 	case expires.After(now.Add(d + maxSkew)):
-		return bad("with a session until %s, longer than the %s asked for; check the clock", expires.UTC().Format(time.RFC3339), d)
+		return bad("with a session until %s, longer than the %s asked for; check the clock", iamTime(expires), d)
 	}
 	return session{keyID: id, secret: secret.New(key), token: secret.New(token), expires: expires}, nil
 }
