@@ -25,7 +25,8 @@ func TestErrorBodies(t *testing.T) {
 		p           sigv4.Protocol
 		contentType string
 	}{
-		{sigv4.S3XML, "application/xml"}, {sigv4.RESTXML, "text/xml"}, {sigv4.QueryXML, "text/xml"}, {sigv4.EC2XML, "text/xml"},
+		{sigv4.S3XML, "application/xml; charset=utf-8"}, {sigv4.RESTXML, "text/xml; charset=utf-8"},
+		{sigv4.QueryXML, "text/xml; charset=utf-8"}, {sigv4.EC2XML, "text/xml; charset=utf-8"},
 		{sigv4.JSON10, "application/x-amz-json-1.0"}, {sigv4.JSON11, "application/x-amz-json-1.1"}, {sigv4.RESTJSON, "application/json"}, {sigv4.CBOR, "application/cbor"},
 	} {
 		contentType, body := sigv4.ErrorBody(tt.p, "AccessDenied", msg, "rec-1")

@@ -28,10 +28,10 @@ const (
 	maxFrame = len("10000") + len(chunkExtension) + maxV4ASignature + 2
 )
 
-// chunking is how a body signed in chunks is read and written.
+// chunking is how a body in chunks is read and written.
 type chunking struct {
 	decoded  int64
-	sigLen   int      // of a chunk's signature in hex, with padding
+	sigLen   int      // of a chunk's signature in hex, with padding; 0: none is signed
 	trailers []string // lower-case names, sorted; nil without trailers
 }
 
@@ -59,8 +59,11 @@ func checksumLength(name string) int {
 // have when it is framed by us, or -1 where a trailer's length is not known.
 func prepareChunks(r *http.Request, p Payload) (chunking, error) {
 	c := chunking{sigLen: 64}
-	if p == PayloadV4A || p == PayloadV4ATrailer {
+	switch p {
+	case PayloadV4A, PayloadV4ATrailer:
 		c.sigLen = maxV4ASignature
+	case PayloadUnsignedTrailer:
+		c.sigLen = 0
 	}
 	decoded, err := one(r.Header, "x-amz-decoded-content-length")
 	if err != nil {
@@ -68,7 +71,7 @@ func prepareChunks(r *http.Request, p Payload) (chunking, error) {
 	}
 	n, err := strconv.ParseUint(decoded, 10, 63)
 	if err != nil {
-		return c, malformed("X-Amz-Decoded-Content-Length is %q; a body signed in chunks needs it", clip(decoded))
+		return c, malformed("X-Amz-Decoded-Content-Length is %q; a body in chunks needs it", clip(decoded))
 	}
 	if c.decoded = int64(n); c.decoded > maxDecoded {
 		return c, fmt.Errorf("%w: %d bytes in one request", ErrTooLarge, n)
@@ -108,9 +111,11 @@ func trailerNames(h http.Header, want bool) ([]string, error) {
 
 // encodedLength is the exact length of the body as [rechunker] writes it, or -1.
 func (c chunking) encodedLength() int64 {
-	frame := func(n int64) int64 {
-		return int64(len(strconv.FormatInt(n, 16))+len(chunkExtension)+c.sigLen+2) + n
+	extension := 0
+	if c.sigLen > 0 {
+		extension = len(chunkExtension) + c.sigLen
 	}
+	frame := func(n int64) int64 { return int64(len(strconv.FormatInt(n, 16))+extension+2) + n }
 	total := c.decoded / chunkSize * (frame(chunkSize) + 2)
 	if rest := c.decoded % chunkSize; rest > 0 {
 		total += frame(rest) + 2
@@ -123,7 +128,7 @@ func (c chunking) encodedLength() int64 {
 		}
 		total += int64(len(name) + 1 + base64.StdEncoding.EncodedLen(n) + 2)
 	}
-	if c.trailers != nil {
+	if c.trailers != nil && c.sigLen > 0 {
 		total += int64(len(trailerSignature) + 1 + c.sigLen + 2)
 	}
 	return total + 2
@@ -156,12 +161,14 @@ func (c *chain) next(prefix string, data []byte) ([]byte, error) {
 }
 
 // rechunker reads a chunked body, checks its frames and frames its data anew
-// under our own signatures. It holds one chunk.
+// under our own signatures, or under none. It holds one chunk. A body that
+// turns out malformed is never sent whole: its last chunk goes out only when
+// all of it was in order.
 type rechunker struct {
 	src    *decoder
 	closer io.Closer
 	c      chunking
-	chain  *chain
+	chain  *chain // nil: chunks without signatures
 	buf    []byte // room for a frame, a chunk and its CRLF
 	out    []byte // what is left to deliver
 	err    error
@@ -220,8 +227,7 @@ func (r *rechunker) fill() ([]byte, error) {
 
 // frame puts the chunk's line right before its n bytes of data.
 func (r *rechunker) frame(n int) ([]byte, error) {
-	data := r.buf[maxFrame : maxFrame+n]
-	sig, err := r.chain.next(r.chain.chunk, data)
+	sig, err := r.sign(r.buf[maxFrame : maxFrame+n])
 	if err != nil {
 		return nil, fmt.Errorf("sign a chunk: %w", err)
 	}
@@ -234,8 +240,18 @@ func (r *rechunker) frame(n int) ([]byte, error) {
 	return r.buf[start : end+2], nil
 }
 
+func (r *rechunker) sign(data []byte) ([]byte, error) {
+	if r.chain == nil {
+		return nil, nil
+	}
+	return r.chain.next(r.chain.chunk, data)
+}
+
 func (r *rechunker) line(dst []byte, n int, sig []byte) []byte {
 	dst = strconv.AppendInt(dst, int64(n), 16)
+	if r.chain == nil {
+		return append(dst, '\r', '\n')
+	}
 	dst = append(dst, chunkExtension...)
 	return append(r.pad(dst, sig), '\r', '\n')
 }
@@ -252,17 +268,17 @@ func (r *rechunker) pad(dst, sig []byte) []byte {
 
 // finish writes the empty chunk, the trailers and their signature.
 func (r *rechunker) finish() ([]byte, error) {
-	sig, err := r.chain.next(r.chain.chunk, nil)
+	sig, err := r.sign(nil)
 	if err != nil {
 		return nil, fmt.Errorf("sign the last chunk: %w", err)
 	}
 	out := r.line(nil, 0, sig)
-	if r.c.trailers != nil {
-		var canonical []byte
-		for _, t := range r.src.trailers {
-			canonical = append(canonical, t.name+":"+t.value+"\n"...)
-			out = append(out, t.name+":"+t.value+"\r\n"...)
-		}
+	var canonical []byte
+	for _, t := range r.src.trailers {
+		canonical = append(canonical, t.name+":"+t.value+"\n"...)
+		out = append(out, t.name+":"+t.value+"\r\n"...)
+	}
+	if r.c.trailers != nil && r.chain != nil {
 		if sig, err = r.chain.next(r.chain.footer, canonical); err != nil {
 			return nil, fmt.Errorf("sign the trailers: %w", err)
 		}

@@ -91,6 +91,9 @@ func (p Payload) signedChunks() bool {
 	return p == PayloadV4 || p == PayloadV4Trailer || p == PayloadV4A || p == PayloadV4ATrailer
 }
 
+// chunked reports whether the body is aws-chunked.
+func (p Payload) chunked() bool { return p.signedChunks() || p == PayloadUnsignedTrailer }
+
 func (p Payload) trailer() bool { return strings.HasSuffix(string(p), "-TRAILER") }
 
 // Claim is what the agent's own signature says. Everything in it is a claim:
@@ -377,7 +380,7 @@ func (c *Claim) setPayload(h http.Header) error {
 
 func parsePayload(v string) (Payload, error) {
 	p := Payload(v)
-	if p == PayloadUnsigned || p == PayloadUnsignedTrailer || p.signedChunks() || isLowerHex(v, 64, 64) {
+	if p == PayloadUnsigned || p.chunked() || isLowerHex(v, 64, 64) {
 		return p, nil
 	}
 	return "", malformed("X-Amz-Content-Sha256 is %q", clip(v))

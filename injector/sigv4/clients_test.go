@@ -317,7 +317,7 @@ func TestStreamingModes(t *testing.T) {
 	for _, tt := range []struct {
 		payload sigv4.Payload
 		trailer bool
-	}{{sigv4.PayloadV4, false}, {sigv4.PayloadV4Trailer, true}, {sigv4.PayloadV4A, false}, {sigv4.PayloadV4ATrailer, true}} {
+	}{{sigv4.PayloadV4, false}, {sigv4.PayloadV4Trailer, true}, {sigv4.PayloadV4A, false}, {sigv4.PayloadV4ATrailer, true}, {sigv4.PayloadUnsignedTrailer, true}} {
 		for _, size := range []int{0, 1, 8192, sigv4.ChunkSize - 1, sigv4.ChunkSize, sigv4.ChunkSize + 1, 3*sigv4.ChunkSize + 7} {
 			for _, cut := range []int{1000, 65536, 1 << 20} {
 				t.Run(fmt.Sprintf("%s/%d/%d", tt.payload, size, cut), func(t *testing.T) {
@@ -330,6 +330,8 @@ func TestStreamingModes(t *testing.T) {
 					}
 					if strings.Contains(string(tt.payload), "ECDSA") {
 						sigLen = 144
+					} else if tt.payload == sigv4.PayloadUnsignedTrailer {
+						sigLen = 0
 					}
 					stream(t, v, tt.payload, data, encode(data, cut, sigLen, trailers), trailers)
 					got := v.last(t)
@@ -463,4 +465,46 @@ func TestMalformedChunksAreNotSent(t *testing.T) {
 		v := newVerifier(true)
 		stream(t, v, sigv4.PayloadV4Trailer, []byte("hello"), []byte(body), []string{crc})
 	}
+}
+
+// TestMalformedUnsignedChunksAreNotSent is the same for chunks that carry no
+// signatures, which is what SDKs send over TLS.
+func TestMalformedUnsignedChunksAreNotSent(t *testing.T) {
+	crc := "x-amz-checksum-crc32:NhCmhg=="
+	good := "5\r\nhello\r\n0\r\n" + crc + "\r\n\r\n"
+	for _, tt := range []struct {
+		name, body string
+		size       int
+	}{
+		{name: "signature", body: strings.Replace(good, "5\r", "5;chunk-signature="+strings.Repeat("0a", 32)+"\r", 1)},
+		{name: "size not hex", body: "g" + good[1:]},
+		{name: "no CRLF after data", body: strings.Replace(good, "hello\r\n", "helloXX", 1)},
+		{name: "more than declared", body: good, size: 4},
+		{name: "less than declared", body: good, size: 6},
+		{name: "cut in data", body: good[:6]},
+		{name: "no last chunk", body: good[:10]},
+		{name: "no last line", body: good[:len(good)-2]},
+		{name: "no trailer", body: good[:13] + "\r\n"},
+		{name: "trailer not announced", body: strings.Replace(good, "crc32:", "crc32c:", 1)},
+		{name: "trailer of another length", body: strings.Replace(good, "NhCm", "", 1)},
+		{name: "trailer signature", body: good[:len(good)-2] + "x-amz-trailer-signature:" + strings.Repeat("0a", 32) + "\r\n\r\n"},
+		{name: "surplus", body: good + "x"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.size == 0 {
+				tt.size = 5
+			}
+			v := newVerifier(true)
+			resp, err := trySend(t, v, sigv4.PayloadUnsignedTrailer, tt.size, []byte(tt.body), []string{crc})
+			if err == nil {
+				_ = resp.Body.Close()
+				t.Fatalf("it was sent, and answered %s", resp.Status)
+			}
+			if !errors.Is(err, sigv4.ErrMalformed) || len(v.seen) > 0 {
+				t.Errorf("got %v, want ErrMalformed; the service took %d requests", err, len(v.seen))
+			}
+		})
+	}
+	v := newVerifier(true)
+	stream(t, v, sigv4.PayloadUnsignedTrailer, []byte("hello"), []byte(good), []string{crc})
 }

@@ -21,8 +21,7 @@ const (
 
 type trailer struct{ name, value string }
 
-// decoder reads the data out of an aws-chunked body whose chunks are signed.
-// It is strict: each line has the one form, the data has the declared length,
+// decoder reads the data out of an aws-chunked body. It is strict: each line has the one form, the data has the declared length,
 // the announced trailers are there and nothing follows. io.EOF says that all of
 // it was in order.
 type decoder struct {
@@ -71,14 +70,9 @@ func (d *decoder) next() error {
 	if err != nil {
 		return err
 	}
-	line, ok := bytes.CutSuffix(line, []byte("\r"))
-	digits, sig, ext := bytes.Cut(line, []byte(chunkExtension))
-	if !ok || !ext || !d.isSignature(string(sig)) {
-		return malformed("a chunk does not begin with its size in hex and %s", chunkExtension)
-	}
-	size, err := strconv.ParseUint(string(digits), 16, 63)
+	size, err := d.size(line)
 	if err != nil {
-		return malformed("a chunk's size is %q", clip(string(digits)))
+		return err
 	}
 	if int64(size) > d.left {
 		return malformed("the chunks hold more than X-Amz-Decoded-Content-Length says")
@@ -91,6 +85,25 @@ func (d *decoder) next() error {
 		return malformed("the chunks hold %d bytes less than X-Amz-Decoded-Content-Length says", d.left)
 	}
 	return d.end()
+}
+
+// size reads a chunk's line.
+func (d *decoder) size(line []byte) (uint64, error) {
+	digits, ok := bytes.CutSuffix(line, []byte("\r"))
+	if d.c.sigLen > 0 {
+		var sig []byte
+		var ext bool
+		digits, sig, ext = bytes.Cut(digits, []byte(chunkExtension))
+		ok = ok && ext && d.isSignature(string(sig))
+	}
+	if !ok {
+		return 0, malformed("a chunk does not begin with its size in hex and, where chunks are signed, %s", chunkExtension)
+	}
+	size, err := strconv.ParseUint(string(digits), 16, 63)
+	if err != nil {
+		return 0, malformed("a chunk's size is %q", clip(string(digits)))
+	}
+	return size, nil
 }
 
 // end reads what follows the empty chunk.
@@ -114,11 +127,12 @@ func (d *decoder) end() error {
 	}
 }
 
-// readTrailers reads the announced fields and their signature. AWS documents
-// "name:value\n\r\n" for lines that its own clients end in CRLF: an empty line
-// is let pass before the signature and once more after it.
+// readTrailers reads the announced fields and, where chunks are signed, their
+// signature. AWS documents "name:value\n\r\n" for lines that its own clients end
+// in CRLF: an empty line is let pass before the signature and once more after
+// it.
 func (d *decoder) readTrailers() error {
-	signed, blank := false, false
+	signed, blank, unsigned := false, false, d.c.sigLen == 0
 	for {
 		raw, err := d.line(maxTrailer)
 		if err != nil {
@@ -126,7 +140,7 @@ func (d *decoder) readTrailers() error {
 		}
 		line := strings.TrimSuffix(string(raw), "\r")
 		switch {
-		case line == "" && signed:
+		case line == "" && (signed || unsigned):
 			if b, err := d.r.Peek(2); err == nil && string(b) == "\r\n" {
 				_, _ = d.r.Discard(2)
 			}
@@ -142,7 +156,7 @@ func (d *decoder) readTrailers() error {
 		switch {
 		case !ok || signed || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }):
 			return malformed("a trailer is not a name and a value")
-		case name == trailerSignature:
+		case name == trailerSignature && !unsigned:
 			if signed = d.isSignature(value); !signed {
 				return malformed("%s is not a signature", trailerSignature)
 			}

@@ -46,15 +46,16 @@ func ProtocolOf(r *http.Request, service string) Protocol {
 }
 
 // ErrorBody is an error in the form that a service's SDK reads, so that its
-// user sees our reason.
+// user sees our reason. XML names its charset, which AWS's own does not: people
+// print such answers as text, and many programs take text for Latin-1.
 func ErrorBody(p Protocol, code, message, requestID string) (contentType string, body []byte) {
 	switch p {
 	case S3XML:
-		return "application/xml", xmlBody(xmlS3{Code: code, Message: message, RequestID: requestID})
+		return "application/xml; charset=utf-8", xmlBody(xmlS3{Code: code, Message: message, RequestID: requestID})
 	case RESTXML, QueryXML:
-		return "text/xml", xmlBody(xmlQuery{Type: "Sender", Code: code, Message: message, RequestID: requestID})
+		return "text/xml; charset=utf-8", xmlBody(xmlQuery{Type: "Sender", Code: code, Message: message, RequestID: requestID})
 	case EC2XML:
-		return "text/xml", xmlBody(xmlEC2{Code: code, Message: message, RequestID: requestID})
+		return "text/xml; charset=utf-8", xmlBody(xmlEC2{Code: code, Message: message, RequestID: requestID})
 	case CBOR:
 		b := append([]byte{0xa2}, cborText("__type")...) // a map of two pairs
 		b = append(b, cborText(code)...)

@@ -25,6 +25,8 @@ func DecodeAll(body io.Reader, decoded int64, p Payload, trailers []string) (dat
 	c := chunking{decoded: decoded, sigLen: 64, trailers: trailers}
 	if p == PayloadV4A || p == PayloadV4ATrailer {
 		c.sigLen = maxV4ASignature
+	} else if p == PayloadUnsignedTrailer {
+		c.sigLen = 0
 	}
 	d := newDecoder(body, c)
 	data, err = io.ReadAll(d)

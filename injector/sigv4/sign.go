@@ -73,9 +73,10 @@ func (s *Signer) Forget(accessKeyID string) {
 // Sign puts a signature on r, which must be as it will be sent: after it only
 // fields may change that are never signed (hop-by-hop, forwarding, tracing,
 // User-Agent, Accept-Encoding, Expect). It sets X-Amz-Date, the session token
-// and, where needed, X-Amz-Content-Sha256 and X-Amz-Region-Set. A body signed
-// in chunks is replaced by one that signs as it is read, and ContentLength with
-// it; a body that must be hashed is read into memory.
+// and, where needed, X-Amz-Content-Sha256 and X-Amz-Region-Set. A body in
+// chunks is replaced by one that is checked, framed and, where its chunks are,
+// signed anew as it is read, and ContentLength with it; a body that must be
+// hashed is read into memory.
 //
 // Errors match [ErrMalformed], [ErrTooLarge] or [ErrEventStream]; what is wrong
 // with a chunked body shows when it is read, and matches the same.
@@ -92,7 +93,7 @@ func (s *Signer) Sign(ctx context.Context, r *http.Request, c Credentials, p Par
 		return err
 	}
 	var chunks chunking
-	if payload.signedChunks() {
+	if payload.chunked() {
 		if chunks, err = prepareChunks(r, payload); err != nil {
 			return err
 		}
@@ -106,8 +107,12 @@ func (s *Signer) Sign(ctx context.Context, r *http.Request, c Credentials, p Par
 	if err != nil {
 		return err
 	}
-	if payload.signedChunks() {
-		r.Body = newRechunker(r.Body, chunks, newChain(p, signature, key))
+	if payload.chunked() {
+		var signatures *chain
+		if payload.signedChunks() {
+			signatures = newChain(p, signature, key)
+		}
+		r.Body = newRechunker(r.Body, chunks, signatures)
 		r.GetBody = nil
 	}
 	return nil

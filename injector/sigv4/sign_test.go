@@ -362,15 +362,19 @@ func oneChunk(size int64) io.Reader {
 func FuzzDecoder(f *testing.F) {
 	for _, size := range []int{0, 1, 100, 5000} {
 		data := bytes.Repeat([]byte("z"), size)
-		f.Add(encode(data, 1000, 64, nil), int64(size), false, false)
-		f.Add(encode(data, 77, 64, []string{crcTrailer(data)}), int64(size), true, false)
-		f.Add(encode(data, 77, 144, []string{crcTrailer(data)}), int64(size), true, true)
+		f.Add(encode(data, 1000, 64, nil), int64(size), false, false, false)
+		f.Add(encode(data, 77, 64, []string{crcTrailer(data)}), int64(size), true, false, false)
+		f.Add(encode(data, 77, 144, []string{crcTrailer(data)}), int64(size), true, true, false)
+		f.Add(encode(data, 77, 0, []string{crcTrailer(data)}), int64(size), true, false, true)
 	}
-	f.Fuzz(func(t *testing.T, body []byte, declared int64, trailer, v4a bool) {
+	f.Fuzz(func(t *testing.T, body []byte, declared int64, trailer, v4a, unsigned bool) {
 		if declared < 0 || declared > 1<<20 {
 			return
 		}
 		mode := map[[2]bool]sigv4.Payload{{false, false}: sigv4.PayloadV4, {true, false}: sigv4.PayloadV4Trailer, {false, true}: sigv4.PayloadV4A, {true, true}: sigv4.PayloadV4ATrailer}[[2]bool{trailer, v4a}]
+		if unsigned {
+			mode, trailer = sigv4.PayloadUnsignedTrailer, true
+		}
 		var names []string
 		if trailer {
 			names = []string{"x-amz-checksum-crc32"}

@@ -231,16 +231,20 @@ func encode(data []byte, size, sigLen int, trailers []string) []byte {
 	if sigLen > 64 {
 		sig = strings.Repeat("0a", 70) + "****"
 	}
+	extension := ";chunk-signature=" + sig
+	if sigLen == 0 {
+		extension = ""
+	}
 	var b bytes.Buffer
 	for i := 0; i < len(data); i += size {
 		part := data[i:min(len(data), i+size)]
-		fmt.Fprintf(&b, "%x;chunk-signature=%s\r\n%s\r\n", len(part), sig, part)
+		fmt.Fprintf(&b, "%x%s\r\n%s\r\n", len(part), extension, part)
 	}
-	fmt.Fprintf(&b, "0;chunk-signature=%s\r\n", sig)
+	fmt.Fprintf(&b, "0%s\r\n", extension)
 	for _, tr := range trailers {
 		b.WriteString(tr + "\r\n")
 	}
-	if trailers != nil {
+	if trailers != nil && sigLen > 0 {
 		b.WriteString("x-amz-trailer-signature:" + sig + "\r\n")
 	}
 	b.WriteString("\r\n")

@@ -310,7 +310,7 @@ func (a *awsRig) refusedS3(got result, status int, code, awsCode, outcome string
 	if err := xml.Unmarshal([]byte(got.body), &e); err != nil || e.Code != awsCode || !strings.Contains(e.Message, code) || e.RequestId == "" {
 		a.t.Errorf("error %+v (%v), want %s: %s", e, err, awsCode, got.body)
 	}
-	if got.Header.Get("Content-Type") != "application/xml" || got.Header.Get("X-Amz-Request-Id") != e.RequestId {
+	if got.Header.Get("Content-Type") != "application/xml; charset=utf-8" || got.Header.Get("X-Amz-Request-Id") != e.RequestId {
 		a.t.Errorf("header %v", got.Header)
 	}
 	a.refused(got, status, code, outcome)
