@@ -21,8 +21,6 @@ import (
 func (x *exchange) answerKeys(ctx context.Context, w http.ResponseWriter) bool {
 	door, local := x.p.cfg.AWSDoor, x.conn.Door == proxy.DoorAWS
 	switch {
-	case x.conn.Refusal != nil: // refused like every stranger's request
-		return false
 	case local && door == nil:
 		x.refuse(w, &Refusal{Status: http.StatusNotFound, Code: CodeBadRequest, Reason: "this door is not open"})
 		return true
