@@ -42,34 +42,65 @@ func (o *ownAddresses) has(a netip.AddrPort) bool {
 		(*m)[netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())]
 }
 
-// dial connects to addr ("host:port"), which net.Dialer resolves and races by
-// RFC 8305; pins, if any, replace the look-up.
+// dial connects to addr ("host:port"), to the pins if there are any, else to
+// what the name resolves to. Several addresses race, see [race].
 func (d *dialer) dial(ctx context.Context, network, addr string, pins []netip.AddrPort, trusted bool) (net.Conn, error) {
-	nd := &net.Dialer{Timeout: d.timeout, KeepAlive: 30 * time.Second, Resolver: d.resolver}
+	if d.timeout > 0 { // for the look-up and all attempts together
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.timeout)
+		defer cancel()
+	}
+	nd := &net.Dialer{KeepAlive: 30 * time.Second}
 	pinned := len(pins) > 0
 	nd.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		return d.check(address, pinned || trusted)
 	}
-	if !pinned {
-		return nd.DialContext(ctx, network, addr)
-	}
-	_, port, err := net.SplitHostPort(addr)
+	addrs, err := d.addresses(ctx, addr, pins)
 	if err != nil {
 		return nil, err
 	}
-	var errs []error
-	for _, pin := range pins {
-		target := pin.String()
-		if pin.Port() == 0 {
-			target = net.JoinHostPort(pin.Addr().String(), port)
-		}
-		c, err := nd.DialContext(ctx, network, target)
-		if err == nil {
-			return c, nil
-		}
-		errs = append(errs, err)
+	return race(ctx, addrs, func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		return nd.DialContext(ctx, network, to.String())
+	})
+}
+
+// addresses are those to try for addr, in order.
+func (d *dialer) addresses(ctx context.Context, addr string, pins []netip.AddrPort) ([]netip.AddrPort, error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
 	}
-	return nil, errors.Join(errs...)
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the port is no number", addr)
+	}
+	port := uint16(n)
+	if len(pins) > 0 {
+		out := make([]netip.AddrPort, len(pins))
+		for i, pin := range pins {
+			if pin.Port() == 0 {
+				pin = netip.AddrPortFrom(pin.Addr(), port)
+			}
+			out[i] = pin
+		}
+		return out, nil
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(a, port)}, nil
+	}
+	resolver := d.resolver
+	if resolver == nil {
+		resolver = net.DefaultResolver
+	}
+	found, err := resolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", host, err)
+	}
+	out := make([]netip.AddrPort, 0, len(found))
+	for _, a := range interleave(found) {
+		out = append(out, netip.AddrPortFrom(a, port))
+	}
+	return out, nil
 }
 
 // check is called by the runtime for each address right before connect(2).

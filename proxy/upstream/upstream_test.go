@@ -395,8 +395,8 @@ func TestRoutesFind(t *testing.T) {
 	}
 }
 
-// resolver answers every A query with ip, from a real DNS server on loopback.
-func resolver(t *testing.T, ip netip.Addr) *net.Resolver {
+// resolver answers every A query with ips, from a real DNS server on loopback.
+func resolver(t *testing.T, ips ...netip.Addr) *net.Resolver {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -421,7 +421,9 @@ func resolver(t *testing.T, ip netip.Addr) *net.Resolver {
 			}
 			m := dnsmessage.Message{Header: dnsmessage.Header{ID: h.ID, Response: true, Authoritative: true}, Questions: []dnsmessage.Question{q}}
 			if q.Type == dnsmessage.TypeA {
-				m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}, Body: &dnsmessage.AResource{A: ip.As4()}}}
+				for _, ip := range ips {
+					m.Answers = append(m.Answers, dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}, Body: &dnsmessage.AResource{A: ip.As4()}})
+				}
 			}
 			if out, err := m.Pack(); err == nil {
 				pc.WriteTo(out, from)
