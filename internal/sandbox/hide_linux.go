@@ -96,6 +96,12 @@ func newView(o Options) (*view, error) {
 		v.readOnly = append(v.readOnly, real)
 		own = append(own, real)
 	}
+	for _, m := range mounts {
+		// /sys as a whole is read-only for the child.
+		if (m.kind == "cgroup" || m.kind == "cgroup2") && !below(m.path, "/sys") {
+			v.readOnly = append(v.readOnly, m.path)
+		}
+	}
 	v.defaults(hs, o)
 	v.finish(own, o)
 	return v, nil

@@ -98,11 +98,23 @@ func launcher(t *testing.T, s stageSet, role string, uid int, args ...string) *e
 		"PATH=/usr/bin:/bin", "SANDBOX_TEST_SUID=" + s.Suid, "TMPDIR=" + s.Base,
 		// Folders and files of the user's that variables name.
 		"XDG_RUNTIME_DIR=" + filepath.Join(s.Base, "runtime"), "KUBECONFIG=" + filepath.Join(s.Base, "elsewhere", "kube.yaml"),
-		"DOCKER_CONFIG=" + filepath.Join(s.Base, "docker-config"),
+		"DOCKER_CONFIG=" + filepath.Join(s.Base, "docker-config"), "DBUS_SESSION_BUS_ADDRESS=unix:path=" + filepath.Join(s.Base, "bus", "bus.sock") + ",guid=1",
 		"GORACE=atexit_sleep_ms=0", // else each exit of a race-enabled program takes a second
 	}
 	if os.Getuid() == 0 && uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	}
+	return cmd
+}
+
+// attacker is a launcher that runs test/hostile, as root among mounts of its
+// own.
+func attacker(t *testing.T, s stageSet, role string, uid int) *exec.Cmd {
+	t.Helper()
+	cmd := launcher(t, s, role, uid, s.Hostile, "TARGETS")
+	if uid == 0 {
+		cmd.Env = append(cmd.Env, mountsVar+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	}
 	return cmd
 }
@@ -135,7 +147,7 @@ func TestHostile(t *testing.T) {
 }
 
 func confined(t *testing.T, s stageSet, role string, uid int) {
-	out, err := launcher(t, s, role, uid, s.Hostile, "TARGETS").CombinedOutput()
+	out, err := attacker(t, s, role, uid).CombinedOutput()
 	leaks := leaked(string(out))
 	known := len(leaks)
 	if role == roleNoNS {
@@ -165,7 +177,7 @@ var (
 		"replace the policy", "replace attache's binary", "put another folder in the place of proj", "put another folder in the place of .local",
 		"read .aws/credentials", "read home/.netrc", "read proj/provider.key", "read provider.key from the working folder", "read runtime/session.key", "read elsewhere/kube.yaml",
 		"read docker-config/token.json", "read tokens/human.token", "read spiffe/svid.key",
-		"connect to admin.sock", "connect to agent.sock", "connect to admin.sock through /proc/PID/root", "connect to an abstract socket",
+		"connect to admin.sock", "connect to agent.sock", "connect to bus.sock", "connect to admin.sock through /proc/PID/root", "connect to an abstract socket",
 		"read /proc/PID/environ", "read /proc/PID/mem", "read /proc/TID/mem of a thread", "read /proc/PID/maps", "read the links of /proc/PID/fd", "open /proc/PID/fd/N",
 		"read the key through /proc/PID/root", "read the key through /proc/PID/cwd", "ptrace seize", "ptrace attach", "process_vm_readv", "pidfd_getfd",
 		"signal", "signal a thread", "signal by pidfd", "prlimit", "type into the terminal", "keyrings",
@@ -174,13 +186,12 @@ var (
 	mustLeakUser = []string{"gain privileges from a set-user-id program"}
 	mustLeakRoot = []string{
 		"mount", "clone the root mount", "chroot", "enter the mount namespace", "open_by_handle_at", "bpf", "perf on everything", "raw packets",
-		"make a disk's node", "read a device in /dev", "hold dangerous capabilities", "set core_pattern",
+		"make a disk's node", "read a device in /dev", "read attache/issuer.key", "read secrets/token", "connect to docker.sock", "hold dangerous capabilities", "set core_pattern",
 	}
 )
 
 func control(t *testing.T, s stageSet, uid int) {
-	cmd := launcher(t, s, roleNone, uid, s.Hostile, "TARGETS")
-	out, _ := cmd.CombinedOutput()
+	out, _ := attacker(t, s, roleNone, uid).CombinedOutput()
 	want := append(slices.Clone(mustLeak), mustLeakUser...)
 	if uid == 0 {
 		want = append(slices.Clone(mustLeak), mustLeakRoot...)

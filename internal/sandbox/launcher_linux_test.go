@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -24,7 +25,8 @@ import (
 const (
 	roleVar    = "SANDBOX_TEST_ROLE"
 	canaryVar  = "SANDBOX_TEST_CANARY"
-	roleNone   = "unconfined" // the positive control
+	mountsVar  = "SANDBOX_TEST_MOUNTS" // the launcher has a mount namespace of its own
+	roleNone   = "unconfined"          // the positive control
 	roleFull   = "confined"
 	roleNoNS   = "landlock-only"
 	roleOwnUID = "own-user"
@@ -64,6 +66,7 @@ type targets struct {
 	Sockets                    []string
 	Abstract                   string
 	Cgroup, Suid, Scratch      string
+	Cgroups                    []string
 	Near                       string
 	Nodes                      []string
 	FD                         int
@@ -153,7 +156,7 @@ func furnish(base, secret string) (*targets, func(), error) {
 		Parent: os.Getpid(), Address: uintptr(unsafe.Pointer(&memory[0])), Size: len(memory),
 		State: state, Key: filepath.Join(state, "issuer.key"), Spool: filepath.Join(state, "spool.log"),
 		Policy: filepath.Join(proj, "policy", "policy.yaml"), Binary: exe, Startup: filepath.Join(home, ".bashrc"),
-		Sockets: []string{filepath.Join(state, "admin.sock"), filepath.Join(base, "spiffe", "agent.sock")},
+		Sockets: []string{filepath.Join(state, "admin.sock"), filepath.Join(base, "spiffe", "agent.sock"), filepath.Join(base, "bus", "bus.sock")},
 		Renames: []string{proj, filepath.Dir(filepath.Dir(state)), filepath.Dir(state)},
 		Suid:    os.Getenv("SANDBOX_TEST_SUID"), Scratch: filepath.Join(proj, "scratch"),
 		spiffe: filepath.Join(base, "spiffe", "agent.sock"), tokenDir: filepath.Join(base, "tokens"), provider: filepath.Join(proj, "provider.key"),
@@ -184,15 +187,18 @@ func furnish(base, secret string) (*targets, func(), error) {
 	}
 	t.FD = int(key.Fd())
 	t.Abstract = "attache-test-" + strconv.Itoa(os.Getpid())
+	if err := os.MkdirAll(filepath.Join(base, "bus"), 0o755); err != nil {
+		return nil, nil, err
+	}
 	for _, a := range append([]string{"@" + t.Abstract}, t.Sockets...) {
-		_ = os.Remove(a)
-		l, err := net.Listen("unix", a)
-		if err != nil {
+		if err := listen(a, secret); err != nil {
 			return nil, nil, err
 		}
-		go answer(l, secret)
 	}
 	t.Cgroup = ownCgroup()
+	if err := t.mounts(base, secret); err != nil {
+		return nil, nil, err
+	}
 	t.Nodes = nodes(proj)
 	return t, func() {
 		_ = key.Close()
@@ -207,6 +213,48 @@ func put(path, text string, mode os.FileMode) error {
 		return err
 	}
 	return os.WriteFile(path, []byte(text), mode)
+}
+
+func listen(address, secret string) error {
+	_ = os.Remove(address)
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		return err
+	}
+	go answer(l, secret)
+	return nil
+}
+
+// mounts shows the state folder at a second place, cgroups outside /sys, and a
+// /run of its own with what machines keep there. It takes a mount namespace.
+func (t *targets) mounts(base, secret string) error {
+	if os.Getenv(mountsVar) == "" {
+		return nil
+	}
+	alias, cgroups := filepath.Join(base, "alias"), filepath.Join(base, "cgroups")
+	for _, dir := range []string{alias, cgroups} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(unix.Mount(filepath.Dir(t.State), alias, "", unix.MS_BIND, ""), unix.Mount("attache", "/run", "tmpfs", 0, "mode=0755")); err != nil {
+		return err
+	}
+	t.Secrets = append(t.Secrets, filepath.Join(alias, filepath.Base(t.State), "issuer.key"), "/run/secrets/token")
+	if err := put("/run/secrets/token", secret, 0o644); err != nil {
+		return err
+	}
+	t.Sockets = append(t.Sockets, "/run/docker.sock")
+	if unix.Mount("attache", cgroups, "cgroup2", 0, "") == nil { // where the machine has them
+		own, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			return err
+		}
+		if _, path, ok := strings.Cut(string(own), "0::"); ok {
+			t.Cgroups = append(t.Cgroups, filepath.Join(cgroups, strings.TrimSpace(path)))
+		}
+	}
+	return listen("/run/docker.sock", secret)
 }
 
 func answer(l net.Listener, secret string) {

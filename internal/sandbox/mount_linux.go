@@ -151,7 +151,7 @@ func mountAll(sp *spec) error {
 			return err
 		}
 	}
-	if err := guardSystem(mounts); err != nil {
+	if err := guardSystem(); err != nil {
 		return err
 	}
 	if err := guardDevices(mounts); err != nil {
@@ -239,9 +239,9 @@ func forbidDevices(mounts []mountPoint) error {
 	return nil
 }
 
-// guardSystem makes /sys, every cgroup file system and the dangerous parts of
-// /proc read-only or invisible.
-func guardSystem(mounts []mountPoint) error {
+// guardSystem makes /sys and the dangerous parts of /proc read-only or
+// invisible.
+func guardSystem() error {
 	for _, p := range systemReadOnly {
 		if err := readOnly(p); err != nil {
 			return err
@@ -249,13 +249,6 @@ func guardSystem(mounts []mountPoint) error {
 	}
 	if err := readOnly("/sys"); err != nil {
 		return err
-	}
-	for _, m := range mounts {
-		if (m.kind == "cgroup" || m.kind == "cgroup2") && !below(m.path, "/sys") {
-			if err := readOnly(m.path); err != nil {
-				return err
-			}
-		}
 	}
 	for _, p := range systemCovered {
 		if err := cover(p); err != nil {

@@ -117,3 +117,24 @@ func TestUndumpable(t *testing.T) {
 		})
 	}
 }
+
+// TestKernelFilesAreCovered reads what the kernel tells of its keys, which
+// anybody may outside.
+func TestKernelFilesAreCovered(t *testing.T) {
+	const files = "/proc/keys /proc/key-users"
+	if b, err := os.ReadFile("/proc/key-users"); err != nil || len(b) == 0 {
+		t.Skipf("this kernel has no keyrings: %v", err)
+	}
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := run(t, sandbox.Options{}, "readlink /proc/self/ns/mnt; cat "+files+" | wc -c")
+	space, bytes, _ := strings.Cut(out, "\n")
+	if space == own {
+		t.Skip("no mount namespace here: nothing can be covered")
+	}
+	if strings.TrimSpace(bytes) != "0" {
+		t.Errorf("the child reads %s bytes of %s, want 0", strings.TrimSpace(bytes), files)
+	}
+}

@@ -36,6 +36,7 @@ type targets struct {
 	Sockets  []string
 	Abstract string
 	Cgroup   string   // folder of the parent's cgroup
+	Cgroups  []string // the same elsewhere
 	Suid     string   // set-user-id root copy of this program
 	Scratch  string   // a folder of the agent's own
 	Near     string   // a hidden file in the working folder, by its name alone

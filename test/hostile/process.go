@@ -156,10 +156,16 @@ func getFD(t *targets) error {
 }
 
 func moveCgroup(t *targets) error {
-	if t.Cgroup == "" {
-		return errNothing
+	err := errNothing
+	for _, dir := range append([]string{t.Cgroup}, t.Cgroups...) {
+		if dir == "" {
+			continue
+		}
+		if err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err == nil {
+			return nil
+		}
 	}
-	return os.WriteFile(filepath.Join(t.Cgroup, "cgroup.procs"), []byte("0"), 0)
+	return err
 }
 
 // perf asks for samples of pid, or of everything with pid -1.
