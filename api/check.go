@@ -110,6 +110,7 @@ func (l *loader) checkShared() {
 			}
 		}
 	}
+	opener := "" // of doors for AWS SDKs
 	env := func(c *checker, field, name string) {
 		if first, seen := byEnv[name]; seen {
 			if strings.Contains(field, ".doors[") {
@@ -136,6 +137,7 @@ func (l *loader) checkShared() {
 				for j, door := range a.Doors {
 					env(c, fmt.Sprintf("spec.aws.doors[%d]", j), doorEnv[door])
 				}
+				opener = c.oneOpener(a, opener)
 			}
 			for j, b := range d.provider.Spec.BaseURLs {
 				env(c, fmt.Sprintf("spec.baseURLs[%d].env", j), b.Env)

@@ -336,6 +336,24 @@ var doorEnv = map[string]string{
 	DoorWebIdentity: "AWS_ROLE_ARN",
 }
 
+// oneOpener wants every door in one provider: an SDK takes the first that it
+// finds, and would never see the other provider. It returns where the first
+// door stands.
+func (c *checker) oneOpener(a *v1alpha1.AWS, first string) string {
+	i := slices.IndexFunc(a.Doors, func(d string) bool { return doorEnv[d] != "" })
+	if i < 0 {
+		return first
+	}
+	at := fmt.Sprintf("spec.aws.doors[%d]", i)
+	if first == "" {
+		return c.where(at)
+	}
+	if c.sound(at) {
+		c.bad(at, "is a door beside the one at %s; SDKs take the first that they find, open them all in one provider", first)
+	}
+	return first
+}
+
 func (c *checker) doors(doors []string) {
 	for i, d := range doors {
 		at := fmt.Sprintf("spec.aws.doors[%d]", i)

@@ -48,24 +48,16 @@ func (a *awsDoors) has(door string) bool { return slices.Contains(a.list, door) 
 // local says that a port is needed.
 func (a *awsDoors) local() bool { return a.has(api.DoorContainer) || a.has(api.DoorIMDS) }
 
-// findAWSDoors finds the provider that opens doors. SDKs know one set of
-// variables, so there is at most one.
-func findAWSDoors(b *api.Bundle) (awsDoors, error) {
-	var a awsDoors
+// findAWSDoors finds the provider that opens doors; package api sees to it
+// that there is at most one.
+func findAWSDoors(b *api.Bundle) awsDoors {
 	for i := range b.Providers {
 		p := &b.Providers[i]
-		if p.Spec.AWS == nil || !slices.ContainsFunc(p.Spec.AWS.Doors, func(d string) bool { return d != api.DoorEnv }) {
-			continue
+		if p.Spec.AWS != nil && slices.ContainsFunc(p.Spec.AWS.Doors, func(d string) bool { return d != api.DoorEnv }) {
+			return awsDoors{provider: p, list: p.Spec.AWS.Doors}
 		}
-		problem := func(field, text string) error {
-			return api.Problem{Ref: api.Ref{Kind: v1alpha1.KindCredentialProvider, Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Field: field}, Text: text}
-		}
-		if a.provider != nil {
-			return a, problem("spec.aws.doors", fmt.Sprintf("opens doors beside provider %s, and SDKs know one set of variables; give one of them doors: [env] and placeholders of its own", a.provider.Metadata.Name))
-		}
-		a.provider, a.list = p, p.Spec.AWS.Doors
 	}
-	return a, nil
+	return awsDoors{}
 }
 
 // specs are the placeholders that the doors need beside the provider's own.

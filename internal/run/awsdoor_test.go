@@ -1,7 +1,6 @@
 package run
 
 import (
-	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -9,19 +8,18 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/identity"
 )
 
 // awsProvider is a provider with these doors.
-func awsProvider(name, doors, more string) string {
+func awsProvider(name, doors string) string {
 	return `apiVersion: attache.dev/v1alpha1
 kind: CredentialProvider
 metadata: {name: ` + name + `}
 spec:
   destinations: [{host: "**.amazonaws.com"}]
   aws: {roleARN: "arn:aws:iam::123456789012:role/reader", region: eu-west-1` + doors + `}
-` + more
+`
 }
 
 func testWorkload(t *testing.T) *identity.Workload {
@@ -57,11 +55,8 @@ func TestAWSDoorEnvironment(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := bundle(t, awsProvider("aws", tt.doors, ""))
-			a, err := findAWSDoors(b)
-			if err != nil {
-				t.Fatal(err)
-			}
+			b := bundle(t, awsProvider("aws", tt.doors))
+			a := findAWSDoors(b)
 			holders, err := placeholders(b, a.specs())
 			if err != nil {
 				t.Fatal(err)
@@ -94,14 +89,17 @@ func TestAWSDoorEnvironment(t *testing.T) {
 	}
 }
 
-func TestAWSDoorsOfTwoProviders(t *testing.T) {
-	second := strings.Replace(awsProvider("other", ", doors: [imds]", ""), "\n  aws:", "\n  placeholders: [{env: OTHER_ID, prefix: AKIA}, {env: OTHER_KEY}]\n  aws:", 1)
-	_, err := findAWSDoors(bundle(t, awsProvider("aws", ", doors: [container]", "---\n")+second))
-	if p, ok := errors.AsType[api.Problem](err); !ok || p.Ref.Field != "spec.aws.doors" || !strings.Contains(err.Error(), "provider aws") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := findAWSDoors(bundle(t, awsProvider("aws", ", doors: [container]", "---\n")+strings.Replace(second, ", doors: [imds]", "", 1))); err != nil {
-		t.Errorf("a provider without doors: %v", err)
+// Where the agent may reach Attaché's ports only, the door's is one of them.
+func TestAWSDoorPort(t *testing.T) {
+	for doors, want := range map[string]int{"": 1, ", doors: [webIdentity]": 1, ", doors: [container]": 2, ", doors: [imds]": 2} {
+		d, err := openDoors(t.Context(), &Options{Listen: "127.0.0.1:0"}, bundle(t, awsProvider("aws", doors)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(d.ports()); got != want || len(d.addrs()) != want {
+			t.Errorf("%q: got %d ports, want %d", doors, got, want)
+		}
+		d.close()
 	}
 }
 
@@ -114,7 +112,7 @@ func TestAWSDoorRole(t *testing.T) {
 		"role/for-${task.purpose}":      "arn:aws:iam::000000000000:role/aws",
 		"role/of-${human.email}-reader": "arn:aws:iam::000000000000:role/aws",
 	} {
-		b := bundle(t, strings.Replace(awsProvider("aws", ", doors: [webIdentity]", ""), "role/reader", template, 1))
+		b := bundle(t, strings.Replace(awsProvider("aws", ", doors: [webIdentity]"), "role/reader", template, 1))
 		if got := doorRole(&b.Providers[0], w); got != want {
 			t.Errorf("%s: got %s, want %s", template, got, want)
 		}
@@ -122,7 +120,7 @@ func TestAWSDoorRole(t *testing.T) {
 }
 
 func TestAWSRegion(t *testing.T) {
-	b := bundle(t, awsProvider("aws", "", ""))
+	b := bundle(t, awsProvider("aws", ""))
 	if got := awsRegion(b, []string{"AWS_REGION=", "X=y"}); !slices.Equal(got, []string{"AWS_REGION=eu-west-1", "AWS_DEFAULT_REGION=eu-west-1"}) {
 		t.Errorf("got %q", got)
 	}
@@ -138,7 +136,7 @@ func TestAWSRegion(t *testing.T) {
 
 // A projected token would let the agent ask STS by itself.
 func TestAWSTokenFileIsHidden(t *testing.T) {
-	b := bundle(t, awsProvider("aws", ", tokenFile: /var/run/token", ""))
+	b := bundle(t, awsProvider("aws", ", tokenFile: /var/run/token"))
 	if got := (&Options{State: "/state"}).hidden(b); !slices.Contains(got, "/var/run/token") {
 		t.Errorf("got %q", got)
 	}

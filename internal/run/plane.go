@@ -88,9 +88,7 @@ func newPlane(ctx context.Context, o *Options, b *api.Bundle, src *source, w *id
 		Dialed: func(destination.Destination) { p.metrics.Dialed() }}); err != nil {
 		return p, err
 	}
-	if p.aws, err = findAWSDoors(b); err != nil {
-		return p, b.Located(err)
-	}
+	p.aws = findAWSDoors(b)
 	if p.holders, err = placeholders(b, p.aws.specs()); err != nil {
 		return p, err
 	}

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,25 @@ func TestNoProxyNeverHoldsMetadata(t *testing.T) {
 	env, _ := environment(t, o)
 	if want := "localhost,127.0.0.1,::1,db.example.com,10.0.0.0/8"; env["NO_PROXY"] != want || env["no_proxy"] != want {
 		t.Errorf("got %q and %q, want %q", env["NO_PROXY"], env["no_proxy"], want)
+	}
+}
+
+// AWS SDKs may ask for an instance's role only where a stand-in answers, also
+// if the parent says otherwise.
+func TestAWSMetadata(t *testing.T) {
+	for standIn, want := range map[bool]string{false: "true", true: "false"} {
+		o := options("AWS_EC2_METADATA_DISABLED="+strconv.FormatBool(standIn), "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254/")
+		o.AWSMetadata = standIn
+		if standIn {
+			o.BaseURLs = []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:1/"}
+		}
+		env, _ := environment(t, o)
+		if got := env["AWS_EC2_METADATA_DISABLED"]; got != want {
+			t.Errorf("stand-in %v: got %s", standIn, got)
+		}
+		if got := env["AWS_EC2_METADATA_SERVICE_ENDPOINT"]; strings.Contains(got, "169.254") {
+			t.Errorf("the instance's own endpoint is passed on: %s", got)
+		}
 	}
 }
 
