@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/injector/sigv4"
 	"github.com/attache-dev/attache/internal/awsrole"
-	"github.com/attache-dev/attache/internal/iampolicy"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/policy/awsscope"
@@ -139,6 +139,29 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 	return x.derive()
 }
 
+// sameDecoded refuses an odd path that another rule would have decided had it
+// been plain. S3 does not tell encoded slashes from plain ones, policy does; and
+// some servers of its protocol take empty and dot segments out.
+func (x *exchange) sameDecoded() *Refusal {
+	plain := strings.NewReplacer("%2F", "/", "%2f", "/").Replace(x.path)
+	cleaned := path.Clean(plain)
+	if strings.HasSuffix(plain, "/") && cleaned != "/" {
+		cleaned += "/"
+	}
+	for _, p := range []string{plain, cleaned} {
+		if p == x.path {
+			continue
+		}
+		q := x.policyRequest()
+		q.Path = p
+		if d := x.state.Policies.Decide(q); d.Verdict != x.decision.Verdict || d.Policy != x.decision.Policy || d.Rule != x.decision.Rule {
+			return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath,
+				Reason: "another rule applies to this path once its encoded slashes, empty and dot segments are resolved; send it plain"}
+		}
+	}
+	return nil
+}
+
 // mayHandOut refuses calls whose answer is a secret, unless the rule names
 // them. Where it is not known what of the answer is secret, nothing could be
 // sealed, so that the rule must also say that the agent may have it.
@@ -160,14 +183,8 @@ func (x *exchange) mayHandOut() *Refusal {
 
 // derive writes the session policy.
 func (x *exchange) derive() *Refusal {
-	a, g := x.aws, x.decision.Grant.AWS
-	opts := awsscope.Options{NoEscapes: x.provider.Spec.AWS.NoEscapes, NotAfter: openEnd()}
-	cut := g.Granularity
-	text, err := awsscope.Derive(a.call, g.Static, cut, opts)
-	if errors.Is(err, awsscope.ErrTooLarge) && g.OnTooLarge != "" {
-		cut = g.OnTooLarge
-		text, err = awsscope.Derive(a.call, g.Static, cut, opts)
-	}
+	a := x.aws
+	text, cut, err := x.decision.Grant.AWS.SessionPolicy(a.call, x.provider.Spec.AWS.NoEscapes)
 	if err != nil {
 		return awsRefusal(err)
 	}
@@ -176,16 +193,6 @@ func (x *exchange) derive() *Refusal {
 		a.scope = string(a.call.ScopeKind)
 	}
 	return nil
-}
-
-// openEnd is the time that stands for the end in a session policy until it is
-// minted.
-func openEnd() time.Time {
-	t, err := time.Parse(time.RFC3339, iampolicy.OpenEnd)
-	if err != nil {
-		panic("pipeline: " + err.Error()) // a constant
-	}
-	return t
 }
 
 // awsRole expands the role's ARN and returns whose account the call is made in:

@@ -67,9 +67,21 @@ func TestAWSRefusesClaims(t *testing.T) {
 			return a.signed(http.MethodGet, object, "s3", "eu-west-1", "", "Connection", "Upgrade", "Upgrade", "websocket", "Sec-Websocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-Websocket-Version", "13")
 		}, 400, pipeline.CodeAWSCall, "InvalidRequest"},
 		{"unknown parameter", func() *http.Request { return a.signed(http.MethodGet, object+"?surprise=1", "s3", "eu-west-1", "") }, 400, pipeline.CodeAWSCall, "InvalidRequest"},
-		{"odd path", func() *http.Request {
-			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/a//b", "s3", "eu-west-1", "")
+		{"a denied key", func() *http.Request {
+			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/secret/k", "s3", "eu-west-1", "")
+		}, 403, pipeline.CodeDenied, "AccessDenied"},
+		{"a denied key behind an encoded slash", func() *http.Request {
+			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/secret%2Fk", "s3", "eu-west-1", "")
 		}, 400, pipeline.CodeBadPath, "InvalidRequest"},
+		{"a denied key, encoded in all", func() *http.Request {
+			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/%73ecret%2fk", "s3", "eu-west-1", "")
+		}, 400, pipeline.CodeBadPath, "InvalidRequest"},
+		{"a denied key behind an empty segment", func() *http.Request {
+			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/x//../secret//k", "s3", "eu-west-1", "")
+		}, 400, pipeline.CodeBadPath, "InvalidRequest"},
+		{"odd path for another service", func() *http.Request {
+			return a.signed(http.MethodPost, "https://sqs.eu-west-1.amazonaws.com/a/../b", "sqs", "eu-west-1", "Action=ReceiveMessage", "Content-Type", "application/x-www-form-urlencoded")
+		}, 400, pipeline.CodeAWSCall, ""},
 		{"policy", func() *http.Request {
 			return a.signed(http.MethodGet, "https://denied.s3.eu-west-1.amazonaws.com/k", "s3", "eu-west-1", "")
 		}, 403, pipeline.CodeDenied, "AccessDenied"},

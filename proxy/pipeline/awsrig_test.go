@@ -55,7 +55,6 @@ spec:
   - {host: "**.amazonaws.com", addresses: [{{SECURE}}], caBundle: {{CA}}, onlyCA: true}
   rules:
   - {name: aws, hosts: ["**.amazonaws.com", "s3.test"], action: allow, credential: {provider: aws}}
-  - {name: raw, hosts: ["raw.s3.eu-west-1.amazonaws.com"], action: allow, rawPaths: true, credential: {provider: aws}}
   - name: bounded
     hosts: ["bounded.s3.eu-west-1.amazonaws.com"]
     action: allow
@@ -65,6 +64,7 @@ spec:
   - {name: prefix, hosts: ["prefix.s3.eu-west-1.amazonaws.com"], action: allow, credential: {provider: aws, aws: {granularity: prefix}}}
   - {name: session, hosts: ["session.s3.eu-west-1.amazonaws.com"], action: allow, credential: {provider: aws, aws: {granularity: session}}}
   - {name: wide, hosts: ["wide.s3.eu-west-1.amazonaws.com"], action: allow, credential: {provider: aws, aws: {onTooLarge: task}}}
+  - {name: secret, hosts: ["media.s3.eu-west-1.amazonaws.com"], paths: ["/secret/**"], action: deny, reason: "ask #storage"}
   - {name: none, hosts: ["denied.s3.eu-west-1.amazonaws.com"], action: deny, reason: "ask #storage"}
   - {name: named, hosts: ["secretsmanager.us-east-1.amazonaws.com"], action: allow, credentialCall: true, credential: {provider: aws}}
   - {name: passed, hosts: ["secretsmanager.us-east-2.amazonaws.com"], action: allow, credentialCall: true, answerCredentials: pass, credential: {provider: aws}}

@@ -88,6 +88,11 @@ func (x *exchange) decide() *Refusal {
 		x.describeDecision()
 		return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath, Reason: pathErr.Error() + "; policy and origin could read this path differently"}
 	}
+	if pathErr != nil && x.decision.Grant.AWS != nil {
+		if f := x.sameDecoded(); f != nil {
+			return f
+		}
+	}
 	if strings.HasPrefix(x.path, "//") && x.req.URL.EscapedPath() != x.path {
 		return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath, Reason: "a path that begins with // must be percent-encoded throughout"}
 	}

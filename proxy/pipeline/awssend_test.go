@@ -1,0 +1,548 @@
+package pipeline_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/identity/task"
+	"github.com/attache-dev/attache/proxy/pipeline"
+)
+
+// TestAWSExpiredSession checks that a session which AWS calls expired is
+// replaced, and the call sent again where its body can be.
+func TestAWSExpiredSession(t *testing.T) {
+	a := newAWSRig(t, nil)
+	put := func(body string) result {
+		return a.send(a.signed(http.MethodPut, object, "s3", "eu-west-1", body))
+	}
+	dynamo := func() result {
+		return a.send(a.signed(http.MethodPost, "https://dynamodb.eu-west-1.amazonaws.com/", "dynamodb", "eu-west-1", tableJSON,
+			"Content-Type", "application/x-amz-json-1.0", "X-Amz-Target", "DynamoDB_20120810.GetItem"))
+	}
+	if got := put("one"); got.StatusCode != 200 {
+		t.Fatal(got.body)
+	}
+	if got := dynamo(); got.StatusCode != 200 {
+		t.Fatal(got.body)
+	}
+	a.sts.expire()
+	if got := put("two"); got.StatusCode != 200 {
+		t.Fatalf("%d %s", got.StatusCode, got.body)
+	}
+	if _, call := a.verified(); string(call.Body) != "two" {
+		t.Errorf("the origin got %q", call.Body)
+	}
+	if got := dynamo(); got.StatusCode != 200 { // a POST is repeated too: it was not executed
+		t.Fatalf("%d %s", got.StatusCode, got.body)
+	}
+	if recs := a.records(4); !recs[2].Result.Retried || recs[2].Credential.Cached || recs[2].Credential.Handle == recs[0].Credential.Handle || !recs[3].Result.Retried {
+		t.Errorf("%+v %+v", recs[2].Result, recs[2].Credential)
+	}
+	// A large body cannot be sent again. AWS's answer, which repeats the token,
+	// is replaced; the next call gets another session.
+	a.sts.expire()
+	got := put(strings.Repeat("x", 100<<10))
+	a.skip = 4
+	var tokens []string
+	for _, s := range a.sts.issued() {
+		tokens = append(tokens, s.token)
+	}
+	for _, token := range tokens {
+		if strings.Contains(got.body, token) || strings.Contains(got.body, "Token-0") {
+			t.Errorf("the answer repeats a token: %s", got.body)
+		}
+	}
+	if got.StatusCode != 400 || !strings.Contains(got.body, "<Code>ExpiredToken</Code>") || !strings.Contains(got.body, "<RequestId>REQ1</RequestId>") || got.Header.Get("Attache-Error") != pipeline.CodeSignature {
+		t.Errorf("%d %v %s", got.StatusCode, got.Header, got.body)
+	}
+	if rec := a.record(); rec.Result.Outcome != audit.OutcomeError || rec.Result.ErrorKind != pipeline.CodeSignature || rec.Result.UpstreamRequestID != "REQ1" || rec.Result.Status != 400 {
+		t.Errorf("%+v", rec.Result)
+	}
+	if got := put(strings.Repeat("y", 100<<10)); got.StatusCode != 200 {
+		t.Errorf("the next call: %d %s", got.StatusCode, got.body)
+	}
+}
+
+// TestAWSFreshSessionIsNotStale checks that a session which is refused at its
+// first use is not asked for again and again.
+func TestAWSFreshSessionIsNotStale(t *testing.T) {
+	a := newAWSRig(t, nil)
+	a.answer(func(w http.ResponseWriter, _ *http.Request) {
+		awsError(w, http.StatusForbidden, "InvalidAccessKeyId", "unknown")
+	})
+	if got := a.send(a.signed(http.MethodGet, object, "s3", "eu-west-1", "")); got.StatusCode != 403 || got.Header.Get("Attache-Error") != pipeline.CodeSignature {
+		t.Errorf("%d %s", got.StatusCode, got.body)
+	}
+	if n := len(a.sts.requests()); n != 1 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// TestAWSSkew checks that a clock which differs from AWS's is learnt, once.
+func TestAWSSkew(t *testing.T) {
+	a := newAWSRig(t, nil)
+	for _, offset := range []int64{3600, -7200, 0} {
+		a.offset.Store(offset)
+		before := a.requests.Load()
+		for range 2 {
+			if got := a.send(a.signed(http.MethodPut, object, "s3", "eu-west-1", "x")); got.StatusCode != 200 {
+				t.Fatalf("offset %d: %d %s", offset, got.StatusCode, got.body)
+			}
+		}
+		if n := a.requests.Load() - before; n != 3 {
+			t.Errorf("offset %d: %d requests for two calls, want 3", offset, n)
+		}
+	}
+	if recs := a.records(6); !recs[0].Result.Retried || recs[1].Result.Retried {
+		t.Errorf("%+v %+v", recs[0].Result, recs[1].Result)
+	}
+	if n := len(a.sts.requests()); n != 1 {
+		t.Errorf("%d sessions for a clock", n)
+	}
+}
+
+// TestAWSSignatureErrors checks that what an origin says of our signature does
+// not reach the agent, compressed or not, and that other errors do.
+func TestAWSSignatureErrors(t *testing.T) {
+	a := newAWSRig(t, nil)
+	var token string
+	a.answer(func(w http.ResponseWriter, r *http.Request) {
+		token = r.Header.Get("X-Amz-Security-Token")
+		switch r.URL.Path {
+		case "/plain":
+			awsError(w, http.StatusForbidden, "SignatureDoesNotMatch", "<CanonicalRequest>"+token)
+		case "/gzip":
+			w.Header().Set("Content-Encoding", "gzip")
+			w.WriteHeader(http.StatusForbidden)
+			z := gzip.NewWriter(w)
+			_, _ = fmt.Fprintf(z, "<Error><Code>SignatureDoesNotMatch</Code><CanonicalRequest>%s</CanonicalRequest></Error>", token)
+			_ = z.Close()
+		default:
+			awsError(w, http.StatusNotFound, "NoSuchKey", "no such key"+strings.Repeat(" ", 100<<10)+"the end")
+		}
+	})
+	for _, path := range []string{"plain", "gzip"} {
+		got := a.send(a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/"+path, "s3", "eu-west-1", "", "Accept-Encoding", "gzip"))
+		if strings.Contains(got.body, token) || strings.Contains(got.body, "Canonical") || !strings.Contains(got.body, "<Code>SignatureDoesNotMatch</Code>") || got.Header.Get("Content-Encoding") != "" {
+			t.Errorf("%s: %v %s", path, got.Header, got.body)
+		}
+	}
+	got := a.send(a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/other", "s3", "eu-west-1", ""))
+	if got.StatusCode != 404 || !strings.Contains(got.body, "NoSuchKey") || !strings.HasSuffix(got.body, "the end</Message><RequestId>REQ1</RequestId></Error>") || got.Header.Get("Attache-Error") != "" {
+		t.Errorf("%d %.200s", got.StatusCode, got.body)
+	}
+	if n := len(a.records(3)); n != 3 {
+		t.Error(n)
+	}
+}
+
+// TestAWSEchoOfTheSession checks that an object which holds our session token
+// is cut.
+func TestAWSEchoOfTheSession(t *testing.T) {
+	a := newAWSRig(t, nil)
+	var token string
+	a.answer(func(w http.ResponseWriter, r *http.Request) {
+		token = r.Header.Get("X-Amz-Security-Token")
+		w.Header().Set("X-Amz-Checksum-Crc32", "AAAAAA==")
+		_, _ = io.WriteString(w, strings.Repeat("x", 10<<10)+token+"tail")
+	})
+	got := a.send(a.signed(http.MethodGet, object, "s3", "eu-west-1", ""))
+	if got.err == nil || strings.Contains(got.body, token) {
+		t.Errorf("%v %d bytes", got.err, len(got.body))
+	}
+	if rec := a.record(); rec.Result.Outcome != audit.OutcomeLeak {
+		t.Errorf("%+v", rec.Result)
+	}
+}
+
+// TestAWSStoredData checks that objects pass byte for byte: nothing in them is
+// sealed, whatever they look like, nor is their content coding undone.
+func TestAWSStoredData(t *testing.T) {
+	a := newAWSRig(t, nil)
+	stored := `{"access_token":"abcdefabcdefabcdefabcdef","password":"0123456789abcdef0123"}`
+	var compressed bytes.Buffer
+	z := gzip.NewWriter(&compressed)
+	_, _ = z.Write(bytes.Repeat([]byte("0123456789"), 5000))
+	_ = z.Close()
+	a.answer(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/json":
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, stored)
+		case "/br":
+			w.Header().Set("Content-Encoding", "br")
+			_, _ = io.WriteString(w, "not really brotli")
+		case "/range":
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 7-%d/%d", compressed.Len()-1, compressed.Len()))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(compressed.Bytes()[7:])
+		}
+	})
+	for path, want := range map[string]string{"json": stored, "br": "not really brotli", "range": compressed.String()[7:]} {
+		got := a.send(a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/"+path, "s3", "eu-west-1", "", "Accept-Encoding", "identity"))
+		if got.err != nil || got.body != want {
+			t.Errorf("%s: %v %d %.200q", path, got.err, got.StatusCode, got.body)
+		}
+	}
+}
+
+// chunked is an aws-chunked body as an SDK without trailing checksums makes it:
+// its signatures are of the placeholder, and nobody verifies them.
+func chunked(data string, size int) string {
+	var b strings.Builder
+	sig := strings.Repeat("a", 64)
+	for len(data) > 0 {
+		n := min(size, len(data))
+		fmt.Fprintf(&b, "%x;chunk-signature=%s\r\n%s\r\n", n, sig, data[:n])
+		data = data[n:]
+	}
+	return b.String() + "0;chunk-signature=" + sig + "\r\n"
+}
+
+func (a *awsRig) putChunked(body, payload string, decoded int, header ...string) result {
+	header = append(header, "X-Amz-Content-Sha256", payload, "X-Amz-Decoded-Content-Length", strconv.Itoa(decoded), "Content-Encoding", "aws-chunked")
+	return a.send(a.signed(http.MethodPut, object, "s3", "eu-west-1", body, header...))
+}
+
+// TestAWSChunks checks uploads that are signed chunk by chunk: ours carry our
+// signatures, and what is framed wrongly is never a whole request at AWS.
+func TestAWSChunks(t *testing.T) {
+	const signed, trailing = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
+	data := strings.Repeat("0123456789", 20_000)
+	crc := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(data))))
+	sig := strings.Repeat("b", 64)
+	good := chunked(data, 64<<10)
+	trailer := "x-amz-checksum-crc32:" + crc + "\r\nx-amz-trailer-signature:" + sig + "\r\n\r\n"
+
+	a := newAWSRig(t, nil)
+	if got := a.putChunked(good+"\r\n", signed, len(data)); got.StatusCode != 200 {
+		t.Fatalf("%d %s", got.StatusCode, got.body)
+	}
+	if _, call := a.verified(); string(call.Body) != data || call.Payload != signed {
+		t.Errorf("%d bytes, %s", len(call.Body), call.Payload)
+	}
+	if got := a.putChunked(good+trailer, trailing, len(data), "X-Amz-Trailer", "x-amz-checksum-crc32"); got.StatusCode != 200 {
+		t.Fatalf("%d %s", got.StatusCode, got.body)
+	}
+	if _, call := a.verified(); string(call.Body) != data || call.Trailers["x-amz-checksum-crc32"] != crc {
+		t.Errorf("%d bytes, %v", len(call.Body), call.Trailers)
+	}
+
+	for _, tt := range []struct {
+		name, body, payload string
+		decoded             int
+		header              []string
+	}{
+		{"no signature", strings.Replace(good, ";chunk-signature="+strings.Repeat("a", 64), "", 1) + "\r\n", signed, len(data), nil},
+		{"a size that is no number", "z" + good[1:] + "\r\n", signed, len(data), nil},
+		{"cut off", good[:len(good)/2], signed, len(data), nil},
+		{"no last line", good, signed, len(data), nil},
+		{"fewer bytes than declared", good + "\r\n", signed, len(data) + 1, nil},
+		{"more bytes than declared", good + "\r\n", signed, len(data) - 1, nil},
+		{"bytes after the end", good + "\r\nmore", signed, len(data), nil},
+		{"another trailer than announced", good + strings.Replace(trailer, "crc32:", "sha1:", 1), trailing, len(data), []string{"X-Amz-Trailer", "x-amz-checksum-crc32"}},
+		{"no trailer", good + "x-amz-trailer-signature:" + sig + "\r\n\r\n", trailing, len(data), []string{"X-Amz-Trailer", "x-amz-checksum-crc32"}},
+		{"a trailer of another length", good + strings.Replace(trailer, crc, crc+"AAAA", 1), trailing, len(data), []string{"X-Amz-Trailer", "x-amz-checksum-crc32"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := newAWSRig(t, nil)
+			a.refusedS3(a.putChunked(tt.body, tt.payload, tt.decoded, tt.header...), 400, pipeline.CodeAWSCall, "InvalidRequest", audit.OutcomeError)
+		})
+	}
+	for _, tt := range []struct {
+		name   string
+		header []string
+		status int
+	}{
+		{"no decoded length", []string{"X-Amz-Content-Sha256", signed}, 400},
+		{"a decoded length that no service takes", []string{"X-Amz-Content-Sha256", signed, "X-Amz-Decoded-Content-Length", "99999999999999999"}, 413},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := newAWSRig(t, nil)
+			got := a.send(a.signed(http.MethodPut, object, "s3", "eu-west-1", good+"\r\n", tt.header...))
+			a.refused(got, tt.status, pipeline.CodeAWSCall, audit.OutcomeError)
+		})
+	}
+}
+
+// TestAWSPresigned checks that a URL which the agent presigned with its
+// placeholders goes out signed in its header, and nothing of it in its query.
+func TestAWSPresigned(t *testing.T) {
+	a := newAWSRig(t, nil)
+	presigned, err := s3.NewPresignClient(a.s3()).PresignGetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("media"), Key: aws.String("a key"), VersionId: aws.String("v1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := a.get(presigned.URL); got.StatusCode != 200 || got.body != "object" {
+		t.Fatalf("%d %s", got.StatusCode, got.body)
+	}
+	if got := a.paths[0]; !strings.HasPrefix(got, "/a%20key?") || strings.Contains(got, "X-Amz-") || !strings.Contains(got, "versionId=v1") {
+		t.Errorf("path %s", got)
+	}
+	rec := a.record()
+	if u := rec.Credential.AWS; u.Actions[0] != "s3:GetObjectVersion" || !strings.Contains(strings.Join(rec.Request.Removed, " "), "X-Amz-Signature") {
+		t.Errorf("%+v %v", u, rec.Request.Removed)
+	}
+}
+
+// TestAWSKeys checks that a rule which owns raw paths lets every key through, as
+// the bytes that were signed.
+func TestAWSKeys(t *testing.T) {
+	a := newAWSRig(t, nil)
+	c := a.s3()
+	for n, key := range []string{"x//y", "a/../b", "%2F", "q?x=1&y", "späth/+ =", "./.", "*${x}?"} {
+		if _, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("raw"), Key: &key, Body: strings.NewReader("x")}); err != nil {
+			t.Errorf("%q: %v", key, err)
+			continue
+		}
+		if got, _ := a.verified(); got != n+1 {
+			t.Errorf("%q: %d calls", key, got)
+		}
+	}
+}
+
+// TestAWSGranularity checks which calls share a session.
+func TestAWSGranularity(t *testing.T) {
+	a := newAWSRig(t, nil)
+	for _, bucket := range []string{"media", "prefix", "session"} {
+		for _, key := range []string{"dir/a", "dir/b", "dir/a"} {
+			if got := a.send(a.signed(http.MethodGet, "https://"+bucket+".s3.eu-west-1.amazonaws.com/"+key, "s3", "eu-west-1", "")); got.StatusCode != 200 {
+				t.Fatalf("%d %s", got.StatusCode, got.body)
+			}
+		}
+	}
+	var handles, scopes, sources []string
+	for _, rec := range a.records(9) {
+		handles, scopes, sources = append(handles, rec.Credential.Handle), append(scopes, rec.Credential.AWS.Scope), append(sources, rec.Credential.ScopeSource)
+	}
+	if handles[0] == handles[1] || handles[0] != handles[2] {
+		t.Error("request: two keys share a session, or one key has two")
+	}
+	if handles[3] != handles[4] || handles[6] != handles[7] || handles[3] == handles[0] || handles[6] == handles[3] {
+		t.Errorf("prefix or session: %v", handles)
+	}
+	if scopes[0] != "request" || scopes[3] != "prefix" || scopes[6] != "session" || sources[0] != "derived" || sources[3] != "derived" || sources[6] != "static" {
+		t.Errorf("%v %v", scopes, sources)
+	}
+}
+
+// endless is a body that can be made at any length, and not held in memory.
+type endless struct{ left int64 }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), e.left))
+	clear(p[:n])
+	e.left -= int64(n)
+	return n, nil
+}
+
+// TestAWSLargeUpload checks that an upload of any size takes constant memory,
+// also where its chunks are signed anew.
+func TestAWSLargeUpload(t *testing.T) {
+	const size = 32 << 20
+	a := newAWSRig(t, nil)
+	var got int64
+	var before, after runtime.MemStats
+	a.serve(func(_ http.ResponseWriter, r *http.Request) { // a verifier would hold it
+		got, _ = io.Copy(io.Discard, r.Body)
+		runtime.GC()
+		runtime.ReadMemStats(&after) // while the exchange still lives
+	})
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	line := fmt.Sprintf("%x;chunk-signature=%s\r\n", size, strings.Repeat("a", 64))
+	end := "\r\n0;chunk-signature=" + strings.Repeat("a", 64) + "\r\n\r\n"
+	r := a.signed(http.MethodPut, object, "s3", "eu-west-1", "", "X-Amz-Content-Sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "X-Amz-Decoded-Content-Length", strconv.Itoa(size))
+	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(line), &endless{size}, strings.NewReader(end)))
+	r.ContentLength = int64(len(line) + size + len(end))
+	resp := a.send(r)
+	if resp.StatusCode != 200 || got < size {
+		t.Fatalf("%d %s: %d bytes", resp.StatusCode, resp.body, got)
+	}
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
+		t.Errorf("%d KiB are held for %d MiB", grown>>10, size>>20)
+	}
+	if rec := a.record(); rec.Result.BytesUp < size {
+		t.Errorf("%d bytes up", rec.Result.BytesUp)
+	}
+}
+
+// TestAWSHugeLength checks that a length that no service takes is S3's to
+// refuse, and costs us nothing.
+func TestAWSHugeLength(t *testing.T) {
+	a := newAWSRig(t, nil)
+	a.serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 5<<40+1 {
+			t.Errorf("length %d", r.ContentLength)
+		}
+		awsError(w, http.StatusBadRequest, "EntityTooLarge", "too large")
+	})
+	r := a.signed(http.MethodPut, object, "s3", "eu-west-1", "", "X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD", "Expect", "100-continue")
+	conn := a.connect(r.Host+":443", "http/1.1")
+	_, _ = fmt.Fprintf(conn, "PUT /key HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", r.Host, int64(5<<40+1))
+	_ = r.Header.Write(conn)
+	_, _ = io.WriteString(conn, "\r\n")
+	got, err := http.ReadResponse(bufio.NewReader(conn), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(got.Body)
+	if _ = got.Body.Close(); got.StatusCode != 400 || !strings.Contains(string(body), "EntityTooLarge") {
+		t.Errorf("%d %s", got.StatusCode, body)
+	}
+	if rec := a.record(); rec.Result.Status != 400 || rec.Credential.AWS.Operation != "PutObject" {
+		t.Errorf("%+v", rec.Result)
+	}
+}
+
+// TestAWSRevokedInFlight checks that the end of a session cuts the upload that
+// uses it, and that AWS never sees that upload whole.
+func TestAWSRevokedInFlight(t *testing.T) {
+	a := newAWSRig(t, nil)
+	whole := make(chan error, 1)
+	started := make(chan struct{})
+	a.serve(func(_ http.ResponseWriter, r *http.Request) {
+		var b [1]byte
+		_, _ = io.ReadFull(r.Body, b[:])
+		close(started)
+		_, err := io.Copy(io.Discard, r.Body)
+		whole <- err
+	})
+	pr, pw := io.Pipe()
+	r := a.signed(http.MethodPut, object, "s3", "eu-west-1", "", "X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
+	r.Body, r.ContentLength = pr, 1<<20
+	done := make(chan result, 1)
+	go func() { done <- a.send(r) }()
+	go func() { _, _ = pw.Write(make([]byte, 64<<10)) }()
+	<-started
+	a.EndCredential(a.cache.Live()[0].Handle)
+	if err := <-whole; err == nil {
+		t.Error("AWS got a whole upload")
+	}
+	_ = pw.CloseWithError(io.ErrClosedPipe)
+	<-done
+	a.eventually("the record", func() bool { return a.Live() == 0 })
+	if rec := a.record(); rec.Result.Outcome != audit.OutcomeRevoked {
+		t.Errorf("%+v", rec.Result)
+	}
+}
+
+// askedTasks counts what the pipeline asks of the task store.
+type askedTasks struct {
+	pipeline.Tasks
+	lookups atomic.Int64
+}
+
+func (a *askedTasks) Lookup(id string, w *identity.Workload) (*identity.Task, error) {
+	defer a.lookups.Add(1)
+	return a.Tasks.Lookup(id, w)
+}
+
+// TestAWSBodyThatNeverComes checks that the end of a task does not wait for a
+// body that must be read before the call is understood.
+func TestAWSBodyThatNeverComes(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		tasks := &askedTasks{}
+		a := newAWSRig(t, func(s *settings) {
+			s.transport = func(c *pipeline.Config) { tasks.Tasks, c.Tasks = c.Tasks, tasks }
+		})
+		tk, err := a.tasks.Open(t.Context(), task.OpenRequest{Workload: a.workload, RunID: a.workload.RunID, Purpose: "x", OpenedBy: task.ByLauncher})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pr, pw := io.Pipe()
+		r := a.signed(http.MethodPost, "https://dynamodb.eu-west-1.amazonaws.com/", "dynamodb", "eu-west-1", tableJSON,
+			"Content-Type", "application/x-amz-json-1.0", "X-Amz-Target", "DynamoDB_20120810.GetItem")
+		r.Body = pr
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		r = r.WithContext(ctx)
+		done := make(chan error, 1)
+		go func() {
+			resp, err := a.client(h2).Do(r)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			done <- err
+		}()
+		if _, err := pw.Write([]byte(tableJSON[:10])); err != nil {
+			t.Fatal(err)
+		}
+		a.eventually("the call past its last look at the task", func() bool { return tasks.lookups.Load() == 1 })
+		if err := a.tasks.Close(tk.ID, "test"); err != nil {
+			t.Fatal(err)
+		}
+		a.eventually("its end", func() bool { return a.Live() == 0 })
+		cancel()
+		_ = pw.Close()
+		<-done
+		if rec := a.record(); rec.Result.Outcome != audit.OutcomeRevoked || rec.Result.ErrorKind != pipeline.CodeRevoked {
+			t.Errorf("%+v", rec.Result)
+		}
+	}
+}
+
+// TestAWSHead checks that a refused HEAD has no body, and says its code.
+func TestAWSHead(t *testing.T) {
+	a := newAWSRig(t, nil)
+	got := a.send(a.signed(http.MethodHead, "https://denied.s3.eu-west-1.amazonaws.com/k", "s3", "eu-west-1", ""))
+	if got.body != "" {
+		t.Errorf("body %q", got.body)
+	}
+	a.refused(got, 403, pipeline.CodeDenied, audit.OutcomeDenied)
+}
+
+// TestAWSDataOfAnyLength is the property behind retries: what AWS verifies is
+// what the agent sent, whatever its size and payload mode.
+func TestAWSDataOfAnyLength(t *testing.T) {
+	a := newAWSRig(t, nil)
+	c := a.s3()
+	for _, n := range []int{0, 1, 64<<10 - 1, 64 << 10, 64<<10 + 1, 300_000} {
+		data := make([]byte, n)
+		_, _ = rand.Read(data)
+		for _, put := range []func() error{
+			func() error {
+				_, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("media"), Key: aws.String("k"), Body: bytes.NewReader(data)})
+				return err
+			},
+			func() error {
+				got := a.send(a.signed(http.MethodPut, object, "s3", "eu-west-1", string(data)))
+				return got.err
+			},
+			func() error {
+				return a.putChunked(chunked(string(data), 8<<10)+"\r\n", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", n).err
+			},
+		} {
+			before, _ := a.verified()
+			if err := put(); err != nil {
+				t.Fatal(err)
+			}
+			if after, call := a.verified(); after != before+1 || !bytes.Equal(call.Body, data) {
+				t.Fatalf("%d bytes: %d calls, %d bytes", n, after-before, len(call.Body))
+			}
+		}
+	}
+}
