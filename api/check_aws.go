@@ -34,7 +34,7 @@ var (
 	awsRegion   = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$`)
 	regionLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) // servers other than AWS's name theirs freely
 	awsService  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	anywhereARN = regexp.MustCompile(`^arn:(aws(?:-[a-z]+)*):rolesanywhere:([a-z0-9-]+):[0-9]{12}:(trust-anchor|profile)/[A-Za-z0-9-]{1,64}$`)
+	anywhereARN = regexp.MustCompile(`^arn:(aws(?:-[a-z]+)*):rolesanywhere:([a-z0-9-]+):[0-9]{12}:(trust-anchor|profile)/[0-9a-f-]{36}$`)
 	tagKey      = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]+$`)
 	tagValue    = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
 	externalID  = regexp.MustCompile(`^[\w+=,.@:/-]{2,}$`)
@@ -43,6 +43,9 @@ var (
 	accessKeyID = regexp.MustCompile(`^[A-Za-z0-9_]*$`)
 	template    = regexp.MustCompile(`\$\{[^}]*\}`)
 )
+
+// sdkPartitions are those whose endpoints are known without being named.
+var sdkPartitions = []string{"aws", "aws-cn", "aws-us-gov"}
 
 // aws checks an aws provider and what stands beside it.
 func (c *checker) aws(a *v1alpha1.AWS, s *v1alpha1.CredentialProviderSpec) {
@@ -148,7 +151,7 @@ func (c *checker) anywhere(ra *v1alpha1.AWSRolesAnywhere) {
 		c.bad(f+".profileARN", "is of region %s, but the trust anchor of %s; IAM Roles Anywhere does not reach across, change one of them", profile[2], anchor[2])
 	}
 	c.awsURL(f+".endpoint", ra.Endpoint)
-	if anchor != nil && ra.Endpoint == "" && !slices.Contains([]string{"aws", "aws-cn", "aws-us-gov"}, anchor[1]) {
+	if anchor != nil && ra.Endpoint == "" && !slices.Contains(sdkPartitions, anchor[1]) {
 		c.bad(f+".endpoint", "is missing; it is not known for partition %s", anchor[1])
 	}
 }
@@ -317,6 +320,9 @@ func (c *checker) awsRevocation(a *v1alpha1.AWS) {
 		if a.RolesAnywhere != nil {
 			c.bad(f+".kind", "is iamDeny, whose role is assumed by web identity; it cannot stand with rolesAnywhere")
 		}
+		if p := partition(lastRole(a)); r.Endpoint == "" && p != "" && (!slices.Contains(sdkPartitions, p) || p == "aws-cn" && a.FIPS) {
+			c.bad(f+".endpoint", "is missing; IAM's is not known for partition %s", quoteBare(p))
+		}
 	case RevokeMinIO:
 		for _, name := range []string{"roleARN", "endpoint"} {
 			if c.has(f + "." + name) {
@@ -385,6 +391,22 @@ func (c *checker) besideAWS(a *v1alpha1.AWS, s *v1alpha1.CredentialProviderSpec)
 	if d := lastSession(a); c.has("spec.ttl") && s.TTL > d {
 		c.bad("spec.ttl", "is %s, longer than a session of %s; change one of them", s.TTL.D(), d.D())
 	}
+}
+
+// lastRole is the role whose session signs.
+func lastRole(a *v1alpha1.AWS) string {
+	if a.Chain != nil {
+		return a.Chain.RoleARN
+	}
+	return a.RoleARN
+}
+
+// partition of an ARN, "" if it is none.
+func partition(arn string) string {
+	if parts := strings.SplitN(arn, ":", 3); len(parts) == 3 {
+		return parts[1]
+	}
+	return ""
 }
 
 // lastSession is the duration of the session that signs.
