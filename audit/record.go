@@ -115,7 +115,7 @@ type Task struct {
 
 // Request is what was asked.
 type Request struct {
-	Door         string   `json:"door,omitempty" trust:"v" max:"64"` // connect, absolute, base-url, transparent
+	Door         string   `json:"door,omitempty" trust:"v" max:"64"` // connect, absolute, base-url, transparent, aws
 	Scheme       string   `json:"scheme,omitempty" trust:"v" max:"64"`
 	Host         string   `json:"host,omitempty" trust:"v" max:"256"`
 	Port         int      `json:"port,omitempty" trust:"v"`
