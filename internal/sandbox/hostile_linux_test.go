@@ -186,7 +186,7 @@ var (
 	mustLeakUser = []string{"gain privileges from a set-user-id program"}
 	mustLeakRoot = []string{
 		"mount", "clone the root mount", "chroot", "enter the mount namespace", "open_by_handle_at", "bpf", "perf on everything", "raw packets",
-		"make a disk's node", "read a device in /dev", "read attache/issuer.key", "read secrets/token", "connect to docker.sock", "hold dangerous capabilities", "set core_pattern",
+		"make a disk's node", "read a device in /dev", "read attache/issuer.key", "read secrets/token", "read other/.pgpass", "connect to docker.sock", "hold dangerous capabilities", "set core_pattern",
 	}
 )
 

@@ -30,6 +30,8 @@ const (
 	roleFull   = "confined"
 	roleNoNS   = "landlock-only"
 	roleOwnUID = "own-user"
+	roleNoLL   = "no-landlock" // on a kernel without
+	roleUnsafe = "unsafe"      // the same, with --unsafe-same-user
 )
 
 func TestMain(m *testing.M) {
@@ -119,6 +121,11 @@ func launch(role, base string, args []string) (int, error) {
 		create = sandbox.NewLandlockOnly
 	case roleOwnUID:
 		o.User = &sandbox.User{UID: 65533, GID: 65533}
+	case roleNoLL, roleUnsafe:
+		o.UnsafeSameUser = role == roleUnsafe
+		if err := withoutLandlock(); err != nil {
+			return 0, err
+		}
 	}
 	s, err := create(context.Background(), o)
 	if err != nil {
@@ -133,6 +140,25 @@ func launch(role, base string, args []string) (int, error) {
 	code, err := s.Wait(context.Background())
 	runtime.KeepAlive(memory)
 	return code, err
+}
+
+// withoutLandlock makes the kernel answer this process as one that does not
+// know Landlock.
+func withoutLandlock() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_LANDLOCK_CREATE_RULESET, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if _, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog))); e != 0 {
+		return e
+	}
+	return nil
 }
 
 // stdin is the terminal, where a test gives one.
@@ -231,16 +257,20 @@ func (t *targets) mounts(base, secret string) error {
 	if os.Getenv(mountsVar) == "" {
 		return nil
 	}
-	alias, cgroups := filepath.Join(base, "alias"), filepath.Join(base, "cgroups")
+	alias, cgroups, passwd, other := filepath.Join(base, "alias"), filepath.Join(base, "cgroups"), filepath.Join(base, "passwd"), filepath.Join(base, "other")
 	for _, dir := range []string{alias, cgroups} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(unix.Mount(filepath.Dir(t.State), alias, "", unix.MS_BIND, ""), unix.Mount("attache", "/run", "tmpfs", 0, "mode=0755")); err != nil {
+	// Root can become any user: another's home is as close as its own.
+	if err := errors.Join(put(passwd, "other:x:1234:1234::"+other+":/bin/sh\n", 0o644), put(filepath.Join(other, ".pgpass"), secret, 0o600)); err != nil {
 		return err
 	}
-	t.Secrets = append(t.Secrets, filepath.Join(alias, filepath.Base(t.State), "issuer.key"), "/run/secrets/token")
+	if err := errors.Join(unix.Mount(passwd, "/etc/passwd", "", unix.MS_BIND, ""), unix.Mount(filepath.Dir(t.State), alias, "", unix.MS_BIND, ""), unix.Mount("attache", "/run", "tmpfs", 0, "mode=0755")); err != nil {
+		return err
+	}
+	t.Secrets = append(t.Secrets, filepath.Join(alias, filepath.Base(t.State), "issuer.key"), "/run/secrets/token", filepath.Join(other, ".pgpass"))
 	if err := put("/run/secrets/token", secret, 0o644); err != nil {
 		return err
 	}

@@ -72,6 +72,25 @@ func TestPrivileges(t *testing.T) {
 	}
 }
 
+// TestNoLandlock holds that nothing starts unconfined where the kernel lacks
+// Landlock, unless that was asked for, and that it is said.
+func TestNoLandlock(t *testing.T) {
+	for name, uid := range users() {
+		t.Run(name, func(t *testing.T) {
+			s := stageFor(t, uid)
+			out, err := launcher(t, s, roleNoLL, uid, "/bin/echo", "it runs").CombinedOutput()
+			if err == nil || strings.Contains(string(out), "it runs") || !strings.Contains(string(out), "this kernel has no Landlock") {
+				t.Errorf("got %v, want a refusal: %s", err, out)
+			}
+			out, err = launcher(t, s, roleUnsafe, uid, "/bin/echo", "it runs").CombinedOutput()
+			said, _, _ := strings.Cut(string(out), "\n")
+			if err != nil || !strings.Contains(string(out), "it runs") || !strings.HasPrefix(said, "confinement: ") || strings.Contains(said, "landlock") || strings.Contains(said, "no_new_privs") {
+				t.Errorf("got %v, want it to run and to say that nothing is enforced: %s", err, out)
+			}
+		})
+	}
+}
+
 // TestUndumpable looks from outside at what plays Attaché: its files in /proc
 // belong to root, and it leaves no core, also after it has started a child.
 func TestUndumpable(t *testing.T) {
