@@ -261,6 +261,26 @@ echo the agent is done`).must(t)
 	}
 }
 
+// The agent reads its policy and cannot change it; and what is not enforced is
+// in every record.
+func TestConfinementIsRecorded(t *testing.T) {
+	t.Parallel()
+	w, o := newWorld(t), newOrigin(t)
+	w.write("policy.yaml", o.allow(""))
+	policy := filepath.Join(w.config, "policy.yaml")
+	r := w.run("--", "sh", "-c", `curl -sS https://`+apiHost+`/confined; cat `+policy+`; echo "# more" >>`+policy+` && echo "policy written"`)
+	if !strings.Contains(r.stdout, "kind: AccessPolicy") || strings.Contains(r.stdout, "policy written") {
+		t.Errorf("the agent and its policy: %s", r.all())
+	}
+	w.run("--unsafe-same-user", "--", "curl", "-sS", "https://"+apiHost+"/unsafe").must(t)
+	if rec := w.one("path:/confined"); len(rec.Unsafe) != 0 {
+		t.Errorf("a confined run is recorded as unsafe: %v", rec.Unsafe)
+	}
+	if rec := w.one("path:/unsafe"); len(rec.Unsafe) != 1 || rec.Unsafe[0] != "unsafe-same-user" {
+		t.Errorf("unsafe flags of the record: %v", rec.Unsafe)
+	}
+}
+
 // kill -9 loses no record: what was under way reads as unknown.
 func TestKilled(t *testing.T) {
 	t.Parallel()
