@@ -162,6 +162,7 @@ type settings struct {
 	transport func(*pipeline.Config)
 	documents string                    // YAML, further documents; {{SECURE}} and {{CA}} are the TLS origin's
 	minters   map[string]minting.Minter // in place of a provider's own
+	source    *mintingtest.Source       // of identity; nil: one of the rig's own
 }
 
 const defaultRules = `
@@ -236,7 +237,10 @@ spec:
 
 func newRig(t *testing.T, s settings) *rig {
 	t.Helper()
-	r := &rig{t: t, workload: mintingtest.Workload(), as: &issuer{}, logs: &lockedBuffer{}, source: mintingtest.NewSource(t)}
+	r := &rig{t: t, workload: mintingtest.Workload(), as: &issuer{}, logs: &lockedBuffer{}, source: s.source}
+	if r.source == nil {
+		r.source = mintingtest.NewSource(t)
+	}
 	log := slog.New(slog.NewJSONHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.origin(t)
 	asURL, asPEM := r.issuer(t)
