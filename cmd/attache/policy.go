@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -105,6 +104,9 @@ func policyExplain(g *global) *cobra.Command {
 				return err
 			}
 			x := set.Explain(r)
+			if err := destination.CheckPath(r.Path); err != nil && x.Decision.Verdict != policy.Deny && !x.Decision.RawPaths {
+				fmt.Fprintln(c.ErrOrStderr(), "note: without rawPaths this path is refused:", err)
+			}
 			if x.Decision.Grant.AWS != nil && x.Decision.Verdict == policy.Inject {
 				if err := f.explainAWS(&x, b, r, args[2]); err != nil {
 					return err
@@ -156,9 +158,6 @@ func (f *explainFlags) request(method, target string) (*policy.Request, error) {
 	path := u.EscapedPath()
 	if path == "" {
 		path = "/"
-	}
-	if err := destination.CheckPath(path); err != nil {
-		fmt.Fprintln(os.Stderr, "note: without rawPaths this path is refused:", err)
 	}
 	w := &identity.Workload{ID: id, Namespace: f.namespace, ServiceAccount: f.account, Labels: map[string]string{}, RunID: "explain"}
 	if w.ServiceAccount == "" {

@@ -79,6 +79,7 @@ func TestExplainAWS(t *testing.T) {
 		denied string
 	}{
 		{name: "by host", args: []string{"GET", "https://media.s3.eu-west-1.amazonaws.com/a%20b"}, call: "s3 GetObject eu-west-1 123456789012", policy: `"Resource":"arn:aws:s3:::media/a b"`, role: "arn:aws:iam::123456789012:role/curl"},
+		{name: "odd key", args: []string{"GET", "https://media.s3.eu-west-1.amazonaws.com/a%2Fb//../c"}, call: "s3 GetObject eu-west-1 123456789012", policy: `"Resource":"arn:aws:s3:::media/a/b//../c"`},
 		{name: "a host without region", args: []string{"GET", "https://media.s3.amazonaws.com/a"}, call: "s3 GetObject eu-west-1 123456789012", policy: `arn:aws:s3:::media/a`},
 		{name: "by signature", args: []string{"GET", "https://media.s3.amazonaws.com/a", "--header", signed, "--header", "X-Amz-Date: " + date + "T120000Z"}, call: "s3 GetObject eu-central-1 123456789012", policy: `arn:aws:s3:::media/a`},
 		{name: "presigned", args: []string{"GET", "https://media.s3.eu-west-1.amazonaws.com/a" + presigned}, call: "s3 GetObject eu-west-1 123456789012", policy: `"s3:VersionId":"v1"`},
@@ -94,13 +95,17 @@ func TestExplainAWS(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var out bytes.Buffer
+			var out, notes bytes.Buffer
 			c, _ := root()
 			c.SetOut(&out)
+			c.SetErr(&notes)
 			c.SetArgs(append([]string{"policy", "explain", dir, "-o", "json", "--as", "spiffe://attache.local/agent/curl"}, tt.args...))
 			err := c.ExecuteContext(t.Context())
 			if e, ok := errors.AsType[exit](err); ok != (tt.denied != "") || ok && e != 3 || !ok && err != nil {
 				t.Fatalf("got %v", err)
+			}
+			if notes.Len() > 0 {
+				t.Errorf("got the note %s", notes.String())
 			}
 			var x policy.Explanation
 			if err := json.Unmarshal(out.Bytes(), &x); err != nil {
@@ -117,6 +122,25 @@ func TestExplainAWS(t *testing.T) {
 				t.Errorf("got role %q, want %q", x.Credential.Role, tt.role)
 			}
 		})
+	}
+}
+
+// TestExplainOddPath: a path that is refused without rawPaths is noted.
+func TestExplainOddPath(t *testing.T) {
+	dir := t.TempDir()
+	text := "apiVersion: attache.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\nspec: {rules: [{name: r, hosts: [a.example.com], action: allow}, {name: raw, hosts: [b.example.com], action: allow, rawPaths: true}]}\n"
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for target, noted := range map[string]bool{"https://a.example.com/a%2Fb": true, "https://a.example.com/a/b": false, "https://b.example.com/a%2Fb": false} {
+		var out, notes bytes.Buffer
+		c, _ := root()
+		c.SetOut(&out)
+		c.SetErr(&notes)
+		c.SetArgs([]string{"policy", "explain", dir, "--as", "spiffe://attache.local/agent/curl", "GET", target})
+		if err := c.ExecuteContext(t.Context()); err != nil || strings.Contains(notes.String(), "without rawPaths") != noted {
+			t.Errorf("%s: got %v and the note %q", target, err, notes.String())
+		}
 	}
 }
 
