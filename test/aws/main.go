@@ -101,6 +101,7 @@ func prove(ctx context.Context, o options) (int, error) {
 		name string
 		do   func(context.Context) []error
 	}{
+		{"doors", s.doors},
 		{"what nobody may touch is untouched", s.untouched},
 		{"stolen sessions", s.stolen},
 		{"one cached session, two lines", s.cached},
