@@ -86,6 +86,12 @@ func (c *checker) atLeast(field string, n, least int64) {
 	}
 }
 
+func (c *checker) atMost(field string, n, most int64) {
+	if n > most && c.sound(field) {
+		c.bad(field, "is %d; must be at most %d", n, most)
+	}
+}
+
 func (c *checker) limits(l *v1alpha1.Limits) {
 	for _, f := range []struct {
 		name     string
@@ -96,12 +102,17 @@ func (c *checker) limits(l *v1alpha1.Limits) {
 		{"maxConnections", l.MaxConnections, 1},
 		{"maxStreams", l.MaxStreams, 1},
 		{"maxIdlePerHost", l.MaxIdlePerHost, 1},
+		{"maxAnswerHeaderBytes", l.MaxAnswerHeaderBytes, 4096},
+		{"maxReplayBytes", l.MaxReplayBytes, 1},
 		{"leafCacheSize", l.LeafCacheSize, 1},
 		{"credentialCache", l.CredentialCache, 1},
 		{"maxRequestsPerSec", l.MaxRequestsPerSec, 0},
 	} {
 		c.atLeast("spec.limits."+f.name, int64(f.n), int64(f.least))
 	}
+	const most = 16 << 20 // each request may hold that much
+	c.atMost("spec.limits.maxAnswerHeaderBytes", int64(l.MaxAnswerHeaderBytes), most)
+	c.atMost("spec.limits.maxReplayBytes", int64(l.MaxReplayBytes), most)
 }
 
 // upstream checks the parent proxy; its URL may hold a password and is not

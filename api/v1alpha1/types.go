@@ -572,20 +572,32 @@ type AuditConfig struct {
 
 // Limits of the data path. Zero means the default.
 type Limits struct {
-	MaxHeaderBytes    int      `json:"maxHeaderBytes,omitempty"`    // default 65536
-	MaxHeaders        int      `json:"maxHeaders,omitempty"`        // default 200
-	MaxConnections    int      `json:"maxConnections,omitempty"`    // default 10000
-	MaxStreams        int      `json:"maxStreams,omitempty"`        // h2 streams a connection, default 250
-	HeaderTimeout     Duration `json:"headerTimeout,omitempty"`     // default 10s
-	IdleTimeout       Duration `json:"idleTimeout,omitempty"`       // default 3m
-	DialTimeout       Duration `json:"dialTimeout,omitempty"`       // default 10s
-	TLSTimeout        Duration `json:"tlsTimeout,omitempty"`        // default 10s
-	ResponseTimeout   Duration `json:"responseTimeout,omitempty"`   // to the answer's head; default 10m
+	MaxHeaderBytes  int      `json:"maxHeaderBytes,omitempty"`  // default 65536
+	MaxHeaders      int      `json:"maxHeaders,omitempty"`      // default 200
+	MaxConnections  int      `json:"maxConnections,omitempty"`  // default 10000
+	MaxStreams      int      `json:"maxStreams,omitempty"`      // h2 streams a connection, default 250
+	HeaderTimeout   Duration `json:"headerTimeout,omitempty"`   // default 10s
+	IdleTimeout     Duration `json:"idleTimeout,omitempty"`     // default 3m
+	DialTimeout     Duration `json:"dialTimeout,omitempty"`     // default 10s
+	TLSTimeout      Duration `json:"tlsTimeout,omitempty"`      // default 10s
+	ResponseTimeout Duration `json:"responseTimeout,omitempty"` // to the answer's head; default 10m
+	// ContinueTimeout is how long a body waits for an origin's 100 Continue;
+	// default 3s.
+	ContinueTimeout Duration `json:"continueTimeout,omitempty"`
+	// TunnelIdleTimeout ends a tunnel, WebSocket or passthrough connection
+	// through which nothing passes; default 10m.
+	TunnelIdleTimeout Duration `json:"tunnelIdleTimeout,omitempty"`
 	DrainTimeout      Duration `json:"drainTimeout,omitempty"`      // default 20s
-	MaxIdlePerHost    int      `json:"maxIdlePerHost,omitempty"`    // default 256
-	LeafCacheSize     int      `json:"leafCacheSize,omitempty"`     // default 1024
-	CredentialCache   int      `json:"credentialCache,omitempty"`   // default 4096
-	MaxRequestsPerSec int      `json:"maxRequestsPerSec,omitempty"` // 0: unlimited
+	MaxIdlePerHost    int      `json:"maxIdlePerHost,omitempty"`    // connections to an origin, default 256
+	OriginIdleTimeout Duration `json:"originIdleTimeout,omitempty"` // of those; default 90s
+	// MaxAnswerHeaderBytes bounds an answer's head; default 1 MiB, at most 16 MiB.
+	MaxAnswerHeaderBytes int `json:"maxAnswerHeaderBytes,omitempty"`
+	// MaxReplayBytes is the largest body that is kept to repeat a request after
+	// a stale credential; default 64 KiB, at most 16 MiB.
+	MaxReplayBytes    int `json:"maxReplayBytes,omitempty"`
+	LeafCacheSize     int `json:"leafCacheSize,omitempty"`     // default 1024
+	CredentialCache   int `json:"credentialCache,omitempty"`   // default 4096
+	MaxRequestsPerSec int `json:"maxRequestsPerSec,omitempty"` // 0: unlimited
 }
 
 // UpstreamConfig says how upstreams are reached.

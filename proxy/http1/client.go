@@ -18,9 +18,10 @@ import (
 const (
 	DefaultMaxResponseHeader = 1 << 20
 	DefaultClientIdle        = 90 * time.Second
-	// continueWait is how long a body waits for 100 Continue (RFC 9110
-	// section 10.1.1 wants no origin to make us wait for ever).
-	continueWait = 3 * time.Second
+	DefaultContinueTimeout   = 3 * time.Second
+)
+
+const (
 	// lateWrite is how long the end of a body may come after the end of its
 	// answer before the connection counts as one with an unread body.
 	lateWrite = 50 * time.Millisecond
@@ -67,6 +68,9 @@ type Client struct {
 	// ResponseTimeout bounds the wait between the end of the request and the
 	// end of the answer's head; zero: no bound.
 	ResponseTimeout time.Duration
+	// ContinueTimeout is how long a body waits for 100 Continue: RFC 9110
+	// section 10.1.1 wants no origin to make us wait for ever.
+	ContinueTimeout time.Duration
 	// MaxHeaderBytes bounds the heads of an answer, interim ones included.
 	MaxHeaderBytes int
 

@@ -188,7 +188,7 @@ func (w *bodyWriter) mayBegin() bool {
 	if w.proceed == nil {
 		return true
 	}
-	t := time.NewTimer(continueWait)
+	t := time.NewTimer(or(w.k.t.ContinueTimeout, DefaultContinueTimeout))
 	defer t.Stop()
 	select {
 	case <-w.proceed:

@@ -56,7 +56,7 @@ func (x *exchange) keepSigned() func() io.ReadCloser {
 		return func() io.ReadCloser { return http.NoBody }
 	case x.aws.body != nil:
 		return func() io.ReadCloser { return io.NopCloser(bytes.NewReader(x.aws.body)) }
-	case r.ContentLength < 0 || r.ContentLength > replayBytes || r.Header.Get("Expect") != "":
+	case r.ContentLength < 0 || r.ContentLength > int64(x.p.cfg.Limits.MaxReplayBytes) || r.Header.Get("Expect") != "":
 		return nil
 	}
 	kept := &keptBody{src: r.Body}

@@ -35,6 +35,7 @@ const (
 	CodeLeak            = "leak_blocked"
 	CodeRevoked         = "revoked"
 	CodeCanceled        = "canceled"
+	CodeTunnelIdle      = "tunnel_idle"
 	CodeAWSCall         = "aws_call"
 	CodeAWSScope        = "aws_scope"
 	CodeSignature       = "signature_refused"

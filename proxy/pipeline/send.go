@@ -24,10 +24,6 @@ import (
 	"github.com/attache-dev/attache/proxy/upstream"
 )
 
-// replayBytes is the largest body that is kept to repeat a request once after
-// a stale credential.
-const replayBytes = 64 << 10
-
 // send mints, injects and sends; once more with a fresh credential where the
 // origin calls ours stale and the request can be repeated (rule 9).
 func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
@@ -113,7 +109,7 @@ func (x *exchange) keepBody() func() io.ReadCloser {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return func() io.ReadCloser { return http.NoBody }
 	}
-	if r.ContentLength < 0 || r.ContentLength > replayBytes || r.Header.Get("Expect") != "" {
+	if r.ContentLength < 0 || r.ContentLength > int64(x.p.cfg.Limits.MaxReplayBytes) || r.Header.Get("Expect") != "" {
 		return nil
 	}
 	kept := &keptBody{src: r.Body}

@@ -30,7 +30,8 @@ func (p *Pipeline) connRequest(c *proxy.Conn, t *identity.Task) *policy.Request 
 }
 
 // Tunnel carries a passthrough connection and writes its record. client's
-// first read gives the bytes that the front door has already seen.
+// first read gives the bytes that the front door has already seen. A tunnel
+// that carries nothing for limits.tunnelIdleTimeout is cut.
 func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) error {
 	x := &exchange{p: p, state: p.state.Load(), conn: c, start: p.cfg.Now(), dest: c.Dest, protocol: policy.TLS}
 	x.task = p.cfg.Tasks.Current(c.Caller.Workload)
@@ -72,10 +73,15 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 	stop := context.AfterFunc(ctx, func() { _ = client.Close(); _ = origin.Close() })
 	defer stop()
 	x.answeredFrom(origin.RemoteAddr().String())
-	x.result.BytesUp, x.result.BytesDown, _ = splice(client, client, origin)
-	x.result.Outcome = audit.OutcomeOK
-	if c := context.Cause(ctx); c == errRevoked || c == errMaxStream {
+	x.result.BytesUp, x.result.BytesDown, _ = x.splice(client, client, origin, cancel)
+	switch context.Cause(ctx) { //nolint:errorlint // our own
+	case errIdle:
+		x.endTunnel(CodeTunnelIdle)
+		return nil
+	case errRevoked, errMaxStream:
 		x.result.Outcome = audit.OutcomeRevoked
+	default:
+		x.result.Outcome = audit.OutcomeOK
 	}
 	x.finish()
 	return nil

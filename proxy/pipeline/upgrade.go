@@ -31,7 +31,8 @@ func (x *exchange) switched(resp *http.Response) (io.ReadWriteCloser, error) {
 
 // upgrade switches both sides to the origin's matching 101 and copies bytes
 // until one side ends (RFC 9110 section 15.2.2). Each direction is closed by
-// itself, so a half-closed peer still gets its answer.
+// itself, so a half-closed peer still gets its answer. A connection that
+// carries nothing for limits.tunnelIdleTimeout is cut.
 func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *http.Response, g *guard.Guarded) {
 	defer resp.Body.Close()
 	origin, err := x.switched(resp)
@@ -39,7 +40,15 @@ func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *htt
 		var agent net.Conn
 		var buffered *bufio.ReadWriter
 		if agent, buffered, err = http.NewResponseController(w).Hijack(); err == nil {
-			x.conclude(ctx, g, x.carry(ctx, agent, buffered, origin, resp))
+			err = x.carry(ctx, agent, buffered, origin, resp)
+			if errors.Is(err, errIdle) {
+				if g != nil {
+					x.result.Sealed, x.result.Masked = g.Sealed(), g.Masked()
+				}
+				x.endTunnel(CodeTunnelIdle)
+				return
+			}
+			x.conclude(ctx, g, err)
 			return
 		}
 	}
@@ -51,6 +60,8 @@ func (x *exchange) upgrade(ctx context.Context, w http.ResponseWriter, resp *htt
 func (x *exchange) carry(ctx context.Context, agent net.Conn, buffered *bufio.ReadWriter, origin io.ReadWriteCloser, resp *http.Response) error {
 	defer agent.Close()
 	_ = agent.SetDeadline(time.Time{})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() { _ = agent.Close(); _ = origin.Close() })
 	defer stop()
 
@@ -72,7 +83,7 @@ func (x *exchange) carry(ctx context.Context, agent net.Conn, buffered *bufio.Re
 		return errors.Join(errClient, err)
 	}
 	var rerr error
-	x.result.BytesUp, x.result.BytesDown, rerr = splice(agent, buffered.Reader, origin)
+	x.result.BytesUp, x.result.BytesDown, rerr = x.splice(agent, buffered.Reader, origin, cancel)
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -82,22 +93,29 @@ func (x *exchange) carry(ctx context.Context, agent net.Conn, buffered *bufio.Re
 	return nil // how a tunnel ends is the business of its two ends
 }
 
+// lastWords is how long a peer that still talks gets to finish once the other
+// side is done: there is nobody left to hear it.
+const lastWords = 5 * time.Second
+
 // splice copies in both directions and returns the bytes each way, and why
-// reading from the origin ended.
-func splice(agent net.Conn, agentReader io.Reader, origin io.ReadWriteCloser) (up, down int64, err error) {
+// reading from the origin ended. It calls cancel, which must close both sides,
+// when nothing passes for too long.
+func (x *exchange) splice(agent net.Conn, agentReader io.Reader, origin io.ReadWriteCloser, cancel context.CancelCauseFunc) (up, down int64, err error) {
+	var i idle
+	i.watch(x.p.cfg.Limits.TunnelIdleTimeout.D(), func() { cancel(errIdle) })
+	defer i.stop()
 	var upBytes atomic.Int64
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n, _ := io.Copy(origin, agentReader)
+		n, _ := i.copy(origin, agentReader, agent)
 		upBytes.Store(n)
 		closeWrite(origin)
 	}()
-	down, err = io.Copy(agent, origin)
+	down, err = i.copy(agent, origin, origin)
 	closeWrite(agent)
-	// The origin is done. A peer that still talks gets a moment to finish and
-	// is then cut: there is nobody left to hear it.
-	_ = agent.SetReadDeadline(time.Now().Add(5 * time.Second))
+	t := time.AfterFunc(lastWords, func() { _ = agent.Close() })
+	defer t.Stop()
 	<-done
 	return upBytes.Load(), down, err
 }

@@ -20,9 +20,6 @@ import (
 // ways.
 var ErrResponse = http1.ErrResponse
 
-// idleTimeout is how long an unused connection is kept.
-const idleTimeout = 90 * time.Second
-
 // What an origin chose by ALPN (RFC 7301) when it was last asked.
 const (
 	protocolUnknown int32 = iota
@@ -77,12 +74,12 @@ func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL
 		DisableCompression:     true, // the agent's own Accept-Encoding is what counts
 		MaxIdleConns:           0,
 		MaxIdleConnsPerHost:    l.MaxIdlePerHost,
-		IdleConnTimeout:        idleTimeout,
+		IdleConnTimeout:        l.OriginIdleTimeout.D(),
 		ResponseHeaderTimeout:  l.ResponseTimeout.D(),
-		ExpectContinueTimeout:  3 * time.Second,
+		ExpectContinueTimeout:  l.ContinueTimeout.D(),
 		ForceAttemptHTTP2:      true,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-		MaxResponseHeaderBytes: maxResponseHeader,
+		MaxResponseHeaderBytes: int64(l.MaxAnswerHeaderBytes),
 	}
 	if parent != nil {
 		t.std.Proxy = http.ProxyURL(parent)
@@ -98,7 +95,10 @@ func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL
 	}
 	t.raw = func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", d.HostPort()) }
 	client := func(idle int, dial func(context.Context) (net.Conn, error)) *http1.Client {
-		return &http1.Client{Dial: dial, MaxIdle: idle, IdleTimeout: idleTimeout, ResponseTimeout: l.ResponseTimeout.D(), MaxHeaderBytes: maxResponseHeader}
+		return &http1.Client{
+			Dial: dial, MaxIdle: idle, IdleTimeout: l.OriginIdleTimeout.D(), ResponseTimeout: l.ResponseTimeout.D(),
+			ContinueTimeout: l.ContinueTimeout.D(), MaxHeaderBytes: l.MaxAnswerHeaderBytes,
+		}
 	}
 	t.h1 = client(l.MaxIdlePerHost, t.dialH1)
 	t.up = client(0, func(ctx context.Context) (net.Conn, error) { return t.dial(ctx, "http/1.1") })
@@ -110,8 +110,6 @@ func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL
 	}
 	return t
 }
-
-const maxResponseHeader = 1 << 20
 
 // RoundTrip implements http.RoundTripper.
 func (t *reach) RoundTrip(r *http.Request) (*http.Response, error) {
