@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/policy/awsscope"
 )
@@ -171,4 +172,33 @@ func TestIntersection(t *testing.T) {
 		t.Error(c)
 	}
 	t.Logf("%d policies, %d refusals, %d simulations", len(cases), refused, n)
+}
+
+// TestTwoEnds: where the static policy ends by itself, a session ends with the
+// earlier of both, by the simulator's judgement.
+func TestTwoEnds(t *testing.T) {
+	tree := npmTree(t)
+	end := time.Date(2026, 12, 31, 0, 0, 0, 0, time.UTC)
+	at := func(own, now string) judged {
+		static := parse(t, `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:*","Resource":"*","Condition":{"DateLessThan":{"aws:CurrentTime":"`+own+`"}}}}`)
+		p, err := awsscope.Derive(recognise(t, s3Request("GET", "/k")), static, awsscope.GranularityRequest, awsscope.Options{NotAfter: end})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return judged{Name: own + " at " + now, Policy: p, AllowOnly: true,
+			Wants: []want{{Action: "s3:GetObject", Resource: "arn:aws:s3:::media/k", Context: map[string]string{"aws:CurrentTime": now}}}}
+	}
+	for _, tt := range []struct {
+		own, now string
+		allowed  bool
+	}{
+		{"2031-01-01T00:00:00Z", "2026-12-30T00:00:00Z", true},
+		{"2031-01-01T00:00:00Z", "2027-01-01T00:00:00Z", false},
+		{"2026-06-01T00:00:00Z", "2026-05-01T00:00:00Z", true},
+		{"2026-06-01T00:00:00Z", "2026-07-01T00:00:00Z", false},
+	} {
+		if complaints, _ := judge(t, tree, []judged{at(tt.own, tt.now)}); (len(complaints) == 0) != tt.allowed {
+			t.Errorf("ends %s, at %s: %v", tt.own, tt.now, complaints)
+		}
+	}
 }
