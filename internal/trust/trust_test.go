@@ -253,10 +253,10 @@ func TestCredentialsAreStripped(t *testing.T) {
 		"S6=AKIAIOSFODNN7EXAMPLE", "S7=xoxb-1234567890-" + canary, "S8=eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9." + canary,
 		"S9=-----BEGIN RSA PRIVATE KEY-----\n" + canary, "S10=postgres://user:" + canary + "@db/x", "S11=https://:" + canary + "@host/",
 		"S12=Authorization: Bearer " + canary, "S13=glpat-" + canary, "S14=hvs." + canary, "S15=AIzaSyA0123456789" + canary + "0123456789",
-		"AWS_REGION=sk-" + canary,
+		"AWS_REGION=sk-" + canary, "AWS_ENDPOINT_URL=https://u:" + canary + "@s3.example", "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://169.254.170.23/" + canary, "AWS_ROLE_ARN=" + canary,
 	}
 	harmless := []string{
-		"PATH=/usr/bin:/home/u/sk-learn-environments-for-all/bin", "HOME=/home/u", "LANG=sk_SK.UTF-8", "AWS_REGION=eu-west-1", "EDITOR=vi", "TOKENIZERS_PARALLELISM=false",
+		"PATH=/usr/bin:/home/u/sk-learn-environments-for-all/bin", "HOME=/home/u", "LANG=sk_SK.UTF-8", "AWS_REGION=eu-west-1", "AWS_ENDPOINT_URL=https://minio.example:9000", "AWS_ENDPOINT_URL_S3=https://minio.example:9000", "AWS_STS_REGIONAL_ENDPOINTS=regional", "EDITOR=vi", "TOKENIZERS_PARALLELISM=false",
 		"PGHOST=db.example.com", "URL=https://user@example.com/a:b@c", "ACME_TOKEN=", "KEYBOARD=us", "MONKEY=business", "GOPROXY=https://proxy.example.com",
 	}
 	o := options(slices.Concat(harmless, stripped)...)
