@@ -24,7 +24,7 @@ func (x *exchange) answerKeys(ctx context.Context, w http.ResponseWriter) bool {
 	case local && door == nil:
 		x.refuse(w, &Refusal{Status: http.StatusNotFound, Code: CodeBadRequest, Reason: "this door is not open"})
 		return true
-	case !local && (door == nil || !door.Asks(x.dest, x.req)):
+	case !local && (door == nil || x.conn.Refusal != nil || !door.Asks(x.dest, x.req)): // of strangers not even a body is read
 		return false
 	}
 	var a awsdoor.Answer
