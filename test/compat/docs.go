@@ -31,7 +31,7 @@ against servers that do, in ` + "`test/aws`" + `.
 
 ## Each client and each door
 
-A dash is a door that the client cannot take; the note says why.
+A dash is a door that the client cannot take; the note says why. ` + "`attache doctor`" + `, run beside, says the same of the runtimes that it probes.
 
 `)
 	writeDoors(&b, runs)

@@ -98,8 +98,11 @@ func compat(ctx context.Context, o options) (int, error) {
 		return 0, fmt.Errorf("no client's name contains %q", o.only)
 	}
 	doAll(ctx, runs)
-	stray := strays(h.set.Log.Entries(), runs)
-	failed := report(os.Stdout, runs, stray)
+	checks := []check{{"access log", errors.Join(strays(h.set.Log.Entries(), runs)...)}}
+	if !o.short && o.only == "" {
+		checks = append(checks, check{"attache doctor", h.consult(ctx, runs)})
+	}
+	failed := report(os.Stdout, runs, checks)
 	if o.write != "" && failed == 0 && ctx.Err() == nil {
 		if err := os.WriteFile(o.write, document(runs), 0o644); err != nil {
 			return failed, err
@@ -207,7 +210,7 @@ func (h *harness) install() error {
 	if goPath, err := exec.LookPath("go"); err == nil {
 		h.oldPath += ":" + filepath.Dir(goPath)
 	}
-	h.path = node + ":" + h.oldPath
+	h.path = node + ":" + filepath.Join(modules, "@deno", "linux-x64-glibc") + ":" + h.oldPath
 	// The token server wants a newer node than some distributions have.
 	if err := os.Setenv("PATH", node+":"+os.Getenv("PATH")); err != nil {
 		return err
@@ -229,6 +232,12 @@ func toolchain(program string) (string, error) {
 	return filepath.Dir(path), nil
 }
 
+// check is one that is not of a client alone.
+type check struct {
+	name string
+	err  error
+}
+
 // reportReasons prints the doors that a client cannot take.
 func reportReasons(w io.Writer, c client) {
 	for _, d := range allDoors {
@@ -239,8 +248,8 @@ func reportReasons(w io.Writer, c client) {
 }
 
 // report prints the matrix, then each failure, then the last line.
-func report(w io.Writer, runs []*run, stray []error) int {
-	passed, failed := 0, len(stray)
+func report(w io.Writer, runs []*run, checks []check) int {
+	passed, failed := 0, 0
 	fmt.Fprintf(w, "\n%-28s %-16s", "client", "door")
 	for _, n := range cellNames {
 		fmt.Fprintf(w, " %-16s", n)
@@ -270,11 +279,14 @@ func report(w io.Writer, runs []*run, stray []error) int {
 			}
 		}
 	}
-	for _, err := range stray {
-		fmt.Fprintf(w, "\nFAILED  access log: %v\n", err)
-	}
-	if stray == nil {
-		passed++
+	for _, c := range checks {
+		if c.err != nil {
+			failed++
+			fmt.Fprintf(w, "\nFAILED  %s: %v\n", c.name, c.err)
+		} else {
+			passed++
+			fmt.Fprintf(w, "\nok  %s\n", c.name)
+		}
 	}
 	fmt.Fprintf(w, "\n%d passed, %d failed\n", passed, failed)
 	return failed

@@ -164,7 +164,6 @@ func httpClients() []client {
 }
 
 func nodeClients() []client {
-	const deno = "$S/node_modules/@deno/linux-x64-glibc/deno"
 	const tooOld = "node before 22.21 ignores proxy variables"
 	return []client{
 		httpClient("node 22 fetch", "node --version", "node $S/fetch.mjs URL $(echo URL | sed s/echo/sse/)", why).withEvents().tunnelsHTTP().inShort(connect, baseURL, secureBase),
@@ -173,7 +172,7 @@ func nodeClients() []client {
 			withNote("by proxy: `setGlobalDispatcher(new EnvHttpProxyAgent())`, the package's own switch").
 			withNote("`new EnvHttpProxyAgent({ proxyTunnel: false })`; otherwise it asks for a tunnel for plain http too", absolute),
 		httpClient("axios", npmVersion("axios"), "node $S/axios.mjs URL", why),
-		httpClient("deno fetch", deno+" --version | head -1 | cut -d' ' -f1-2", "DENO_NO_UPDATE_CHECK=1 "+deno+" run --quiet --allow-net $S/fetch_deno.mjs URL $(echo URL | sed s/echo/sse/)", why).withEvents().
+		httpClient("deno fetch", "deno --version | head -1 | cut -d' ' -f1-2", "DENO_NO_UPDATE_CHECK=1 deno run --quiet --allow-net $S/fetch_deno.mjs URL $(echo URL | sed s/echo/sse/)", why).withEvents().
 			withNote("asks its makers for updates unless `DENO_NO_UPDATE_CHECK` is set: denied by default, and recorded"),
 		httpClient("node (system) fetch", "node --version", "node $S/fetch.mjs URL", why).onOldNode().without(connect, tooOld).without(absolute, tooOld),
 		httpClient("node (system) http", "node --version", "node $S/https.mjs URL", why).onOldNode().without(connect, tooOld).without(absolute, tooOld),
