@@ -34,6 +34,7 @@ type awsCall struct {
 	claim   sigv4.Claim
 	call    awsscope.Call
 	scope   string // how far the session is cut
+	cut     awsscope.Granularity
 	policy  string // the session policy
 	role    string // ARN of the role that is assumed first
 	body    []byte // the whole body, where it had to be read
@@ -183,16 +184,36 @@ func (x *exchange) mayHandOut() *Refusal {
 
 // derive writes the session policy.
 func (x *exchange) derive() *Refusal {
-	a := x.aws
-	text, cut, err := x.decision.Grant.AWS.SessionPolicy(a.call, x.provider.Spec.AWS.NoEscapes)
-	if err != nil {
+	if err := x.deriveBy(x.decision.Grant.AWS); err != nil {
 		return awsRefusal(err)
 	}
-	a.policy, a.scope = text, string(cut)
+	return nil
+}
+
+func (x *exchange) deriveBy(g *policy.AWSGrant) error {
+	a := x.aws
+	text, cut, err := g.SessionPolicy(a.call, x.provider.Spec.AWS.NoEscapes)
+	if err != nil {
+		return err
+	}
+	a.policy, a.cut, a.scope = text, cut, string(cut)
 	if cut == awsscope.GranularityRequest || cut == awsscope.GranularityPrefix && a.call.Service != "s3" {
 		a.scope = string(a.call.ScopeKind)
 	}
 	return nil
+}
+
+// coarser derives the session policy anew by the rule's onTooLarge, for one
+// that only STS found too large: the limit of its packed form is its secret.
+// It reports whether there is another policy to try.
+func (x *exchange) coarser() bool {
+	g := x.decision.Grant.AWS
+	if g == nil || g.OnTooLarge == "" || x.aws.cut == g.OnTooLarge {
+		return false
+	}
+	wide := *g
+	wide.Granularity, wide.OnTooLarge = g.OnTooLarge, ""
+	return x.deriveBy(&wide) == nil
 }
 
 // awsRole expands the role's ARN and returns whose account the call is made in:

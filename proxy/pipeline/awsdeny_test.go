@@ -228,3 +228,37 @@ func TestAWSTooLarge(t *testing.T) {
 		t.Error("the origin got another body")
 	}
 }
+
+// TestAWSPackedTooLarge checks what follows when only STS finds a policy too
+// large: the rule's onTooLarge, once, or a refusal that says so.
+func TestAWSPackedTooLarge(t *testing.T) {
+	a := newAWSRig(t, nil)
+	a.sts.packed = 500
+	var keys strings.Builder
+	for i := range 9 {
+		fmt.Fprintf(&keys, "<Object><Key>a-rather-long-key-of-an-object-%04d</Key></Object>", i)
+	}
+	deleteMany := func(a *awsRig, bucket string) *http.Request {
+		return a.signed(http.MethodPost, "https://"+bucket+".s3.eu-west-1.amazonaws.com/?delete", "s3", "eu-west-1", "<Delete>"+keys.String()+"</Delete>", "Content-Md5", "1B2M2Y8AsgTpgAmY7PhCfg==")
+	}
+	got := a.send(deleteMany(a, "media"))
+	if got.StatusCode != 403 || !strings.Contains(got.body, pipeline.CodeAWSScope) || !strings.Contains(got.body, "onTooLarge") || len(a.sts.requests()) != 1 {
+		t.Errorf("without onTooLarge: %d %s after %d mints", got.StatusCode, got.body, len(a.sts.requests()))
+	}
+	if got := a.send(deleteMany(a, "wide")); got.StatusCode != 200 {
+		t.Fatalf("with onTooLarge: %d %s", got.StatusCode, got.body)
+	}
+	a.skip = 1
+	if u := a.record().Credential; u.AWS.Scope != "task" {
+		t.Errorf("record %+v", u.AWS)
+	}
+	q := a.sts.requests()
+	if len(q) != 3 || len(q[1].SessionPolicy) <= 500 || len(q[2].SessionPolicy) > 500 || q[1].Key() == q[2].Key() {
+		t.Errorf("%d mints", len(q))
+	}
+	b := newAWSRig(t, nil)
+	b.sts.packed = 1 // the coarser one is too large as well: there is no third
+	if got := b.send(deleteMany(b, "wide")); got.StatusCode != 403 || len(b.sts.requests()) != 2 {
+		t.Errorf("nothing fits: %d after %d mints", got.StatusCode, len(b.sts.requests()))
+	}
+}

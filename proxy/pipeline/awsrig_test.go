@@ -86,6 +86,7 @@ type fakeSTS struct {
 	sessions map[string]session
 	asked    []minting.Request
 	err      error
+	packed   int             // larger policies are too large once packed; 0: none is
 	ended    map[string]bool // access key ids that AWS takes for expired
 }
 
@@ -95,6 +96,9 @@ func (f *fakeSTS) Mint(_ context.Context, q minting.Request, _ minting.Evidence)
 	f.asked = append(f.asked, q)
 	if f.err != nil {
 		return minting.Credential{}, f.err
+	}
+	if f.packed > 0 && len(q.SessionPolicy) > f.packed {
+		return minting.Credential{}, fmt.Errorf("%w: PackedPolicyTooLarge", minting.ErrPolicyTooLarge)
 	}
 	var doc struct {
 		Version   string

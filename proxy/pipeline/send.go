@@ -197,7 +197,12 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 	if g.AWS != nil {
 		x.aws.session(&req)
 	}
-	c, err := x.p.cfg.Minter.Mint(ctx, req, minting.Evidence{Workload: w, Task: x.task, Source: x.p.cfg.Source})
+	e := minting.Evidence{Workload: w, Task: x.task, Source: x.p.cfg.Source}
+	c, err := x.p.cfg.Minter.Mint(ctx, req, e)
+	if errors.Is(err, minting.ErrPolicyTooLarge) && x.coarser() {
+		x.aws.session(&req)
+		c, err = x.p.cfg.Minter.Mint(ctx, req, e)
+	}
 	x.steps.Minted = x.since()
 	if err != nil {
 		return x.mintRefusal(ctx, err)
@@ -250,6 +255,9 @@ func (x *exchange) mintRefusal(ctx context.Context, err error) *Refusal {
 	switch {
 	case ctx.Err() != nil:
 		return x.upstreamRefusal(ctx, err)
+	case errors.Is(err, minting.ErrPolicyTooLarge):
+		return &Refusal{Status: http.StatusForbidden, Code: CodeAWSScope, Err: err,
+			Reason: who + ": the session policy of this call is larger than STS takes; ask for less in one call, or the rule may say credential.aws.onTooLarge"}
 	case errors.Is(err, minting.ErrDenied):
 		return &Refusal{Status: http.StatusForbidden, Code: CodeMintDenied, Err: err,
 			Reason: who + ": the issuer refused the credential; the operator finds its answer in Attaché's log under this record"}
