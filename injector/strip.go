@@ -76,7 +76,7 @@ func (s *stripper) names() []string {
 func (s *stripper) header(h http.Header) {
 	for name, values := range h {
 		if strings.EqualFold(name, "cookie") {
-			s.cookies(h, name, values)
+			wire.CookieLines(h, name, s.cookie, s.cookieLine)
 			continue
 		}
 		own := s.own(name, s.Headers, names.Header)
@@ -120,31 +120,22 @@ func (s *stripper) own(name string, extra []string, known func(string) bool) boo
 	return slices.ContainsFunc(extra, func(e string) bool { return names.Fold(e) == fold })
 }
 
-func (s *stripper) cookies(h http.Header, key string, lines []string) {
-	kept := lines[:0:0]
-	for _, line := range lines {
-		out := wire.Cookies(line, func(name, value string) (string, bool) {
-			own := s.own(name, nil, names.Cookie) && !s.sealed(strings.Trim(value, `"`))
-			if own || s.placeholder(value) || s.placeholder(name) {
-				s.removed["cookie "+s.label(name)] = true
-				return "", false
-			}
-			return value, true
-		})
-		// Contains may see more in the whole than in the parts.
-		if s.placeholder(out) {
-			s.removed["cookie"] = true
-			continue
-		}
-		if out != "" {
-			kept = append(kept, out)
-		}
+func (s *stripper) cookie(name, value string) (string, bool) {
+	own := s.own(name, nil, names.Cookie) && !s.sealed(strings.Trim(value, `"`))
+	if own || s.placeholder(value) || s.placeholder(name) {
+		s.removed["cookie "+s.label(name)] = true
+		return "", false
 	}
-	if len(kept) == 0 {
-		delete(h, key)
-		return
+	return value, true
+}
+
+// cookieLine finds what Contains sees in the whole and not in the parts.
+func (s *stripper) cookieLine(line string) bool {
+	bad := s.placeholder(line)
+	if bad {
+		s.removed["cookie"] = true
 	}
-	h[key] = kept
+	return bad
 }
 
 func (s *stripper) param(name, raw string) (string, bool) {

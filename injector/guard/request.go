@@ -69,7 +69,7 @@ func (v *Vault) Unseal(r *http.Request, who Who) Opened {
 	u := unsealer{v: v, who: who, o: &o}
 	for name, values := range r.Header {
 		if strings.EqualFold(name, "cookie") {
-			u.cookies(r.Header, name, values)
+			wire.CookieLines(r.Header, name, u.cookie, nil)
 			continue
 		}
 		kept := values[:0]
@@ -161,36 +161,23 @@ func (u *unsealer) basic(name, scheme, enc, value string) (string, bool) {
 	return scheme + " " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)), true
 }
 
-func (u *unsealer) cookies(h http.Header, key string, lines []string) {
-	kept := lines[:0]
-	for _, line := range lines {
-		out := wire.Cookies(line, func(name, value string) (string, bool) {
-			bare := strings.Trim(value, `"`)
-			if !holdsHandle(bare) && !holdsHandle(name) {
-				return value, true
-			}
-			slots := []string{"cookie:" + name}
-			if names.Cookie(name) {
-				slots = append(slots, slotToken)
-			}
-			if v, ok := u.open("cookie "+name, bare, slots...); ok {
-				return v, true
-			}
-			if holdsHandle(name) {
-				name = "(handle)"
-			}
-			u.removed("cookie " + name)
-			return "", false
-		})
-		if out != "" {
-			kept = append(kept, out)
-		}
+func (u *unsealer) cookie(name, value string) (string, bool) {
+	bare := strings.Trim(value, `"`)
+	if !holdsHandle(bare) && !holdsHandle(name) {
+		return value, true
 	}
-	if len(kept) == 0 {
-		delete(h, key)
-		return
+	slots := []string{"cookie:" + name}
+	if names.Cookie(name) {
+		slots = append(slots, slotToken)
 	}
-	h[key] = kept
+	if v, ok := u.open("cookie "+name, bare, slots...); ok {
+		return v, true
+	}
+	if holdsHandle(name) {
+		name = "(handle)"
+	}
+	u.removed("cookie " + name)
+	return "", false
 }
 
 func (u *unsealer) param(name, raw string) (string, bool) {

@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 )
@@ -78,6 +79,25 @@ func Cookies(line string, f func(name, value string) (string, bool)) string {
 		return line
 	}
 	return strings.Join(out, "; ")
+}
+
+// CookieLines does what [Cookies] does for all lines of a header's field key,
+// whatever its case, and removes lines of which nothing is left and those that
+// drop says yes to; drop may be nil. The values of h are replaced, not changed.
+func CookieLines(h http.Header, key string, f func(name, value string) (string, bool), drop func(line string) bool) {
+	lines := h[key]
+	kept := make([]string, 0, len(lines))
+	for _, line := range lines {
+		out := Cookies(line, f)
+		if out != "" && (drop == nil || !drop(out)) {
+			kept = append(kept, out)
+		}
+	}
+	if len(kept) == 0 {
+		delete(h, key)
+		return
+	}
+	h[key] = kept
 }
 
 // Drop removes the parameters of a query whose text, as it stands, bad says
