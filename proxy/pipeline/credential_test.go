@@ -48,6 +48,7 @@ func TestRetryOnce(t *testing.T) {
 		header             []string
 		chunked            bool
 		want, attempts     int
+		config             string
 	}{
 		{name: "GET", method: "GET", want: 200, attempts: 2},
 		{name: "PUT", method: "PUT", body: "all of it", want: 200, attempts: 2},
@@ -57,11 +58,12 @@ func TestRetryOnce(t *testing.T) {
 		{name: "PATCH", method: "PATCH", body: "x", want: 401, attempts: 1},
 		{name: "POST with key", method: "POST", body: "pay", header: []string{"Idempotency-Key", "k"}, want: 200, attempts: 2},
 		{name: "large PUT", method: "PUT", body: big, want: 401, attempts: 1},
+		{name: "large PUT that may be kept", method: "PUT", body: big, want: 200, attempts: 2, config: "  limits: {maxReplayBytes: 131072}"},
 		{name: "PUT of unknown length", method: "PUT", body: "x", chunked: true, want: 401, attempts: 1},
 	} {
 		for _, h2 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s h2=%v", c.name, h2), func(t *testing.T) {
-				r := newRig(t, settings{})
+				r := newRig(t, settings{config: c.config})
 				o := &strict{good: func(string) bool { return true }}
 				r.serve(o.serve)
 				r.get("https://api.test/") // puts a credential in the cache
