@@ -78,6 +78,8 @@ func TestKeyDoesNotConcatenate(t *testing.T) {
 		{{Resources: []string{"a"}}, {Scope: []string{"a"}}},
 		{{Scope: []string{"a"}, Resources: []string{"b"}}, {Scope: []string{"a", "b"}}},
 		{{Audience: "x"}, {Role: "x"}},
+		{{AuthorizationDetails: "x"}, {SessionPolicy: "x"}},
+		{{Role: "a", SessionPolicy: "bc"}, {Role: "ab", SessionPolicy: "c"}},
 	}
 	for _, p := range pairs {
 		if p[0].Key() == p[1].Key() {

@@ -143,12 +143,12 @@ func (s *Source) JWT(ctx context.Context, r identity.JWTRequest) (identity.JWT, 
 	return identity.JWT{Token: secret.New(tok), ID: c.ID, Expires: now.Add(ttl)}, nil
 }
 
-// X509 implements [identity.Source]; no provider asks for it.
+// X509 implements [identity.Source]: there is no X.509-SVID.
 func (s *Source) X509(context.Context, *identity.Workload) (*x509svid.SVID, error) {
 	return nil, identity.ErrUnavailable
 }
 
-// Bundle implements [identity.Source]; no provider asks for it.
+// Bundle implements [identity.Source]: there is none.
 func (s *Source) Bundle(context.Context) (*x509bundle.Bundle, error) {
 	return nil, identity.ErrUnavailable
 }
