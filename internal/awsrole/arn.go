@@ -59,6 +59,9 @@ func Parse(arn string) (ARN, error) {
 	return a, nil
 }
 
+// IsMinIO reports whether arn, or a template of one, names a role of MinIO.
+func IsMinIO(arn string) bool { return strings.HasPrefix(arn, "arn:minio:") }
+
 // String is the ARN's text. That of a MinIO role lacks its region.
 func (a ARN) String() string {
 	return "arn:" + a.Partition + ":iam::" + a.Account + ":role" + a.Path + a.Name

@@ -145,3 +145,9 @@ func FuzzExpand(f *testing.F) {
 		}
 	})
 }
+
+func TestIsMinIO(t *testing.T) {
+	if !awsrole.IsMinIO("arn:minio:iam:us-east-1::role/r") || awsrole.IsMinIO("arn:aws:iam::111122223333:role/arn:minio:") {
+		t.Error("MinIO's role is not told from AWS's")
+	}
+}

@@ -72,6 +72,10 @@ type Request struct {
 	// it dynamodb:LeadingKeys is derived also where the request alone does not
 	// tell which attribute that is.
 	PartitionKeys map[string]string
+
+	// NoACLs says that the server has no ACLs: it ignores fields that set one
+	// with an object, and refuses policies that name their actions (MinIO).
+	NoACLs bool
 }
 
 // An Endpoint is a host that the built-in table does not know.

@@ -3,6 +3,7 @@ package awsscope_test
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +303,22 @@ func TestClaim(t *testing.T) {
 		service, region, err := awsscope.Claim(host, "eu-central-1", custom)
 		if got := service + " " + region; got != want || (err == nil) != (want != " ") {
 			t.Errorf("%s: got %q, %v; want %q", host, got, err, want)
+		}
+	}
+}
+
+// TestNoACLs: a canned ACL is an action of its own, but on servers without any.
+func TestNoACLs(t *testing.T) {
+	r := s3Request("PUT", "/k")
+	r.Header = http.Header{"X-Amz-Acl": {"private"}}
+	for _, no := range []bool{false, true} {
+		r.NoACLs = no
+		var actions []string
+		for _, a := range recognise(t, r).Access {
+			actions = append(actions, a.Action)
+		}
+		if slices.Contains(actions, "s3:PutObjectAcl") == no || !slices.Contains(actions, "s3:PutObject") {
+			t.Errorf("NoACLs %v: actions %v", no, actions)
 		}
 	}
 }

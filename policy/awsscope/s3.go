@@ -242,7 +242,7 @@ func (c *reading) s3Headers(op string, res Pattern) {
 		case op == "CreateBucket" && k == "x-amz-bucket-object-lock-enabled":
 			c.add("s3:PutBucketVersioning", res, nil)
 			action = "s3:PutBucketObjectLockConfiguration"
-		case writes && (k == "x-amz-acl" || strings.HasPrefix(k, "x-amz-grant-")):
+		case writes && !c.req.NoACLs && (k == "x-amz-acl" || strings.HasPrefix(k, "x-amz-grant-")):
 			action = "s3:PutObjectAcl"
 		case writes && k == "x-amz-tagging":
 			action = "s3:PutObjectTagging"

@@ -123,6 +123,7 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 		Method: x.req.Method, Host: x.awsHost(), RawPath: x.path, RawQuery: x.req.URL.RawQuery, Header: x.req.Header,
 		ClaimedService: a.claim.Service, ClaimedRegion: a.claim.Region, Account: account.Account, Partition: account.Partition,
 		Endpoints: x.provider.endpoints, PartitionKeys: spec.PartitionKeys, BodyComplete: !hasBody(x.req),
+		NoACLs: awsrole.IsMinIO(a.role),
 	}
 	if a.call, err = awsscope.Recognise(q); errors.Is(err, awsscope.ErrBodyNeeded) {
 		if f := x.readBody(ctx, w); f != nil {
