@@ -31,13 +31,18 @@ quickstart: build deps-demo ## Keep the servers of examples/quickstart running, 
 	@$(GO) run ./test/demo -attache bin/attache -serve
 
 .PHONY: test
-test: deps-test vault build ## Pass every test (race detector on)
-	@MAKE="$(MAKE)" test/suites.sh unit fuzz-short compat-short demo bench-short
+test: deps-test vault minio build ## Pass every test (race detector on)
+	@MAKE="$(MAKE)" test/suites.sh unit fuzz-short compat-short aws-short demo bench-short
 
 # Vault 1.13.0 is built once, about six minutes, and cached.
 .PHONY: vault
 vault:
 	@test/servers/vault/build.sh
+
+# MinIO is built once, about eight minutes, and cached.
+.PHONY: minio
+minio:
+	@test/servers/minio/build.sh
 
 .PHONY: unit
 unit: ## Go tests of every package with the race detector
@@ -71,6 +76,16 @@ compat: build deps-test ## Unchanged real clients through every front door; writ
 .PHONY: compat-short
 compat-short: build deps-test ## A short form of compat
 	@$(GO) run ./test/compat -attache $(BIN)/attache -short
+
+.PHONY: aws
+aws: build minio ## Unchanged AWS clients without keys, against MinIO; stolen sessions; bad input
+	@test/deps.sh aws
+	@$(GO) run ./test/aws -attache $(BIN)/attache
+
+.PHONY: aws-short
+aws-short: build minio ## A short form of aws
+	@test/deps.sh aws
+	@$(GO) run ./test/aws -attache $(BIN)/attache -short
 
 .PHONY: bench
 bench: build ## Measure against peers in one interleaved run

@@ -48,7 +48,7 @@ spec:
     caFile: {{.Dir}}/ca.pem
     audience: {{.Audience}}
     callsPerSecond: 200
-    timeout: 2s
+    timeout: 1s
     noEscapes: true
     endpoints:
     - {host: {{.Store}}, service: s3, virtualHost: true}
