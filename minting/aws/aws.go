@@ -274,7 +274,7 @@ func (m *Minter) wait(ctx context.Context) error {
 		if cause := ctx.Err(); cause != nil {
 			err = cause
 		}
-		return fmt.Errorf("%w: %d calls a second to STS are not enough: %w", minting.ErrUnavailable, m.spec.CallsPerSecond, err)
+		return minting.WithRetryAfter(fmt.Errorf("%w: %d calls a second to STS are not enough: %w", minting.ErrUnavailable, m.spec.CallsPerSecond, err), time.Second)
 	}
 	return nil
 }
