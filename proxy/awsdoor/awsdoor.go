@@ -114,8 +114,8 @@ type Answer struct {
 	Ambient bool
 }
 
-// Local answers a request at the run's own port: the container credentials
-// endpoint and the metadata service.
+// Local answers a request at the run's own port, or at the metadata service's
+// address: the container credentials endpoint and IMDSv2.
 func (d *Door) Local(r *http.Request) Answer {
 	switch {
 	case d.c.Container && (r.URL.Path == ContainerPath || !d.c.IMDS):

@@ -196,6 +196,34 @@ func TestIMDSRefusals(t *testing.T) {
 	}
 }
 
+func TestMetadata(t *testing.T) {
+	d, _ := open(t, nil)
+	closed, _ := open(t, func(c *awsdoor.Config) { c.IMDS = false })
+	for address, want := range map[string]bool{
+		"http://169.254.169.254": true, "http://[fd00:ec2::254]": true, "https://169.254.169.254:80": false, "http://169.254.169.254:8080": false,
+		"http://169.254.170.2": false, "http://127.0.0.1": false, "http://metadata.google.internal": false,
+	} {
+		u, err := parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Metadata(u); got != want {
+			t.Errorf("%s: got %v", address, got)
+		}
+		if closed.Metadata(u) {
+			t.Errorf("%s: the closed door answers", address)
+		}
+	}
+}
+
+func parse(s string) (destination.Destination, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return destination.Destination{}, err
+	}
+	return destination.FromURL(u)
+}
+
 // A door that the provider does not list is closed.
 func TestClosed(t *testing.T) {
 	d, _ := open(t, func(c *awsdoor.Config) { c.IMDS, c.WebIdentity = false, false })

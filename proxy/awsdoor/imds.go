@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/attache-dev/attache/proxy/destination"
 )
 
 // Names and bounds of IMDSv2 (Amazon EC2 User Guide, "Use the Instance
@@ -32,6 +34,13 @@ type imdsKeys struct {
 	SecretAccessKey string
 	Token           string
 	Expiration      string
+}
+
+// Metadata reports whether dest is the metadata service's own address (RFC 3927
+// link-local and EC2's IPv6), which programs without a setting for it ask
+// through the proxy, and the imds door stands for it.
+func (d *Door) Metadata(dest destination.Destination) bool {
+	return d.c.IMDS && dest.Scheme == "http" && dest.Port == 80 && (dest.Host == "169.254.169.254" || dest.Host == "fd00:ec2::254")
 }
 
 // imds answers as an instance that serves version 2 alone. Its hop limit is

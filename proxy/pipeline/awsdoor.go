@@ -14,12 +14,14 @@ import (
 )
 
 // answerKeys answers what asks Attaché itself for AWS keys: requests at the
-// AWS door's port, and calls of STS that would hand out credentials. It reports
+// AWS door's port or the address of the instance metadata service, and calls of
+// STS that would hand out credentials. It reports
 // whether it did. Policy is not asked, because nothing leaves us and
 // placeholders are worth nothing; the caller is attested and the answer recorded
 // like every other.
 func (x *exchange) answerKeys(ctx context.Context, w http.ResponseWriter) bool {
-	door, local := x.p.cfg.AWSDoor, x.conn.Door == proxy.DoorAWS
+	door := x.p.cfg.AWSDoor
+	local := x.conn.Door == proxy.DoorAWS || door != nil && door.Metadata(x.dest)
 	switch {
 	case local && door == nil:
 		x.refuse(w, &Refusal{Status: http.StatusNotFound, Code: CodeBadRequest, Reason: "this door is not open"})

@@ -77,6 +77,32 @@ func TestAWSDoorRecords(t *testing.T) {
 	}
 }
 
+// What knows the metadata service by its address only asks through the proxy,
+// and is answered by the same rules.
+func TestMetadataAddress(t *testing.T) {
+	r, _, keys := doorRig(t, settings{})
+	const service = "http://169.254.169.254"
+	token := r.do(r.client(false), "PUT", service+"/latest/api/token", nil, "X-aws-ec2-metadata-token-ttl-seconds", "60")
+	if token.StatusCode != 200 {
+		t.Fatalf("got %d %s", token.StatusCode, token.body)
+	}
+	r.record()
+	r.skip++
+	if got := r.get(service+"/latest/meta-data/iam/security-credentials/reader", "X-aws-ec2-metadata-token", token.body); got.StatusCode != 200 || !strings.Contains(got.body, keys.AccessKeyID) {
+		t.Errorf("got %d %s", got.StatusCode, got.body)
+	}
+	if rec := r.record(); rec.Request.Host != "169.254.169.254" || rec.Request.Door != "absolute" || rec.Decision.Verdict != "allow" || !strings.HasPrefix(rec.Decision.Reason, "imds credentials") {
+		t.Errorf("got %+v %+v", rec.Request, rec.Decision)
+	}
+	r.skip++
+	if got := r.get(service + "/latest/meta-data/iam/security-credentials/reader"); got.StatusCode != 401 || strings.Contains(got.body, keys.AccessKeyID) {
+		t.Errorf("version 1: got %d %s", got.StatusCode, got.body)
+	}
+	r.record()
+	r.skip++
+	r.refusal(r.get("http://169.254.170.2/v2/credentials"), 403, pipeline.CodeDenied, audit.OutcomeDenied)
+}
+
 // A process that is not of the workload gets nothing, whatever it knows.
 func TestAWSDoorRefusesStrangers(t *testing.T) {
 	r, url, keys := doorRig(t, settings{})
