@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"mime/multipart"
 	"net/http"
@@ -71,6 +72,9 @@ type readCloser struct {
 	io.Closer
 }
 
+// Fields are the form's fields, by lower-case name, up to the file.
+func (f *Form) Fields() map[string]string { return maps.Clone(f.fields) }
+
 // read collects the fields up to the file.
 func (f *Form) read(head []byte) error {
 	mr := multipart.NewReader(bytes.NewReader(head), f.boundary)
@@ -91,7 +95,7 @@ func (f *Form) read(head []byte) error {
 		if err != nil {
 			return malformed("the form's fields are longer than %d bytes", maxFormFields)
 		}
-		if _, dup := f.fields[name]; dup && strings.HasPrefix(name, "x-amz-") || dup && name == "policy" {
+		if _, dup := f.fields[name]; dup { // servers differ in which one they take
 			return fmt.Errorf("%w: form field %s stands twice", ErrSeveral, clip(name))
 		}
 		if name == "" || part.FileName() != "" || strings.ContainsAny(name, "\"\\\r\n") {

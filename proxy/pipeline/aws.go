@@ -32,6 +32,7 @@ const awsBodyBytes = 1 << 20
 type awsCall struct {
 	service string // signing name, as claimed or as the host has it: how errors look
 	claim   sigv4.Claim
+	form    *sigv4.Form // of an upload by POST, whose signature stands in its fields
 	call    awsscope.Call
 	scope   string // how far the session is cut
 	cut     awsscope.Granularity
@@ -98,6 +99,14 @@ func (x *exchange) readClaim() *Refusal {
 		return &Refusal{Status: http.StatusBadRequest, Code: CodeAWSCall, Reason: "calls to AWS over " + x.protocol + " are signed message by message and cannot be signed anew"}
 	}
 	claim, err := sigv4.Parse(x.req)
+	if errors.Is(err, sigv4.ErrUnsigned) && sigv4.IsForm(x.req) {
+		return nil // readForm looks for it in the body
+	}
+	return awsRefusal(x.accept(claim, err))
+}
+
+// accept takes a claim that was made with this run's placeholder.
+func (x *exchange) accept(claim sigv4.Claim, err error) error {
 	if err == nil {
 		err = x.provider.injector.OwnKey(claim.AccessKeyID, x.p.cfg.Placeholders)
 	}
@@ -105,15 +114,20 @@ func (x *exchange) readClaim() *Refusal {
 		err = claim.Check(x.p.cfg.Now())
 	}
 	x.aws.claim = claim
-	return awsRefusal(err)
+	return err
 }
 
 // cutSession reads what the call asks for, from the bytes that will be signed,
 // and writes the session policy that allows that and no more. The request has
 // been cleaned; nothing has left us.
 func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refusal {
-	sigv4.Strip(x.req)
 	a, spec := x.aws, x.provider.Spec.AWS
+	if a.claim.Place == "" {
+		if f := x.readForm(ctx, w); f != nil {
+			return f
+		}
+	}
+	sigv4.Strip(x.req)
 	account, err := x.awsRole()
 	if err != nil {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeMintDenied, Err: err,
@@ -125,6 +139,11 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 		Endpoints: x.provider.endpoints, PartitionKeys: spec.PartitionKeys, BodyComplete: !hasBody(x.req),
 		NoACLs: awsrole.IsMinIO(a.role),
 	}
+	if a.form != nil {
+		if f := x.asPut(&q); f != nil {
+			return f
+		}
+	}
 	if a.call, err = awsscope.Recognise(q); errors.Is(err, awsscope.ErrBodyNeeded) {
 		if f := x.readBody(ctx, w); f != nil {
 			return f
@@ -134,6 +153,9 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 	}
 	if err != nil {
 		return awsRefusal(err)
+	}
+	if a.form != nil && a.call.Operation != "PutObject" {
+		return &Refusal{Status: http.StatusBadRequest, Code: CodeAWSCall, Reason: "upload by POST: it goes to a bucket, and makes one object"}
 	}
 	if f := x.mayHandOut(); f != nil {
 		return f
@@ -156,12 +178,18 @@ func (x *exchange) sameDecoded() *Refusal {
 		}
 		q := x.policyRequest()
 		q.Path = p
-		if d := x.state.Policies.Decide(q); d.Verdict != x.decision.Verdict || d.Policy != x.decision.Policy || d.Rule != x.decision.Rule {
+		if !x.sameRule(q) {
 			return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath,
 				Reason: "another rule applies to this path once its encoded slashes, empty and dot segments are resolved; send it plain"}
 		}
 	}
 	return nil
+}
+
+// sameRule reports whether the rule that decided would decide q too.
+func (x *exchange) sameRule(q *policy.Request) bool {
+	d := x.state.Policies.Decide(q)
+	return d.Verdict == x.decision.Verdict && d.Policy == x.decision.Policy && d.Rule == x.decision.Rule
 }
 
 // mayHandOut refuses calls whose answer is a secret, unless the rule names
@@ -251,8 +279,7 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 	if r.ContentLength > awsBodyBytes {
 		return tooLarge
 	}
-	// The end of a task must not wait for an agent that sends nothing.
-	stop := context.AfterFunc(ctx, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) })
+	stop := cutReads(ctx, w)
 	b, err := io.ReadAll(io.LimitReader(r.Body, awsBodyBytes+1))
 	stop()
 	if ctx.Err() != nil {
@@ -268,6 +295,13 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
 	r.Header.Del("Expect") // it has been met
 	return nil
+}
+
+// cutReads ends a read from the agent once ctx does: the end of a task must not
+// wait for an agent that sends nothing. The caller calls what it returns when
+// it has read.
+func cutReads(ctx context.Context, w http.ResponseWriter) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // hasBody reports whether anything follows r's head.

@@ -91,8 +91,8 @@ func TestAWSRefusesClaims(t *testing.T) {
 		{"static policy, another action", func() *http.Request {
 			return a.signed(http.MethodDelete, "https://bounded.s3.eu-west-1.amazonaws.com/public/k", "s3", "eu-west-1", "")
 		}, 403, pipeline.CodeAWSScope, "AccessDenied"},
-		{"form upload", func() *http.Request {
-			r, _ := http.NewRequest(http.MethodPost, "https://media.s3.eu-west-1.amazonaws.com/", strings.NewReader("--b\r\n"))
+		{"unsigned form", func() *http.Request {
+			r, _ := http.NewRequest(http.MethodPost, "https://media.s3.eu-west-1.amazonaws.com/", strings.NewReader("--b\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nx\r\n--b--\r\n"))
 			r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
 			return r
 		}, 403, pipeline.CodeAmbientUse, "AccessDenied"},

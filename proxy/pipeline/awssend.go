@@ -86,7 +86,11 @@ func (x *exchange) sign(ctx context.Context) *Refusal {
 	p := a.claim.Params(x.p.skew.Time(x.dest.HostPort(), x.p.cfg.Now()))
 	p.TLS = x.dest.Scheme == "https"
 	creds := sigv4.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: c.Secret, SessionToken: c.SessionToken}
-	if err := x.p.signer.Sign(ctx, &out, creds, p); err != nil {
+	sign := x.p.signer.Sign
+	if a.form != nil {
+		sign = a.form.Sign
+	}
+	if err := sign(ctx, &out, creds, p); err != nil {
 		if ctx.Err() != nil {
 			return x.upstreamRefusal(ctx, err)
 		}
