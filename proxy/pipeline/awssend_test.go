@@ -98,6 +98,59 @@ func TestAWSFreshSessionIsNotStale(t *testing.T) {
 	}
 }
 
+// TestAWSRefusedTwice checks that the answer to a call that was sent again is
+// guarded like the first one, and that there is no third.
+func TestAWSRefusedTwice(t *testing.T) {
+	a := newAWSRig(t, nil)
+	get := func() result { return a.send(a.signed(http.MethodGet, object, "s3", "eu-west-1", "")) }
+	if got := get(); got.StatusCode != 200 {
+		t.Fatal(got.body)
+	}
+	a.answer(func(w http.ResponseWriter, r *http.Request) {
+		awsError(w, http.StatusBadRequest, "ExpiredToken", r.Header.Get("X-Amz-Security-Token"))
+	})
+	before := a.requests.Load()
+	got := get()
+	if got.StatusCode != 400 || got.Header.Get("Attache-Error") != pipeline.CodeSignature || a.requests.Load() != before+2 {
+		t.Errorf("%d %d requests: %s", got.StatusCode, a.requests.Load()-before, got.body)
+	}
+	for _, s := range a.sts.issued() {
+		if strings.Contains(got.body, s.token) {
+			t.Error("the answer repeats a token")
+		}
+	}
+	if n := len(a.sts.requests()); n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// TestAWSMultiRegion checks that a call to a multi-Region access point goes out
+// signed by SigV4a, for the regions that the agent signed for.
+func TestAWSMultiRegion(t *testing.T) {
+	a := newAWSRig(t, nil)
+	var got http.Header
+	a.serve(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() })
+	id, _ := a.placeholders()
+	stamp := time.Now().UTC().Format("20060102T150405Z")
+	r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://mfzwi23gnjvgw.mrap.accesspoint.s3-global.amazonaws.com/k", nil)
+	for k, v := range map[string]string{
+		"X-Amz-Date": stamp, "X-Amz-Region-Set": "*", "X-Amz-Content-Sha256": "UNSIGNED-PAYLOAD",
+		"Authorization": "AWS4-ECDSA-P256-SHA256 Credential=" + id + "/" + stamp[:8] + "/s3/aws4_request, SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-region-set, Signature=" + strings.Repeat("ab", 70),
+	} {
+		r.Header.Set(k, v)
+	}
+	if got := a.send(r); got.StatusCode != 200 {
+		t.Fatalf("%d %s", got.StatusCode, got.body)
+	}
+	auth := got.Get("Authorization")
+	if !strings.HasPrefix(auth, "AWS4-ECDSA-P256-SHA256 Credential=ASIA") || strings.Contains(auth, "abababab") || got.Get("X-Amz-Region-Set") != "*" || !strings.Contains(auth, "x-amz-security-token") {
+		t.Errorf("%v", got)
+	}
+	if u := a.record().Credential.AWS; u.Resources[0] != "arn:aws:s3::111122223333:accesspoint/mfzwi23gnjvgw.mrap/object/k" {
+		t.Errorf("%+v", u)
+	}
+}
+
 // TestAWSSkew checks that a clock which differs from AWS's is learnt, once.
 func TestAWSSkew(t *testing.T) {
 	a := newAWSRig(t, nil)
