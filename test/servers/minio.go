@@ -11,11 +11,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -232,7 +234,7 @@ func (s *MinIO) ready(ctx context.Context, role bool) error {
 		if role {
 			s.RoleARN = roleLine.FindString(s.log.String())
 		}
-		if (s.RoleARN != "" || !role) && s.call(ctx, http.MethodGet, "/minio/health/ready", false) == nil {
+		if (s.RoleARN != "" || !role) && s.serves(ctx, role) {
 			return nil
 		}
 		select {
@@ -245,21 +247,64 @@ func (s *MinIO) ready(ctx context.Context, role bool) error {
 	}
 }
 
-// MakeBucket makes a bucket as root.
-func (s *MinIO) MakeBucket(ctx context.Context, bucket string) error {
-	if err := s.call(ctx, http.MethodPut, "/"+bucket, true); err != nil {
-		return fmt.Errorf("make bucket %s: %w", bucket, err)
+// serves reports whether all parts answer: the health check is content before
+// the parts for S3 and STS are there.
+func (s *MinIO) serves(ctx context.Context, sts bool) bool {
+	if s.call(ctx, http.MethodGet, "/minio/health/ready", false) != nil || s.call(ctx, http.MethodGet, "/", true) != nil {
+		return false
 	}
-	return nil
+	if !sts {
+		return true
+	}
+	f := url.Values{"Action": {"AssumeRoleWithWebIdentity"}, "Version": {"2011-06-15"}, "RoleArn": {s.RoleARN}, "WebIdentityToken": {"none"}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base()+"/", strings.NewReader(f.Encode()))
+	if err != nil {
+		return false
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	res, err := s.http.Do(req)
+	if err != nil {
+		return false
+	}
+	defer res.Body.Close()
+	return res.StatusCode == http.StatusBadRequest // it looked at the token
 }
+
+// base is URL with the address in place of the name, which need not resolve.
+func (s *MinIO) base() string {
+	if strings.HasPrefix(s.URL, "https:") {
+		return "https://" + s.Addr
+	}
+	return "http://" + s.Addr
+}
+
+// MakeBucket makes a bucket as root. A server that has just begun may ask for
+// patience.
+func (s *MinIO) MakeBucket(ctx context.Context, bucket string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		err := s.call(ctx, http.MethodPut, "/"+bucket, true)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errBusy) || ctx.Err() != nil {
+			return fmt.Errorf("make bucket %s: %w", bucket, err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-s.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// errBusy is a status of 503.
+var errBusy = errors.New("busy")
 
 // call sends a request without a body, signed by root if asked to.
 func (s *MinIO) call(ctx context.Context, method, path string, signed bool) error {
-	scheme := s.URL[:len("http")]
-	if s.URL[len("http")] == 's' {
-		scheme = "https"
-	}
-	req, err := http.NewRequestWithContext(ctx, method, scheme+"://"+s.Addr+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, s.base()+path, nil)
 	if err != nil {
 		return err
 	}
@@ -278,6 +323,9 @@ func (s *MinIO) call(ctx context.Context, method, path string, signed bool) erro
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+		if res.StatusCode == http.StatusServiceUnavailable {
+			return fmt.Errorf("%w: %s", errBusy, b)
+		}
 		return fmt.Errorf("status %d: %s", res.StatusCode, b)
 	}
 	return nil
