@@ -92,6 +92,11 @@ bench: build ## Measure against peers in one interleaved run
 	@test/deps.sh bench
 	@$(GO) run ./test/bench -attache $(BIN)/attache -out $(CACHE)/bench/latest.json
 
+.PHONY: bench-aws
+bench-aws: build ## Measure calls to AWS: the SDK signing alone, behind nginx, and Attaché signing
+	@test/deps.sh bench
+	@$(GO) run ./test/bench aws -attache $(BIN)/attache -out $(CACHE)/bench/aws.json
+
 .PHONY: bench-short
 bench-short: build ## One scenario of bench for a moment: does it still measure?
 	@$(GO) run ./test/bench -attache $(BIN)/attache -out $(CACHE)/bench/short.json -for 200ms -rounds 1 -targets direct,goproxy,attache -only "1k h1 c32" -goals=false

@@ -24,7 +24,7 @@ import (
 
 // order asks a load generator for one measurement.
 type order struct {
-	Mode   string        `json:"mode"` // direct or connect
+	Mode   string        `json:"mode"` // direct, connect, or one of AWS's
 	Addr   string        `json:"addr"` // of the origin, reverse proxy or CONNECT proxy; "env": HTTPS_PROXY
 	Host   string        `json:"host"` // host:port of the origin
 	CA     string        `json:"ca"`   // PEM file to trust; "env": SSL_CERT_FILE
@@ -228,6 +228,9 @@ func (o *order) dial(ctx context.Context) (net.Conn, error) {
 // client opens one connection and returns a function that makes one request
 // on it.
 func (o *order) client(ctx context.Context, cfg *tls.Config) (do func() error, done func(), err error) {
+	if o.Mode == modeGet || o.Mode == modeUpload {
+		return o.awsClient(ctx, cfg)
+	}
 	c, err := o.dial(ctx)
 	if err != nil {
 		return nil, nil, err

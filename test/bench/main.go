@@ -2,6 +2,9 @@
 // loopback: requests/s, CPU of the proxy alone, latency and memory. The
 // machine is noisy, so every figure is a median over rounds and the ratios,
 // taken round by round, are what counts.
+//
+//	bench                the matrix
+//	bench aws            calls to AWS: who signs, and what that costs
 package main
 
 import (
@@ -60,6 +63,17 @@ func main() {
 		switch os.Args[1] {
 		case "origin":
 			log.Fatal(origin(os.Args[2], os.Args[3]))
+		case "aws-origin":
+			log.Fatal(awsOrigin(os.Args[2], os.Args[3]))
+		case "aws":
+			ok, err := awsBench(os.Args[2:])
+			if err != nil {
+				log.Fatal("bench: ", err)
+			}
+			if !ok {
+				os.Exit(1)
+			}
+			return
 		case "generate":
 			if err := generate(); err != nil {
 				log.Fatal(err)

@@ -388,10 +388,16 @@ const clockTick = 100 // USER_HZ, fixed by the Linux ABI
 // usage sums a target's processes; the load generator under attache is not
 // one of them.
 func (b *bench) usage(t *target) (usage, error) {
-	var u usage
-	var err error
-	if u.dials, err = b.accepted(); err != nil || t.cmd == nil {
-		return u, err
+	dials, err := b.accepted()
+	u := t.spent()
+	u.dials = dials
+	return u, err
+}
+
+// spent is usage without the connections.
+func (t *target) spent() (u usage) {
+	if t.cmd == nil {
+		return u
 	}
 	for _, pid := range family(t.cmd.Process.Pid) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -408,7 +414,7 @@ func (b *bench) usage(t *target) (usage, error) {
 		u.cpu += time.Duration(ut+st) * time.Second / clockTick
 		u.rss += rssOf(pid)
 	}
-	return u, nil
+	return u
 }
 
 func rssOf(pid int) int64 {
