@@ -40,18 +40,19 @@ func TestDrop(t *testing.T) {
 
 func TestCookieLines(t *testing.T) {
 	lines := []string{"a=1; b=2", "b=3", "c=4", ""}
-	h := http.Header{"cookie": lines, "Other": {"b=2"}}
+	const key = "cookie" // HTTP/2's spelling stays as it is
+	h := http.Header{key: lines, "Other": {"b=2"}}
 	dropB := func(name, value string) (string, bool) { return value, name != "b" }
-	wire.CookieLines(h, "cookie", dropB, func(line string) bool { return line == "c=4" })
-	if want := (http.Header{"cookie": {"a=1"}, "Other": {"b=2"}}); !reflect.DeepEqual(h, want) {
+	wire.CookieLines(h, key, dropB, func(line string) bool { return line == "c=4" })
+	if want := (http.Header{key: {"a=1"}, "Other": {"b=2"}}); !reflect.DeepEqual(h, want) {
 		t.Errorf("got %v, want %v", h, want)
 	}
 	if lines[0] != "a=1; b=2" || lines[1] != "b=3" {
 		t.Errorf("the caller's lines were changed: %q", lines)
 	}
-	h["cookie"] = []string{"b=3"}
-	wire.CookieLines(h, "cookie", dropB, nil)
-	if _, ok := h["cookie"]; ok {
+	h = http.Header{key: {"b=3"}}
+	wire.CookieLines(h, key, dropB, nil)
+	if len(h) > 0 {
 		t.Errorf("an empty field is left: %v", h)
 	}
 }
