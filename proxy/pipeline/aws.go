@@ -39,6 +39,7 @@ type awsCall struct {
 	policy  string // the session policy
 	role    string // ARN of the role that is assumed first
 	body    []byte // the whole body, where it had to be read
+	held    int64  // bytes that are reserved for it
 	sent    time.Time
 	broken  brokenBody
 }
@@ -279,6 +280,9 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 	if r.ContentLength > awsBodyBytes {
 		return tooLarge
 	}
+	if f := x.hold(ctx, awsBodyBytes); f != nil {
+		return f
+	}
 	stop := cutReads(ctx, w)
 	b, err := io.ReadAll(io.LimitReader(r.Body, awsBodyBytes+1))
 	stop()
@@ -296,6 +300,26 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 	r.Header.Del("Expect") // it has been met
 	return nil
 }
+
+// heldBytes bounds the memory for bodies that are read before they are sent, of
+// all exchanges together; more wait.
+const heldBytes = 256 << 20
+
+// hold reserves memory for a body, of the length that it declares or of most
+// bytes.
+func (x *exchange) hold(ctx context.Context, most int64) *Refusal {
+	if n := x.req.ContentLength; n >= 0 && n < most {
+		most = n
+	}
+	if err := x.p.held.Acquire(ctx, most); err != nil {
+		return x.upstreamRefusal(ctx, err)
+	}
+	x.aws.held += most
+	return nil
+}
+
+// release gives back what hold reserved.
+func (x *exchange) release() { x.p.held.Release(x.aws.held) }
 
 // cutReads ends a read from the agent once ctx does: the end of a task must not
 // wait for an agent that sends nothing. The caller calls what it returns when

@@ -86,6 +86,11 @@ func (x *exchange) sign(ctx context.Context) *Refusal {
 	p := a.claim.Params(x.p.skew.Time(x.dest.HostPort(), x.p.cfg.Now()))
 	p.TLS = x.dest.Scheme == "https"
 	creds := sigv4.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: c.Secret, SessionToken: c.SessionToken}
+	if a.held == 0 && a.claim.Payload == "" && hasBody(x.req) && !(a.claim.Service == "s3" && p.TLS) { // it is hashed whole
+		if f := x.hold(ctx, sigv4.MaxHashedBody); f != nil {
+			return f
+		}
+	}
 	sign := x.p.signer.Sign
 	if a.form != nil {
 		sign = a.form.Sign

@@ -2,10 +2,18 @@ package pipeline
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"encoding/xml"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/proxy/destination"
 )
 
@@ -44,6 +52,54 @@ func FuzzTarget(f *testing.F) {
 		}
 		if got := u.RequestURI(); got != want {
 			t.Fatalf("%q: checked %q, sent %q", target, want, got)
+		}
+	})
+}
+
+// FuzzAWSRefusal: whatever signature and service a request claims, its refusal is
+// what the SDK of that service parses, and no error of ours.
+func FuzzAWSRefusal(f *testing.F) {
+	for _, s := range []string{
+		"AWS4-HMAC-SHA256 Credential=AKIA/20261123/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=00",
+		"AWS4-HMAC-SHA256 Credential=AKIA/20261123/eu-west-1/ec2/aws4_request", "AWS4-ECDSA-P256-SHA256 Credential=/", "AWS4-", "Bearer x",
+	} {
+		f.Add(s, "X-Amz-Credential=a/b/sqs/aws4_request&X-Amz-Signature=0", "application/x-amz-json-1.1", "a <reason> \x00\xff]]>", 403)
+		f.Add(s, "Action=x", "", "", 503)
+	}
+	f.Fuzz(func(t *testing.T, auth, query, contentType, reason string, status int) {
+		r := &http.Request{Method: http.MethodPost, URL: &url.URL{RawQuery: query}, Header: http.Header{"Authorization": {auth}, "Content-Type": {contentType}}}
+		x := &exchange{req: r, aws: signedCall(r), rec: audit.Record{ID: "rec_1"}}
+		if x.aws == nil || status < 400 || status > 599 {
+			return
+		}
+		w := httptest.NewRecorder()
+		(&Refusal{Status: status, Code: CodeAWSCall, Reason: reason}).writeAWS(w, x, clip(reason))
+		var err error
+		switch kind := w.Header().Get("Content-Type"); {
+		case kind == "application/cbor":
+		case strings.Contains(kind, "/xml"):
+			err = xml.Unmarshal(w.Body.Bytes(), new(struct{}))
+		default:
+			err = json.Unmarshal(w.Body.Bytes(), new(struct{}))
+		}
+		if err != nil || w.Code != status || w.Header().Get("Content-Length") != strconv.Itoa(w.Body.Len()) {
+			t.Fatalf("%d %v %v: %q", w.Code, err, w.Header(), w.Body)
+		}
+	})
+}
+
+// FuzzAWSCoding: an answer's beginning is looked at, whatever its coding, and
+// never more of it than is read for that.
+func FuzzAWSCoding(f *testing.F) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = z.Write(bytes.Repeat([]byte("x"), 1<<20))
+	_ = z.Close()
+	f.Add("gzip", b.Bytes())
+	f.Add("br", []byte("x"))
+	f.Fuzz(func(t *testing.T, coding string, head []byte) {
+		if got := decoded(coding, head); len(got) > max(refusedBytes, len(head)) {
+			t.Fatalf("%d bytes", len(got))
 		}
 	})
 }

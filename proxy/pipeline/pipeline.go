@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/attache-dev/attache/api"
@@ -124,7 +125,8 @@ type Pipeline struct {
 	describe func(*identity.Workload) *audit.Workload
 	reached  atomic.Pointer[audit.Request] // the last origin's address, and nothing else
 	signer   *sigv4.Signer
-	skew     sigv4.Skew // of the clocks of AWS's endpoints
+	skew     sigv4.Skew          // of the clocks of AWS's endpoints
+	held     *semaphore.Weighted // bytes of bodies that must be read before they are sent
 }
 
 // maxPatterns bounds the compiled patterns that are kept: some 20 to 60 KiB
@@ -133,7 +135,7 @@ const maxPatterns = 256
 
 // New returns a Pipeline that denies everything until SetState.
 func New(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg, live: newLive(), patterns: guard.NewCache(min(cfg.Limits.CredentialCache, maxPatterns)), describe: describer(), signer: sigv4.NewSigner()}
+	p := &Pipeline{cfg: cfg, live: newLive(), patterns: guard.NewCache(min(cfg.Limits.CredentialCache, maxPatterns)), describe: describer(), signer: sigv4.NewSigner(), held: semaphore.NewWeighted(heldBytes)}
 	p.state.Store(&State{})
 	if n := cfg.Limits.MaxRequestsPerSec; n > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(n), n)

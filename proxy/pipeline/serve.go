@@ -46,6 +46,7 @@ func (p *Pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if x.decision.Grant.AWS != nil {
+		defer x.release()
 		if f := x.cutSession(ctx, w); f != nil {
 			x.abort(w, f)
 			return
