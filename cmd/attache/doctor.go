@@ -75,7 +75,7 @@ func doctorInside(c *cobra.Command, g *global, clients []string) error {
 // doctorOutside starts a test server, writes the documents that let it be
 // called, and runs doctorInside behind the real data path.
 func doctorOutside(ctx context.Context, g *global, clients []string, unsafeSameUser bool) error {
-	dir, err := os.MkdirTemp("", "attache-doctor-")
+	dir, err := doctorDir()
 	if err != nil {
 		return err
 	}
@@ -128,6 +128,21 @@ spec:
 		return exit(status)
 	}
 	return err
+}
+
+// doctorDir makes the folder of a visit. The admin socket's name below it has
+// to fit into a socket address, of which some systems' temporary folders leave
+// too little.
+func doctorDir() (string, error) {
+	const (
+		room  = 103 // bytes of a socket's name on every system
+		below = len("/attache-doctor-4294967295/state/run/0123456789abcdef0123456789abcdef/admin.sock")
+	)
+	parent := os.TempDir()
+	if len(parent)+below > room {
+		parent = "/tmp"
+	}
+	return os.MkdirTemp(parent, "attache-doctor-")
 }
 
 // doctorServer answers every request with 200 over TLS.

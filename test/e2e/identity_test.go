@@ -166,6 +166,11 @@ func bearer(r *http.Request) string {
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	long := filepath.Join(w.dir, "work", strings.Repeat("long-", 12)) // longer than a socket's name allows
+	if err := os.MkdirAll(long, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.env = append(w.env, "TMPDIR="+long)
 	if out := w.attache("doctor", "curl").must(t).stdout; !strings.Contains(out, "curl") || !strings.Contains(out, "works") {
 		t.Errorf("doctor: %s", out)
 	}
