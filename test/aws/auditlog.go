@@ -23,6 +23,12 @@ type line struct {
 
 var recordID = regexp.MustCompile(`(?:^|\s)attache/(rec_[0-9A-Za-z_-]+)$`)
 
+// anonymous: MinIO does not log who uploads by a form, nor who sent what it
+// refused before it looked at the signature.
+func (l line) anonymous() bool {
+	return l.AccessKey == "" && (l.API.Name == "PostPolicyBucket" || l.API.StatusCode == http.StatusBadRequest)
+}
+
 // record is the id of our record in the line, or "".
 func (l line) record() string {
 	if m := recordID.FindStringSubmatch(l.UserAgent); m != nil {

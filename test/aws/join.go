@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -79,7 +78,7 @@ func joins(rec audit.Record, lines []line, sessions map[string]session) error {
 	switch {
 	case !ok:
 		return fmt.Errorf("%s: STS minted no session named %s", describe(rec), c.Handle)
-	case s.Keys.AccessKeyID != l.AccessKey && (l.AccessKey != "" || l.API.StatusCode != http.StatusBadRequest): // a bad request is refused before anyone asks who sent it
+	case s.Keys.AccessKeyID != l.AccessKey && !l.anonymous():
 		return fmt.Errorf("%s: MinIO saw access key %s, session %s has %s", describe(rec), l.AccessKey, c.Handle, s.Keys.AccessKeyID)
 	case rec.Result.UpstreamRequestID == "" || rec.Result.UpstreamRequestID != l.RequestID:
 		return fmt.Errorf("%s has request id %q, MinIO's line %q", describe(rec), rec.Result.UpstreamRequestID, l.RequestID)
