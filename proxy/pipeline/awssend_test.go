@@ -98,6 +98,26 @@ func TestAWSFreshSessionIsNotStale(t *testing.T) {
 	}
 }
 
+// TestAWSExpiredHead checks that HEAD gets another session too, although AWS's
+// answer to it does not say what is wrong; and that one which is wrong for
+// another cause passes.
+func TestAWSExpiredHead(t *testing.T) {
+	a := newAWSRig(t, nil)
+	head := func() result { return a.send(a.signed(http.MethodHead, object, "s3", "eu-west-1", "")) }
+	for _, expire := range []bool{false, true} {
+		if expire {
+			a.sts.expire()
+		}
+		if got := head(); got.StatusCode != 200 {
+			t.Errorf("expired %v: %d", expire, got.StatusCode)
+		}
+	}
+	a.answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) })
+	if got := head(); got.StatusCode != 400 || got.Header.Get("Attache-Error") != "" || got.Header.Get("X-Amz-Request-Id") != "REQ1" {
+		t.Errorf("%d %v", got.StatusCode, got.Header)
+	}
+}
+
 // TestAWSRefusedTwice checks that the answer to a call that was sent again is
 // guarded like the first one, and that there is no third.
 func TestAWSRefusedTwice(t *testing.T) {
