@@ -27,6 +27,10 @@ import (
 // more in one batch, and so does Kinesis; SQS, SNS and Logs do not.
 const awsBodyBytes = 1 << 20
 
+// awsDiscardBytes bounds how much of a larger body is read away: all that the
+// service with the largest of them, DynamoDB, would take.
+const awsDiscardBytes = 16 << 20
+
 // awsCall is what an exchange knows of a request that carries an AWS signature,
 // or should.
 type awsCall struct {
@@ -277,14 +281,14 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 	tooLarge := &Refusal{Status: http.StatusRequestEntityTooLarge, Code: CodeAWSCall,
 		Reason: fmt.Sprintf("what this call asks for stands in its body, of which at most %d bytes are read; send smaller batches", awsBodyBytes)}
 	r := x.req
-	if r.ContentLength > awsBodyBytes {
-		return tooLarge
-	}
 	if f := x.hold(ctx, awsBodyBytes); f != nil {
 		return f
 	}
 	stop := cutReads(ctx, w)
 	b, err := io.ReadAll(io.LimitReader(r.Body, awsBodyBytes+1))
+	if len(b) > awsBodyBytes { // an SDK reads our reason only when it has sent its body
+		_, _ = io.CopyN(io.Discard, r.Body, awsDiscardBytes)
+	}
 	stop()
 	if ctx.Err() != nil {
 		return x.upstreamRefusal(ctx, ctx.Err())
