@@ -322,3 +322,19 @@ func TestNoACLs(t *testing.T) {
 		}
 	}
 }
+
+// TestPresignedChecksum: SDKs put the checksum of the content into presigned
+// uploads. Fields that ask for more than the upload may not stand there.
+func TestPresignedChecksum(t *testing.T) {
+	r := s3Request("PUT", "/k")
+	r.RawQuery = "x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32&x-id=PutObject"
+	if c := recognise(t, r); c.Operation != "PutObject" || len(c.Access) != 1 {
+		t.Errorf("got %s with %v", c.Operation, c.Access)
+	}
+	for _, q := range []string{"x-amz-acl=public-read", "x-amz-tagging=a%3Db", "x-amz-copy-source=a%2Fb", "X-Amz-Checksum-Crc32=AAAAAA%3D%3D"} {
+		r.RawQuery = q
+		if c, err := awsscope.Recognise(r); !errors.Is(err, awsscope.ErrUnsupported) {
+			t.Errorf("%s: got %s, %v", q, c.Operation, err)
+		}
+	}
+}

@@ -40,10 +40,10 @@ func s3Plain(k string) bool {
 		"response-content-type", "response-content-language", "response-expires", "response-cache-control",
 		"response-content-disposition", "response-content-encoding",
 		"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature",
-		"X-Amz-Security-Token", "X-Amz-Content-Sha256", "X-Amz-Checksum-Mode", "x-amz-checksum-mode":
+		"X-Amz-Security-Token", "X-Amz-Content-Sha256", "X-Amz-Checksum-Mode", "x-amz-checksum-mode", "x-amz-sdk-checksum-algorithm":
 		return true
 	}
-	return false
+	return strings.HasPrefix(k, "x-amz-checksum-") // of the content, in presigned uploads
 }
 
 // s3 reads an S3 request: where it is addressed, then what it does.
