@@ -47,7 +47,7 @@ func ownCode() codePages {
 	return pages
 }
 
-const codePiece = 16 << 10
+const codePiece = 8 << 10
 
 // release takes the pages that starting and rare events have touched (schemas,
 // handshakes, parsers' tables) off the process's account: they stay in the page
