@@ -21,7 +21,7 @@ func Probed(c net.Conn) net.Conn {
 	if err != nil {
 		return c
 	}
-	p := &probed{Conn: c, raw: raw}
+	p := &probed{Conn: c, raw: raw, remote: named{c.RemoteAddr(), c.RemoteAddr().String()}}
 	p.control = p.read
 	return p
 }
@@ -30,6 +30,7 @@ type probed struct {
 	net.Conn
 	raw     syscall.RawConn
 	control func(fd uintptr)
+	remote  named
 
 	// active makes Read look instead of wait. Only the goroutine that owns the
 	// read side sets it.
@@ -38,6 +39,18 @@ type probed struct {
 	n      int
 	err    error
 }
+
+// named is an address whose text, which each exchange asks for, was made once.
+type named struct {
+	net.Addr
+	text string
+}
+
+// String implements net.Addr.
+func (n *named) String() string { return n.text }
+
+// RemoteAddr implements net.Conn.
+func (p *probed) RemoteAddr() net.Addr { return &p.remote }
 
 // Read implements net.Conn. While active it answers os.ErrDeadlineExceeded
 // when there is nothing to read now, which TLS takes as a passing condition.
