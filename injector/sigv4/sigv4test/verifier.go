@@ -3,6 +3,8 @@ package sigv4test
 
 import (
 	"bufio"
+	"cmp"
+	"crypto/ecdsa"
 	"crypto/hmac"
 	"crypto/sha1" //nolint:gosec // one of S3's checksums
 	"crypto/sha256"
@@ -22,13 +24,17 @@ import (
 )
 
 // Verifier checks that a request is signed with credentials that it knows, by
-// Signature Version 4 (AWS General Reference, "Create a signed AWS API request";
+// Signature Version 4, or 4a (AWS General Reference, "Create a signed AWS API request";
 // Amazon S3 API Reference, "Signature calculations … transferring payload in
 // multiple chunks" and "… including trailing headers"). It shares no code with
-// the package sigv4.
+// the package sigv4 but the derivation of SigV4a's public key, which it is given.
 type Verifier struct {
 	// Lookup returns secret access key and session token of an access key id.
 	Lookup func(id string) (secret, token string, ok bool)
+	// PublicKey derives the key of SigV4a; nil: such signatures are refused.
+	PublicKey func(id, secret string) (*ecdsa.PublicKey, error)
+	// TokenField is where the session token stands, X-Amz-Security-Token if empty.
+	TokenField string
 	// Single says that the service is S3, which decodes paths once.
 	Single bool
 }
@@ -47,7 +53,7 @@ type Call struct {
 func (v *Verifier) Verify(r *http.Request) (Call, error) {
 	var c Call
 	alg, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if alg != "AWS4-HMAC-SHA256" {
+	if alg != v4 && (alg != v4a || v.PublicKey == nil) {
 		return c, fmt.Errorf("algorithm %q", alg)
 	}
 	f := map[string]string{}
@@ -60,7 +66,7 @@ func (v *Verifier) Verify(r *http.Request) (Call, error) {
 	if !ok {
 		return c, fmt.Errorf("access key id %q is unknown", c.AccessKeyID)
 	}
-	if got := r.Header.Get("X-Amz-Security-Token"); got != token {
+	if got := r.Header.Get(cmp.Or(v.TokenField, "X-Amz-Security-Token")); got != token {
 		return c, fmt.Errorf("token %q", got)
 	}
 	for name := range r.URL.Query() {
@@ -82,17 +88,37 @@ func (v *Verifier) Verify(r *http.Request) (Call, error) {
 		c.Payload, c.Body = sum(b), b
 	}
 	canonical := strings.Join([]string{r.Method, v.path(r), queryOf(r), headersOf(r, signed), f["SignedHeaders"], c.Payload}, "\n")
-	s := signing{key: secret, date: r.Header.Get("X-Amz-Date"), scope: c.Scope}
+	s := signing{alg: alg, key: secret, date: r.Header.Get("X-Amz-Date"), scope: c.Scope}
+	if alg == v4a {
+		var err error
+		if s.public, err = v.PublicKey(c.AccessKeyID, secret); err != nil {
+			return c, err
+		}
+	}
 	if !s.made(alg+"\n"+s.date+"\n"+s.scope+"\n"+sum([]byte(canonical)), f["Signature"]) {
 		return c, fmt.Errorf("signature over\n%s", canonical)
 	}
 	return c, s.body(r, &c, f["Signature"])
 }
 
+// The algorithms, as Authorization names them.
+const (
+	v4  = "AWS4-HMAC-SHA256"
+	v4a = "AWS4-ECDSA-P256-SHA256"
+)
+
 // signing is what every signature of one request has in common.
-type signing struct{ key, date, scope string }
+type signing struct {
+	alg, key, date, scope string
+	public                *ecdsa.PublicKey // of SigV4a
+}
 
 func (s signing) made(sts, signature string) bool {
+	if s.alg == v4a {
+		der, err := hex.DecodeString(signature)
+		digest := sha256.Sum256([]byte(sts))
+		return err == nil && ecdsa.VerifyASN1(s.public, digest[:], der)
+	}
 	k := []byte("AWS4" + s.key)
 	for part := range strings.SplitSeq(s.scope, "/") {
 		k = mac(k, part)
@@ -140,7 +166,11 @@ func (s signing) chunks(br *bufio.Reader, c *Call, prev string) error {
 			return err
 		}
 		if signed {
-			if !s.made(strings.Join([]string{"AWS4-HMAC-SHA256-PAYLOAD", s.date, s.scope, prev, sum(nil), sum(chunk)}, "\n"), sig) {
+			if s.alg == v4a && len(sig) != 144 {
+				return fmt.Errorf("a signature of %d digits", len(sig))
+			}
+			sig = strings.TrimRight(sig, "*") // SigV4a pads its own
+			if !s.made(strings.Join([]string{s.alg + "-PAYLOAD", s.date, s.scope, prev, sum(nil), sum(chunk)}, "\n"), sig) {
 				return fmt.Errorf("signature of chunk %d", len(c.Chunks))
 			}
 			prev = sig
@@ -181,7 +211,7 @@ func (s signing) trailers(br *bufio.Reader, c *Call, prev string, signed bool) e
 	if !signed || !strings.HasSuffix(c.Payload, "-TRAILER") {
 		return nil
 	}
-	if !s.made(strings.Join([]string{"AWS4-HMAC-SHA256-TRAILER", s.date, s.scope, prev, sum([]byte(canonical))}, "\n"), c.Trailers["x-amz-trailer-signature"]) {
+	if !s.made(strings.Join([]string{s.alg + "-TRAILER", s.date, s.scope, prev, sum([]byte(canonical))}, "\n"), strings.TrimRight(c.Trailers["x-amz-trailer-signature"], "*")) {
 		return fmt.Errorf("signature of the trailers")
 	}
 	return nil
