@@ -107,6 +107,7 @@ func prove(ctx context.Context, o options) (int, error) {
 		{"what nobody may touch is untouched", s.untouched},
 		{"stolen sessions", s.stolen},
 		{"one cached session, two lines", s.cached},
+		{"sessions end with the run", s.revoked},
 		{"values are data at MinIO", s.escapes},
 		{"bad input", s.bad},
 	} {

@@ -38,13 +38,13 @@ type tap struct {
 
 const maxAnswer = 1 << 20
 
-func newTap(to *url.URL, rt http.RoundTripper, host string) *tap {
+func newTap(to *url.URL, rt http.RoundTripper) *tap {
 	t := &tap{}
 	t.proxy = &httputil.ReverseProxy{
 		Transport: rt, ErrorLog: log.New(io.Discard, "", 0), ModifyResponse: t.learn,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
-			r.Out.Host = host
+			r.Out.Host = r.In.Host // it is signed where a session revokes itself
 		},
 	}
 	return t

@@ -206,7 +206,7 @@ func (w *world) serveAudit() (string, error) {
 
 // serveTap puts the tap in front of MinIO's STS.
 func (w *world) serveTap() error {
-	w.tap = newTap(&url.URL{Scheme: "https", Host: storeHost}, w.client.Transport, storeHost)
+	w.tap = newTap(&url.URL{Scheme: "https", Host: storeHost}, w.client.Transport)
 	var err error
 	w.tapAddr, err = w.serve(w.tap, true)
 	return err
