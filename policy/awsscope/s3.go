@@ -49,6 +49,9 @@ func s3Plain(k string) bool {
 // s3 reads an S3 request: where it is addressed, then what it does.
 func (c *reading) s3() error {
 	c.call.Service, c.call.Protocol = "s3", "rest-xml"
+	if err := c.plainS3(); err != nil {
+		return err
+	}
 	bucket, key, err := c.s3Address()
 	if err != nil {
 		return err
@@ -76,6 +79,28 @@ func (c *reading) s3() error {
 		return c.deleteObjects(bucket)
 	}
 	return c.s3Access(op, level, bucket, key)
+}
+
+// plainS3 refuses what MinIO does beyond S3: fields by which DeleteObject removes
+// a whole prefix, PutObject unpacks an archive or GetObject reads in one, and
+// the paths of its own interfaces.
+func (c *reading) plainS3() error {
+	for k := range c.req.Header {
+		if strings.HasPrefix(k, "X-Minio-") || k == "X-Amz-Meta-Snowball-Auto-Extract" {
+			return fail(ErrUnsupported, "header %s: it makes another operation of this one", k)
+		}
+	}
+	if !c.target.Custom {
+		return nil
+	}
+	path, err := url.PathUnescape(c.req.RawPath)
+	if err != nil {
+		return fail(ErrMalformed, "path: %v", err)
+	}
+	if path == "/minio" || strings.HasPrefix(path, "/minio/") {
+		return fail(ErrUnsupported, "path /minio is no bucket of MinIO but its own interfaces")
+	}
+	return nil
 }
 
 // s3Address returns bucket (or the access point's ARN) and key.
