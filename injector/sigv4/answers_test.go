@@ -295,7 +295,44 @@ func TestPostFormRefuses(t *testing.T) {
 	}
 }
 
-// FuzzParseForm wants no panic, and that the body can be read whole afterwards.
+// TestPostFormHides sends forms in which another reader could find a second key
+// behind what package multipart takes for the file.
+func TestPostFormHides(t *testing.T) {
+	const disposition = "Content-Disposition: form-data; name="
+	hidden := disposition + `"key"` + "\r\n\r\nprivate/k\r\n--B\r\n" + disposition + `"file"; filename="f"` + "\r\n\r\nx\r\n--B--\r\n"
+	for _, tt := range []struct{ name, between, newline string }{
+		{"behind bare newlines", disposition + `"file"` + "\n\nx" + strings.Repeat("\r\n--B", 8) + "\r\n", "\n"},
+		{"by RFC 2231", disposition + `"key"; name*=utf-8''file` + "\r\n\r\nprivate/k\r\n--B\r\n", "\r\n"},
+		{"by a second header", disposition + `"file"` + "\r\n" + disposition + `"key"` + "\r\n\r\nprivate/k\r\n--B\r\n", "\r\n"},
+		{"by case", disposition + `"FILE"` + "\r\n\r\nx\r\n--B\r\n", "\r\n"},
+		{"by a longer boundary", disposition + `"x"` + "\r\n\r\nx\r\n--BB\r\n--B\r\n", "\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, boundary := postForm(t, "file")
+			body, _ := io.ReadAll(r.Body)
+			fields, _, _ := strings.Cut(string(body), disposition+`"file"`)
+			fields = strings.ReplaceAll(strings.ReplaceAll(fields, boundary, "B"), "\r\n", tt.newline)
+			r.Header.Set("Content-Type", "multipart/form-data; boundary=B")
+			form := fields + tt.between + hidden
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(form)), int64(len(form))
+			c, f, err := sigv4.ParseForm(r)
+			if err != nil {
+				return
+			}
+			if err := f.Sign(context.Background(), r, suiteCredentials(""), c.Params(suiteTime)); err != nil {
+				t.Fatal(err)
+			}
+			sent, _ := io.ReadAll(r.Body)
+			before, _, ok := strings.Cut(string(sent), disposition+`"file"; filename=`)
+			if !ok || strings.Contains(before, "private/k") || !strings.HasPrefix(before, "--B\r\n") {
+				t.Errorf("what stands before the file is not ours: %q", sent)
+			}
+		})
+	}
+}
+
+// FuzzParseForm wants no panic, that the body can be read whole afterwards, and
+// that all before the file is what was parsed.
 func FuzzParseForm(f *testing.F) {
 	f.Add([]byte("--b\r\nContent-Disposition: form-data; name=\"x-amz-signature\"\r\n\r\n" + hexSig + "\r\n--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nx\r\n--b--\r\n"))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -308,6 +345,17 @@ func FuzzParseForm(f *testing.F) {
 			}
 		}
 		got, readErr := io.ReadAll(r.Body)
+		if err == nil {
+			head, _, ok := bytes.Cut(got, []byte("--b\r\nContent-Disposition: form-data; name=\"file\"; filename="))
+			for name, value := range form.Fields() {
+				if !strings.HasPrefix(name, "x-amz-") && name != "policy" && !bytes.Contains(head, []byte("\r\n\r\n"+value+"\r\n--b\r\n")) && ok {
+					t.Fatalf("field %q is not in %q", name, head)
+				}
+			}
+			if !ok || bytes.Count(head, []byte("--b")) != bytes.Count(head, []byte("--b\r\nContent-Disposition: form-data; name=")) {
+				t.Fatalf("before the file stands %q", head)
+			}
+		}
 		if readErr != nil || err != nil && !bytes.Equal(got, body) || err == nil && int64(len(got)) != r.ContentLength {
 			t.Fatalf("the body is not whole: %v", readErr)
 		}

@@ -28,7 +28,8 @@ type Form struct {
 	boundary string
 	fields   map[string]string // lower-case name to value, without the file
 	order    []formField
-	head     int // bytes before the delimiter of the file's part
+	filename string
+	head     int // bytes before the file's data
 }
 
 type formField struct{ name, value string }
@@ -75,8 +76,13 @@ type readCloser struct {
 // Fields are the form's fields, by lower-case name, up to the file.
 func (f *Form) Fields() map[string]string { return maps.Clone(f.fields) }
 
-// read collects the fields up to the file.
+// read collects the fields up to the file. All that stands before the file's
+// data is written anew, so that no reader takes another part for the file, or
+// another field for the key.
 func (f *Form) read(head []byte) error {
+	if !bytes.HasPrefix(head, []byte("--"+f.boundary+"\r\n")) { // else package multipart takes bare newlines, too
+		return malformed("the form must begin with its boundary, and its lines end in CRLF")
+	}
 	mr := multipart.NewReader(bytes.NewReader(head), f.boundary)
 	for n := 0; ; n++ {
 		part, err := mr.NextRawPart()
@@ -85,8 +91,8 @@ func (f *Form) read(head []byte) error {
 		}
 		name := strings.ToLower(part.FormName())
 		if name == "file" {
-			f.head = delimiter(head, f.boundary, n)
-			if f.head < 0 {
+			f.filename = part.FileName()
+			if f.head = dataOf(head, f.boundary, n); f.head < 0 {
 				return malformed("the form's parts cannot be told apart")
 			}
 			return nil
@@ -101,30 +107,30 @@ func (f *Form) read(head []byte) error {
 		if name == "" || part.FileName() != "" || strings.ContainsAny(name, "\"\\\r\n") {
 			return malformed("a form field has no name or is a file")
 		}
+		if bytes.Contains(value, []byte("--"+f.boundary)) {
+			return malformed("a form field holds the boundary")
+		}
 		f.fields[name] = string(value)
 		f.order = append(f.order, formField{part.FormName(), string(value)})
 	}
 }
 
-// delimiter finds the nth delimiter line, counted from 0. A delimiter cannot
-// stand within a part (RFC 2046 section 5.1.1).
-func delimiter(head []byte, boundary string, n int) int {
-	d := []byte("--" + boundary)
-	if !bytes.HasPrefix(head, d) {
-		return -1
-	}
-	if n == 0 {
-		return 0
-	}
+// dataOf is where the data of the nth part begin, counted from 0, or -1. A
+// delimiter cannot stand within a part (RFC 2046 section 5.1.1).
+func dataOf(head []byte, boundary string, n int) int {
 	at := 0
 	for range n {
-		i := bytes.Index(head[at:], append([]byte("\r\n"), d...))
+		i := bytes.Index(head[at:], []byte("\r\n--"+boundary))
 		if i < 0 {
 			return -1
 		}
 		at += i + 2
 	}
-	return at
+	end := bytes.Index(head[at:], []byte("\r\n\r\n")) // of the part's header
+	if end < 0 {
+		return -1
+	}
+	return at + end + 4
 }
 
 func (f *Form) claim() (Claim, error) {
@@ -243,7 +249,8 @@ func (f *Form) Sign(ctx context.Context, r *http.Request, c Credentials, p Param
 	return f.replace(r, ours)
 }
 
-// replace writes the fields anew and lets the file's part follow as it is.
+// replace writes the fields and the file's header anew and lets its data follow
+// as they are.
 func (f *Form) replace(r *http.Request, ours []formField) error {
 	var b bytes.Buffer
 	for _, field := range f.order {
@@ -254,6 +261,7 @@ func (f *Form) replace(r *http.Request, ours []formField) error {
 	for _, field := range ours {
 		f.write(&b, field)
 	}
+	fmt.Fprintf(&b, "--%s\r\nContent-Disposition: form-data; name=\"file\"; filename=%q\r\nContent-Type: application/octet-stream\r\n\r\n", f.boundary, plainName(f.filename))
 	if _, err := io.CopyN(io.Discard, r.Body, int64(f.head)); err != nil {
 		return fmt.Errorf("read the form: %w", err)
 	}
@@ -262,6 +270,15 @@ func (f *Form) replace(r *http.Request, ours []formField) error {
 	}
 	r.Body, r.GetBody = readCloser{io.MultiReader(&b, r.Body), r.Body}, nil
 	return nil
+}
+
+// plainName is a file's name if it can stand in a header as it is. S3 has no use
+// for it but in ${filename}.
+func plainName(s string) string {
+	if len(s) > maxName || strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_. ") != "" || s == "" {
+		return "file"
+	}
+	return s
 }
 
 func (f *Form) write(b *bytes.Buffer, field formField) {
