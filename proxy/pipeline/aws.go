@@ -148,7 +148,8 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 	if err != nil {
 		return awsRefusal(err)
 	}
-	if a.form != nil && a.call.Operation != "PutObject" {
+	// Below a bucket's path S3 would still make the object that the form names.
+	if a.form != nil && (a.call.Operation != "PutObject" || a.call.Facts["key"] != a.form.Fields()["key"]) {
 		return &Refusal{Status: http.StatusBadRequest, Code: CodeAWSCall, Reason: "upload by POST: it goes to a bucket, and makes one object"}
 	}
 	if f := x.mayHandOut(); f != nil {

@@ -47,17 +47,22 @@ func (x *exchange) asPut(q *awsscope.Request) *Refusal {
 		switch {
 		case name == "acl", name == "tagging":
 			header.Set("X-Amz-"+name, value)
+		case strings.HasPrefix(name, "x-minio-"): // which makes many objects
+			return refuse("the field " + clip(name) + " is not supported")
 		case strings.HasPrefix(name, "x-amz-") && !strings.HasPrefix(name, "x-amz-meta-") && !signsForm(name):
 			header.Set(name, value)
 		}
 	}
 	bucket := strings.TrimSuffix(q.RawPath, "/")
 	q.Method, q.RawPath, q.Header, q.BodyComplete = http.MethodPut, bucket+"/"+url.PathEscape(key), header, false
-	// A rule for the object's path must see it, wherever it stands.
+	// A rule for the object's path must see it, wherever it stands and by
+	// whichever method the object is made.
 	p := x.policyRequest()
 	p.Path = bucket + "/" + strings.ReplaceAll(url.PathEscape(key), "%2F", "/")
-	if !x.sameRule(p) {
-		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: "upload by POST: another rule decides for the path of its key; upload by PUT"}
+	for _, p.Method = range []string{http.MethodPost, http.MethodPut} {
+		if !x.sameRule(p) {
+			return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: "upload by POST: another rule decides for a PUT to the path of its key; upload by PUT"}
+		}
 	}
 	return nil
 }

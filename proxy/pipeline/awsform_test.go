@@ -118,6 +118,10 @@ func TestAWSForm(t *testing.T) {
 		{"a key that another rule denies", media, id, []string{"key", "secret/k"}, 403, pipeline.CodeDenied},
 		{"a key that the policy does not allow", "https://bounded.s3.eu-west-1.amazonaws.com/", id, []string{"key", "public/k"}, 403, pipeline.CodeAWSScope},
 		{"no bucket", "https://s3.eu-west-1.amazonaws.com/", id, []string{"key", "bucket"}, 400, pipeline.CodeAWSCall},
+		{"below the bucket's path", media + "public", id, []string{"key", "k"}, 400, pipeline.CodeAWSCall},
+		{"below the bucket's path at a shared host", "https://s3.eu-west-1.amazonaws.com/media/public", id, []string{"key", "k"}, 400, pipeline.CodeAWSCall},
+		{"a key that another rule denies by PUT", "https://media.s3.eu-west-1.amazonaws.com/", id, []string{"key", "kept/k"}, 403, pipeline.CodeDenied},
+		{"MinIO's list of more objects", media, id, []string{"key", "k", "x-minio-fanout-list", `{"key":"secret/k"}`}, 400, pipeline.CodeAWSCall},
 		{"a query", media + "?uploads", id, []string{"key", "k"}, 400, pipeline.CodeAWSCall},
 		{"a copy", media, id, []string{"key", "k", "x-amz-copy-source", "other/k"}, 400, pipeline.CodeAWSCall},
 	} {
