@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,6 +105,34 @@ func TestUnreadBody(t *testing.T) {
 	if fmt.Sprint(seen) != "[/a /b /c]" {
 		t.Errorf("handled %v", seen)
 	}
+}
+
+// TestRefusalReachesABusySender: a client that reads nothing before it has sent
+// all, without asking first, gets our answer and not a reset.
+func TestRefusalReachesABusySender(t *testing.T) {
+	const size = 20 << 20
+	addr := serve(t, handle(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, "because")
+	}), nil)
+	for range 3 {
+		c := dial(t, addr)
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(c, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: "+strconv.Itoa(size)+"\r\n\r\n")
+		if n, err := io.CopyN(c, zeros{}, size); err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 403 ") || !strings.HasSuffix(string(b), "because") {
+			t.Fatalf("got %q, %v", b, err)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 func TestResponses(t *testing.T) {

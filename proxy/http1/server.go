@@ -37,6 +37,10 @@ const (
 	// connection can be used again; lingerTime bounds the wait for it.
 	maxDrain   = 256 << 10
 	lingerTime = 500 * time.Millisecond
+	// lingerTotal bounds how long a client that goes on sending after a last
+	// answer is listened to, lingerTime its pauses. What it sends is not even
+	// decrypted.
+	lingerTotal = 5 * time.Second
 	// watchAfter is how long a handler runs before the connection is watched
 	// for the client's leaving. Shorter requests never pay for the watch: a
 	// timer, a read, and two deadlines to end it.
@@ -277,13 +281,13 @@ func (k *conn) linger() {
 		raw = t.NetConn()
 		closeWrite(raw)
 	}
-	var sink [2048]byte
-	for n := 0; n < maxDrain; {
-		m, err := raw.Read(sink[:])
-		n += m
-		if err != nil {
+	// Many clients read nothing before they have sent all.
+	var sink [4096]byte
+	for end := time.Now().Add(lingerTotal); time.Now().Before(end); {
+		if _, err := raw.Read(sink[:]); err != nil {
 			break
 		}
+		_ = raw.SetReadDeadline(time.Now().Add(lingerTime))
 	}
 	_ = k.nc.Close()
 }
