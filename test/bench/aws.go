@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -41,13 +42,14 @@ func awsScenarios(dur time.Duration) []awsScenario {
 // awsBench compares: the SDK signing in process, alone and behind nginx, and
 // the SDK with placeholder keys behind Attaché, which signs.
 func awsBench(args []string) (bool, error) {
-	var attache, out, only string
+	var attache, out, only, profile string
 	var rounds int
 	var dur time.Duration
 	f := flag.NewFlagSet("aws", flag.ExitOnError)
 	f.StringVar(&attache, "attache", "bin/attache", "binary under test")
 	f.StringVar(&out, "out", ".cache/bench/aws.json", "where the figures go")
 	f.StringVar(&only, "only", "", "run scenarios whose name contains this")
+	f.StringVar(&profile, "profile", "", "write a CPU profile of attache's last measurement to this file")
 	f.IntVar(&rounds, "rounds", 3, "interleaved rounds")
 	f.DurationVar(&dur, "for", 2*time.Second, "length of a measurement")
 	_ = f.Parse(args) // exits on an error
@@ -73,7 +75,7 @@ func awsBench(args []string) (bool, error) {
 		for round := range rounds {
 			for i := range targets { // another one goes first in each round
 				t := targets[(i+round)%len(targets)]
-				r, err := b.awsOne(t, s)
+				r, err := b.awsOne(t, s, profile)
 				if err != nil {
 					failed++
 					fmt.Printf("FAIL   %-10s %-14s %v\n", t.name, s.name, err)
@@ -211,19 +213,25 @@ spec:
 }
 
 // awsOne measures t in s.
-func (b *bench) awsOne(t *target, s awsScenario) (awsRow, error) {
+func (b *bench) awsOne(t *target, s awsScenario, profile string) (awsRow, error) {
 	o := t.order
 	o.Mode, o.Conns, o.Warm, o.For = s.mode, s.conns, s.warm, s.dur
 	var before, after usage
+	profiled := make(chan error, 1)
+	profiled <- nil
 	r, err := t.gen.run(o, func(phase string) error {
-		if phase == phaseBegin {
-			before = t.spent()
-		} else {
+		if phase != phaseBegin {
 			after = t.spent()
+			return nil
+		}
+		before = t.spent()
+		if profile != "" && t.cmd != nil && t.name == "attache" {
+			<-profiled
+			go func() { profiled <- b.profile(options{profile: profile, dur: s.dur}) }()
 		}
 		return nil
 	})
-	if err != nil {
+	if err := errors.Join(err, <-profiled); err != nil {
 		return awsRow{}, err
 	}
 	row := awsRow{Target: t.name, Scenario: s.name, Rate: float64(r.Requests) / r.Seconds, P50: r.P50, P99: r.P99, RSS: after.rss}
