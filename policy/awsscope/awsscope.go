@@ -115,9 +115,20 @@ type Call struct {
 	// where they are not known.
 	Secrets []string
 
+	// Objects are the S3 objects that the call names elsewhere than in its path:
+	// the source of a copy, the keys of a DeleteObjects.
+	Objects []Object
+
 	// Facts are the names found: bucket, key, table and so on, as the request
 	// gave them, for the record.
 	Facts map[string]string
+}
+
+// An Object is an S3 object that a call would read or delete.
+type Object struct {
+	Method string // by which it would be asked for on its own: GET or DELETE
+	Bucket string // empty: the call's own
+	Key    string
 }
 
 // An Access is one action on resources, with the conditions that narrow it.

@@ -2,6 +2,7 @@ package awsscope
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -332,6 +333,7 @@ func (c *reading) copySource() error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
+	c.call.Objects = append(c.call.Objects, Object{http.MethodGet, bucket, key})
 	c.add(action, Pattern("arn:"+c.call.Partition+":s3:::"+bucket+"/")+Literal(key), conds)
 	return nil
 }
@@ -362,6 +364,7 @@ func (c *reading) deleteObjects(bucket string) error {
 				conds = equals("s3:VersionId", v)
 			}
 		}
+		c.call.Objects = append(c.call.Objects, Object{Method: http.MethodDelete, Key: key})
 		c.add(action, c.s3ARN(bucket, key), conds)
 		if bypass {
 			c.add("s3:BypassGovernanceRetention", c.s3ARN(bucket, key), nil)

@@ -152,6 +152,9 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 	if a.form != nil && (a.call.Operation != "PutObject" || a.call.Facts["key"] != a.form.Fields()["key"]) {
 		return &Refusal{Status: http.StatusBadRequest, Code: CodeAWSCall, Reason: "upload by POST: it goes to a bucket, and makes one object"}
 	}
+	if f := x.mayTouch(); f != nil {
+		return f
+	}
 	if f := x.mayHandOut(); f != nil {
 		return f
 	}

@@ -66,6 +66,7 @@ spec:
   - {name: wide, hosts: ["wide.s3.eu-west-1.amazonaws.com"], action: allow, credential: {provider: aws, aws: {onTooLarge: task}}}
   - {name: secret, hosts: ["media.s3.eu-west-1.amazonaws.com"], paths: ["/secret/**"], action: deny, reason: "ask #storage"}
   - {name: kept, hosts: ["media.s3.eu-west-1.amazonaws.com"], methods: [PUT, DELETE], paths: ["/kept/**"], action: deny, reason: "ask #storage"}
+  - {name: vault, hosts: ["s3.eu-west-1.amazonaws.com"], paths: ["/vault/**"], action: deny, reason: "ask #storage"}
   - {name: none, hosts: ["denied.s3.eu-west-1.amazonaws.com"], action: deny, reason: "ask #storage"}
   - {name: named, hosts: ["secretsmanager.us-east-1.amazonaws.com"], action: allow, credentialCall: true, credential: {provider: aws}}
   - {name: passed, hosts: ["secretsmanager.us-east-2.amazonaws.com"], action: allow, credentialCall: true, answerCredentials: pass, credential: {provider: aws}}
