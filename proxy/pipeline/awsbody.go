@@ -10,13 +10,9 @@ import (
 )
 
 // awsBodyBytes bounds a body that must be read before the call is understood:
-// those of services whose operation or resource stands in it. DynamoDB takes
-// more in one batch, and so does Kinesis; SQS, SNS and Logs do not.
-const awsBodyBytes = 1 << 20
-
-// awsDiscardBytes bounds how much of a larger body is read away: all that the
-// service with the largest of them, DynamoDB, would take.
-const awsDiscardBytes = 16 << 20
+// those of services whose operation or resource stands in it. It is what
+// DynamoDB takes in one batch; Kinesis takes 10 MiB, the others less.
+const awsBodyBytes = 16 << 20
 
 // readBody reads the whole body. Those bytes are what is understood, signed
 // and sent.
@@ -28,11 +24,13 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 		return f
 	}
 	stop := cutReads(ctx, w)
-	b, err := io.ReadAll(io.LimitReader(r.Body, awsBodyBytes+1))
-	if len(b) > awsBodyBytes { // an SDK reads our reason only when it has sent its body
-		_, _ = io.CopyN(io.Discard, r.Body, awsDiscardBytes)
+	var buf bytes.Buffer
+	if n := min(r.ContentLength, awsBodyBytes); n > 0 {
+		buf.Grow(int(n) + bytes.MinRead) // else it is copied as it grows
 	}
+	_, err := buf.ReadFrom(io.LimitReader(r.Body, awsBodyBytes+1))
 	stop()
+	b := buf.Bytes()
 	if ctx.Err() != nil {
 		return x.upstreamRefusal(ctx, ctx.Err())
 	}
@@ -50,7 +48,7 @@ func (x *exchange) readBody(ctx context.Context, w http.ResponseWriter) *Refusal
 
 // heldBytes bounds the memory for bodies that are read before they are sent, of
 // all exchanges together; more wait.
-const heldBytes = 256 << 20
+const heldBytes = 64 << 20
 
 // hold reserves memory for a body, of the length that it declares or of most
 // bytes.

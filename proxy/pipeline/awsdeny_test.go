@@ -149,7 +149,7 @@ func TestAWSRefusesJSON(t *testing.T) {
 		{"duplicate member", dynamo(`{"TableName":"orders","TableName":"pay","Key":{"id":{"S":"1"}}}`), 400, pipeline.CodeAWSCall, "ValidationException"},
 		{"two spellings", dynamo(`{"TableName":"orders","tablename":"pay","Key":{"id":{"S":"1"}}}`), 400, pipeline.CodeAWSCall, "ValidationException"},
 		{"not JSON", dynamo(`{"TableName":`), 400, pipeline.CodeAWSCall, "ValidationException"},
-		{"too large", dynamo(`{"TableName":"orders","Pad":"` + strings.Repeat("x", 1<<20) + `"}`), 413, pipeline.CodeAWSCall, "ValidationException"},
+		{"too large", dynamo(`{"TableName":"orders","Pad":"` + strings.Repeat("x", 16<<20) + `"}`), 413, pipeline.CodeAWSCall, "ValidationException"},
 		{"hands out a secret", secretsManager("eu-west-1"), 403, pipeline.CodeDenied, "AccessDeniedException"},
 	}
 	for n, tt := range tests {
