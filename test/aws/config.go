@@ -65,7 +65,7 @@ spec:
         Action: ["s3:GetBucketLocation"]
         Resource: ["arn:aws:s3:::alpha"]
       - Effect: Allow
-        Action: ["s3:ListBucket", "s3:ListBucketMultipartUploads"]
+        Action: ["s3:ListBucket"]
         Resource: ["arn:aws:s3:::alpha"]
         Condition: {StringLike: {"s3:prefix": "work/*"}}
   baseURLs:

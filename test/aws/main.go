@@ -106,6 +106,7 @@ func prove(ctx context.Context, o options) (int, error) {
 		{"doors", s.doors},
 		{"what nobody may touch is untouched", s.untouched},
 		{"stolen sessions", s.stolen},
+		{"granularities", s.granularities},
 		{"one cached session, two lines", s.cached},
 		{"sessions end with the run", s.revoked},
 		{"values are data at MinIO", s.escapes},
