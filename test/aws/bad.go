@@ -23,7 +23,7 @@ func faults(closed string) []fault {
 	return []fault{
 		{name: "sts-down", change: func(s *settings) { s.STSAddr = closed }, shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
 		{name: "sts-throttled", sts: throttled(), shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
-		{name: "sts-slow", sts: silent(), shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
+		{name: "sts-slow", sts: silent(), change: func(s *settings) { s.Timeout = "1s" }, shows: regexp.MustCompile(`(?i)\((?:503|ServiceUnavailable|SlowDown)\).*attach`)},
 		{name: "sts-garbage", sts: garbage(), shows: regexp.MustCompile(`(?i)\([A-Za-z0-9]+\).*attach`)},
 		{name: "wrong-audience", change: func(s *settings) { s.Audience = "someone-else" }, shows: regexp.MustCompile(`(?i)\(AccessDenied\).*attach`)},
 		{name: "unknown-key", change: func(s *settings) { s.Key = "other.sock" }, shows: regexp.MustCompile(`(?i)\(AccessDenied\).*attach`)},

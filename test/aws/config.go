@@ -48,7 +48,7 @@ spec:
     caFile: {{.Dir}}/ca.pem
     audience: {{.Audience}}
     callsPerSecond: 200
-    timeout: 1s
+    timeout: {{.Timeout}}
     noEscapes: true
     endpoints:
     - {host: {{.Store}}, service: s3, virtualHost: true}
@@ -86,7 +86,7 @@ spec:
 
 // settings fill the documents.
 type settings struct {
-	Issuer, Dir, Listen, Key, Store, StoreAddr, RoleARN, Region, STS, STSAddr, Audience string
+	Issuer, Dir, Listen, Key, Store, StoreAddr, RoleARN, Region, STS, STSAddr, Audience, Timeout string
 }
 
 func (w *world) issuerConfig(listen string) []byte {
@@ -97,7 +97,7 @@ func (w *world) issuerConfig(listen string) []byte {
 func (w *world) agentConfig(change func(*settings)) []byte {
 	s := settings{
 		Issuer: w.issuer, Dir: w.dir, Key: "agent.sock", Store: storeHost, StoreAddr: w.minio.Addr, RoleARN: w.minio.RoleARN, Region: region,
-		STS: stsHost, STSAddr: w.tapAddr, Audience: audience,
+		STS: stsHost, STSAddr: w.tapAddr, Audience: audience, Timeout: "20s",
 	}
 	if change != nil {
 		change(&s)
