@@ -24,6 +24,9 @@ const (
 
 	chunkExtension   = ";chunk-signature="
 	trailerSignature = "x-amz-trailer-signature"
+	// checksumPrefix begins all trailers that S3 takes. Another field there could
+	// ask for what the header was not read for.
+	checksumPrefix = "x-amz-checksum-"
 	// maxFrame is the longest line before a chunk that we write.
 	maxFrame = len("10000") + len(chunkExtension) + maxV4ASignature + 2
 )
@@ -98,8 +101,8 @@ func trailerNames(h http.Header, want bool) ([]string, error) {
 	}
 	list := strings.Split(strings.ToLower(v), ",")
 	for i := range list {
-		if list[i] = strings.TrimSpace(list[i]); !isToken(list[i]) || list[i] == trailerSignature {
-			return nil, malformed("X-Amz-Trailer is %q", clip(v))
+		if list[i] = strings.TrimSpace(list[i]); !isToken(list[i]) || !strings.HasPrefix(list[i], checksumPrefix) {
+			return nil, malformed("X-Amz-Trailer is %q; must name checksums", clip(v))
 		}
 	}
 	slices.Sort(list)

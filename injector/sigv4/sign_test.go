@@ -220,6 +220,7 @@ func TestSignRefuses(t *testing.T) {
 		{name: "trailer in a mode without", header: []string{"X-Amz-Decoded-Content-Length", "1", "X-Amz-Trailer", "a"}, p: with(func(p *sigv4.Params) { p.Payload = sigv4.PayloadV4 }), want: sigv4.ErrMalformed},
 		{name: "no trailer in a mode with", header: []string{"X-Amz-Decoded-Content-Length", "1"}, p: with(func(p *sigv4.Params) { p.Payload = sigv4.PayloadV4Trailer }), want: sigv4.ErrMalformed},
 		{name: "a trailer twice", header: []string{"X-Amz-Decoded-Content-Length", "1", "X-Amz-Trailer", "a,A"}, p: with(func(p *sigv4.Params) { p.Payload = sigv4.PayloadV4Trailer }), want: sigv4.ErrMalformed},
+		{name: "a trailer that is no checksum", header: []string{"X-Amz-Decoded-Content-Length", "1", "X-Amz-Trailer", "x-amz-acl"}, p: with(func(p *sigv4.Params) { p.Payload = sigv4.PayloadUnsignedTrailer }), want: sigv4.ErrMalformed},
 		{name: "the signature as a trailer", header: []string{"X-Amz-Decoded-Content-Length", "1", "X-Amz-Trailer", "x-amz-trailer-signature"}, p: with(func(p *sigv4.Params) { p.Payload = sigv4.PayloadV4Trailer }), want: sigv4.ErrMalformed},
 		{name: "no secret", p: ok, c: sigv4.Credentials{AccessKeyID: "A"}},
 	} {
@@ -296,8 +297,8 @@ func TestCachedKeys(t *testing.T) {
 // trailer cannot be known, and the trailer to arrive.
 func TestUnknownTrailerHasNoLength(t *testing.T) {
 	v := newVerifier(true)
-	stream(t, v, sigv4.PayloadV4Trailer, []byte("hello"), encode([]byte("hello"), 3, 64, []string{"x-amz-meta-later:v w"}), []string{"x-amz-meta-later:"})
-	if got := v.last(t); got.length != -1 || got.trailers["x-amz-meta-later"] != "v w" {
+	stream(t, v, sigv4.PayloadV4Trailer, []byte("hello"), encode([]byte("hello"), 3, 64, []string{"x-amz-checksum-later:v w"}), []string{"x-amz-checksum-later:"})
+	if got := v.last(t); got.length != -1 || got.trailers["x-amz-checksum-later"] != "v w" {
 		t.Errorf("length %d, trailers %v", got.length, got.trailers)
 	}
 }
