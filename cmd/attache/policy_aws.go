@@ -47,7 +47,7 @@ func (f *explainFlags) explainAWS(x *policy.Explanation, b *api.Bundle, r *polic
 		Method: r.Method, Host: r.Host, RawPath: hr.URL.EscapedPath(), Header: hr.Header, Body: body,
 		BodyComplete: f.data != "" || r.Method == http.MethodGet || r.Method == http.MethodHead,
 		Account:      role.Account, Partition: role.Partition,
-		Endpoints: endpoints(spec), PartitionKeys: spec.PartitionKeys, NoACLs: awsrole.IsMinIO(spec.RoleARN),
+		Endpoints: endpoints(spec), PartitionKeys: spec.PartitionKeys, NoACLs: awsrole.IsMinIO(spec.RoleARN), Cleartext: r.Scheme == "http",
 	}
 	if r.Port != 443 {
 		q.Host = net.JoinHostPort(r.Host, strconv.Itoa(r.Port))

@@ -73,6 +73,9 @@ type Request struct {
 	// tell which attribute that is.
 	PartitionKeys map[string]string
 
+	// Cleartext says that the request travels unencrypted.
+	Cleartext bool
+
 	// NoACLs says that the server has no ACLs: it ignores fields that set one
 	// with an object, and refuses policies that name their actions (MinIO).
 	NoACLs bool
@@ -108,6 +111,7 @@ type Call struct {
 	Operation string
 	Access    []Access
 	ScopeKind ScopeKind
+	Cleartext bool // as in the request
 
 	// HandsOutCredentials: the answer carries a credential or a secret.
 	HandsOutCredentials bool

@@ -2,6 +2,7 @@ package awsscope_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -335,6 +336,22 @@ func TestPresignedChecksum(t *testing.T) {
 		r.RawQuery = q
 		if c, err := awsscope.Recognise(r); !errors.Is(err, awsscope.ErrUnsupported) {
 			t.Errorf("%s: got %s, %v", q, c.Operation, err)
+		}
+	}
+}
+
+// TestCleartext: what the static policy allows over TLS only is not allowed over
+// unencrypted HTTP.
+func TestCleartext(t *testing.T) {
+	const one = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":%q}}}]}`
+	for _, cleartext := range []bool{false, true} {
+		r := s3Request("GET", "/docs/a")
+		r.Cleartext = cleartext
+		for _, secure := range []bool{false, true} {
+			_, err := awsscope.Derive(recognise(t, r), parse(t, fmt.Sprintf(one, fmt.Sprint(secure))), awsscope.GranularityRequest, awsscope.Options{})
+			if allowed := err == nil; allowed != (secure != cleartext) {
+				t.Errorf("cleartext %v, aws:SecureTransport %v: %v", cleartext, secure, err)
+			}
 		}
 	}
 }

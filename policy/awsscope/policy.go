@@ -244,7 +244,7 @@ func (c Condition) understood() bool {
 func (c Condition) holds(call *Call, a Access) (holds, known bool) {
 	switch {
 	case strings.EqualFold(c.Key, "aws:SecureTransport"):
-		return strings.EqualFold(c.Values[0], "true"), true // credentials only go over verified TLS
+		return strings.EqualFold(c.Values[0], "true") != call.Cleartext, true
 	case strings.EqualFold(c.Key, "aws:CurrentTime"):
 		return true, false // the issuer's to judge: carried into the session policy
 	case strings.EqualFold(c.Key, "aws:RequestedRegion"):

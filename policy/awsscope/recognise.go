@@ -30,7 +30,7 @@ func Recognise(r Request) (Call, error) {
 	}
 	c := &reading{req: &r, target: t, call: Call{
 		Partition: t.Partition, Region: t.Region, Account: r.Account, Signing: signing,
-		ScopeKind: ScopeRequest, Facts: map[string]string{},
+		ScopeKind: ScopeRequest, Cleartext: r.Cleartext, Facts: map[string]string{},
 	}}
 	if t.Account != "" {
 		c.call.Account = t.Account
@@ -142,6 +142,10 @@ func (c *reading) wholeBody() ([]byte, error) {
 	}
 	if c.req.Header.Get("X-Amz-Decoded-Content-Length") != "" {
 		return nil, fail(ErrUnsupported, "a chunked signature on a body that must be read")
+	}
+	_, media, _ := mime.ParseMediaType(c.req.Header.Get("Content-Type"))
+	if set := media["charset"]; set != "" && !strings.EqualFold(set, "utf-8") {
+		return nil, fail(ErrUnsupported, "a body in charset %q", set)
 	}
 	if !c.req.BodyComplete {
 		return nil, ErrBodyNeeded

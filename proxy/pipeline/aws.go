@@ -131,7 +131,7 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 		Method: x.req.Method, Host: x.awsHost(), RawPath: x.path, RawQuery: x.req.URL.RawQuery, Header: x.req.Header,
 		ClaimedService: a.claim.Service, ClaimedRegion: a.claim.Region, Account: account.Account, Partition: account.Partition,
 		Endpoints: x.provider.endpoints, PartitionKeys: spec.PartitionKeys, BodyComplete: !hasBody(x.req),
-		NoACLs: awsrole.IsMinIO(a.role),
+		NoACLs: awsrole.IsMinIO(a.role), Cleartext: x.dest.Scheme != "https",
 	}
 	if a.form != nil {
 		if f := x.asPut(&q); f != nil {
