@@ -167,7 +167,7 @@ func (d *Decision) append(b []byte) []byte {
 
 func (u *Use) append(b []byte) []byte {
 	n := len(b)
-	b = appendStr(b, `,"handle":`, u.Handle, maxWord)
+	b = optStr(b, `,"handle":`, u.Handle, maxWord)
 	b = appendStr(b, `,"provider":`, u.Provider, maxName)
 	b = appendStr(b, `,"kind":`, u.Kind, maxWord)
 	b = optList(b, `,"scope_asked":`, u.ScopeAsked, maxName, maxMany)

@@ -131,7 +131,7 @@ func labels(w *Workload) []string {
 // handles finds the issuance, the use and the revocation of a credential.
 func handles(r *Record) []string {
 	var l []string
-	if r.Credential != nil {
+	if r.Credential != nil && r.Credential.Handle != "" {
 		l = append(l, r.Credential.Handle)
 	}
 	if r.Event != nil {

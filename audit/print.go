@@ -221,6 +221,9 @@ func credential(u *Use) string {
 	if len(scope) > 0 {
 		s += " [" + strings.Join(scope, " ") + "]"
 	}
+	if u.Handle == "" { // none was had
+		s = "asked" + s
+	}
 	if u.TTLSeconds > 0 {
 		s += " ttl " + (time.Duration(u.TTLSeconds) * time.Second).String()
 	}

@@ -356,6 +356,28 @@ func TestPrinter(t *testing.T) {
 	}
 }
 
+// A refused call tells what it asked for, and that it had no credential.
+func TestPrinterOfRefusals(t *testing.T) {
+	r := Record{Type: TypeEnd, ID: "rec_1", Time: time.Unix(0, 0).UTC(), Steps: &Steps{Minted: 20},
+		Credential: &Use{Provider: "aws", Kind: "aws-session", AWS: &AWSUse{Service: "s3", Operation: "GetObject", Resources: []string{"arn:aws:s3:::b/k"}, Scope: "request"}},
+		Result:     &Result{Outcome: OutcomeError}}
+	var b strings.Builder
+	p := NewPrinter(&b, PrinterOptions{})
+	if err := errors.Join(p.Print(r), p.Show(r)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"asked s3:GetObject [arn:aws:s3:::b/k]", "minted    no credential"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("lacks %q:\n%s", want, b.String())
+		}
+	}
+	for _, not := range []string{"used", "credential.handle"} {
+		if strings.Contains(b.String(), not) {
+			t.Errorf("has %q:\n%s", not, b.String())
+		}
+	}
+}
+
 func TestPrinterIsSafeForTerminals(t *testing.T) {
 	r := full(func(string) string { return hostile })
 	req := r

@@ -151,7 +151,7 @@ type Decision struct {
 
 // Use is the use of a credential. It never holds the credential.
 type Use struct {
-	Handle       string    `json:"handle" trust:"v" max:"64"`
+	Handle       string    `json:"handle,omitempty" trust:"v" max:"64"` // empty: asked for, but none was had
 	Provider     string    `json:"provider" trust:"v" max:"256"`
 	Kind         string    `json:"kind" trust:"v" max:"64"`
 	ScopeAsked   []string  `json:"scope_asked,omitempty" trust:"v" max:"256" items:"32"`

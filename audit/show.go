@@ -65,14 +65,14 @@ func (p *Printer) story(r *Record) []string {
 	add(0, "attested", attested, attested != "")
 	add(steps.Decided, "decided", decided(r.Decision), r.Decision != nil)
 	add(steps.Begun, "begun", "record "+r.ID, r.BeginSequence != 0 || r.Type == TypeBegin)
-	minted, used := "", ""
-	if u := r.Credential; u != nil {
+	minted, used := "no credential", ""
+	if u := r.Credential; u != nil && u.Handle != "" {
 		minted, used = "by "+u.Provider+", "+u.Kind, credential(u)
 		if u.Cached {
 			minted += ", from the cache"
 		}
 	}
-	add(steps.Minted, "minted", minted, minted != "")
+	add(steps.Minted, "minted", minted, r.Credential != nil && r.Credential.Handle != "")
 	add(steps.Injected, "used", used, used != "")
 	answered := ""
 	if r.Result != nil && r.Result.Status != 0 {

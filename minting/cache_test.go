@@ -407,6 +407,18 @@ func TestRevokeWhereCatchesFlights(t *testing.T) {
 	})
 }
 
+// The inventory says what an AWS session may do, which no scope does.
+func TestInventoryOfSessions(t *testing.T) {
+	c := minting.NewCache(minting.CacheOptions{Minter: bearer(time.Hour)})
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
+	r := mintingtest.Request("p", ev())
+	r.SessionPolicy = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::b/k"}]}`
+	get(t, c, r)
+	if l := c.Live(); len(l) != 1 || !slices.Equal(l[0].Scope, []string{"s3:GetObject arn:aws:s3:::b/k"}) {
+		t.Errorf("inventory %+v", l)
+	}
+}
+
 // A credential that its issuer lets live longer than the rule is revoked when
 // the rule's time is over.
 func TestOutlivingCredentialsAreEnded(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/attache-dev/attache/internal/iampolicy"
 )
 
 // Events that a [Cache] reports.
@@ -41,6 +43,7 @@ type LiveCredential struct {
 	Subject     string    `json:"subject,omitempty"`
 	Destination string    `json:"destination"`
 	Scope       []string  `json:"scope,omitempty"` // granted, or as asked where the issuer did not say
+	Role        string    `json:"role,omitempty"`  // of an AWS session
 	Derived     bool      `json:"derived"`
 	Issued      time.Time `json:"issued,omitzero"`
 	Expires     time.Time `json:"expires,omitzero"` // last use by us
@@ -73,6 +76,9 @@ func describe(r Request, c Credential) LiveCredential {
 	if scope == nil {
 		scope = r.Scope
 	}
+	if r.SessionPolicy != "" {
+		scope = iampolicy.Allows(r.SessionPolicy)
+	}
 	ends := c.Expires
 	if c.Outlives.After(ends) {
 		ends = c.Outlives
@@ -80,7 +86,7 @@ func describe(r Request, c Credential) LiveCredential {
 	return LiveCredential{
 		Handle: c.Handle, Provider: r.Provider, Kind: c.Kind,
 		WorkloadID: r.WorkloadID, RunID: r.RunID, TaskID: r.TaskID, Subject: r.Subject,
-		Destination: r.Destination, Scope: slices.Clone(scope), Derived: c.Derived,
+		Destination: r.Destination, Scope: slices.Clone(scope), Role: c.Role, Derived: c.Derived,
 		Issued: c.Issued, Expires: c.Expires, Ends: ends,
 	}
 }
@@ -92,6 +98,7 @@ func (l *live) fields() map[string]string {
 		"provider":    l.Provider,
 		"kind":        l.Kind,
 		"scope":       strings.Join(l.Scope, " "),
+		"role":        l.Role,
 		"scope_asked": strings.Join(l.request.Scope, " "),
 		"ttl_s":       strconv.FormatInt(int64(l.Expires.Sub(l.Issued)/time.Second), 10),
 		"expires":     l.Expires.UTC().Format(time.RFC3339),

@@ -5,8 +5,10 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/injector"
 	"github.com/attache-dev/attache/injector/sigv4"
+	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/policy/awsscope"
 )
 
@@ -31,6 +33,20 @@ func awsRefusal(err error) *Refusal {
 		f.Status, f.Code = http.StatusForbidden, CodeAWSScope
 	}
 	return f
+}
+
+// recordAsked says in the record of a refused call what it asked of AWS, where
+// that was understood. Nothing was minted for it, so that it has no handle.
+func (x *exchange) recordAsked() {
+	a := x.aws
+	if a == nil || a.call.Operation == "" || x.rec.Credential != nil {
+		return
+	}
+	if a.scope == "" {
+		a.scope = string(a.call.ScopeKind)
+	}
+	x.rec.Credential = &audit.Use{Provider: x.decision.Grant.Provider, Kind: minting.KindAWS}
+	a.describe(x.rec.Credential)
 }
 
 // maxReason bounds, in bytes, a reason that repeats what the agent sent.

@@ -71,7 +71,8 @@ func TestAWSMetrics(t *testing.T) {
 	get()
 	a.sts.expire()
 	get()
-	a.records(2)
+	_ = a.send(a.signed(http.MethodGet, "https://bounded.s3.eu-west-1.amazonaws.com/private/k", "s3", "eu-west-1", "")) // refused
+	a.records(3)
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -247,6 +247,7 @@ func (x *exchange) refuse(w http.ResponseWriter, f *Refusal) {
 		x.decision.Verdict = policy.Deny
 		x.rec.Decision.Verdict, x.rec.Decision.Code, x.rec.Decision.Reason = policy.Deny.String(), f.Code, f.Reason
 	}
+	x.recordAsked()
 	x.finish()
 	if f.Err != nil {
 		level := slog.LevelWarn

@@ -78,7 +78,7 @@ func (m *Metrics) done(x *exchange) {
 	}
 	m.up.Add(float64(x.result.BytesUp))
 	m.down.Add(float64(x.result.BytesDown))
-	if u := x.rec.Credential; u != nil {
+	if u := x.rec.Credential; u != nil && u.Handle != "" {
 		source := "minted"
 		if u.Cached {
 			source = "cached"
