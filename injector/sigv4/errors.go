@@ -155,11 +155,17 @@ func signatureCodes() []string {
 // IsSignatureError reports whether an answer says that our signature or session
 // was refused, and with which code. Its body must not reach the agent: it may
 // repeat the session token. It looks for the codes as words, in any protocol:
-// where a body only mentions one, nothing but that error's text is lost. body
-// is the beginning of the decoded body.
+// where a body only mentions one, nothing but that error's text is lost. All of
+// them have one of three statuses; what is not found, such as a key that is
+// spelled like a code, has another. body is the beginning of the decoded body.
 func IsSignatureError(status int, h http.Header, body []byte) (code string, ok bool) {
-	if status < 400 || status > 499 {
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+	default:
 		return "", false
+	}
+	if strings.HasPrefix(h.Get("Content-Type"), "application/cbor") {
+		return codeInCBOR(body)
 	}
 	kind := h.Get("X-Amzn-Errortype")
 	for _, c := range signatureCodes() {
@@ -172,6 +178,17 @@ func IsSignatureError(status int, h http.Header, body []byte) (code string, ok b
 		return "InvalidSignatureException", true
 	}
 	return "", false
+}
+
+// codeInCBOR is the longest code in body. What stands around a text in CBOR are
+// lengths, which look like letters.
+func codeInCBOR(body []byte) (code string, ok bool) {
+	for _, c := range signatureCodes() {
+		if len(c) > len(code) && bytes.Contains(body, []byte(c)) {
+			code = c
+		}
+	}
+	return code, code != ""
 }
 
 // hasWord finds w in b where no letter or digit is next to it.
