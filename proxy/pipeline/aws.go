@@ -211,10 +211,12 @@ func (x *exchange) mayHandOut() *Refusal {
 
 // derive writes the session policy.
 func (x *exchange) derive() *Refusal {
-	if err := x.deriveBy(x.decision.Grant.AWS); err != nil {
-		return awsRefusal(err)
+	err := x.deriveBy(x.decision.Grant.AWS)
+	f := awsRefusal(err)
+	if errors.Is(err, awsscope.ErrNotAllowed) {
+		f.Reason += fmt.Sprintf("; to get access, ask the owner of policy %q about its rule %q", x.decision.Policy, x.decision.Rule)
 	}
-	return nil
+	return f
 }
 
 func (x *exchange) deriveBy(g *policy.AWSGrant) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/attache-dev/attache/minting"
@@ -25,6 +26,9 @@ func TestAWSAskedInVain(t *testing.T) {
 		got := a.send(a.signed(http.MethodGet, tt.url, "s3", "eu-west-1", ""))
 		a.skip = n
 		u := a.record().Credential
+		if tt.name == "beyond the policy" && !strings.Contains(got.body, "to get access, ask the owner of policy") {
+			t.Errorf("does not say whom to ask: %s", got.body)
+		}
 		switch {
 		case got.StatusCode < 400:
 			t.Errorf("%s: %d", tt.name, got.StatusCode)
