@@ -476,7 +476,7 @@ func signatureParams(raw string) (params, error) {
 		p[lower] = value
 	}
 	if legacy == 2 {
-		return nil, malformed("signature version 2 is not supported")
+		return nil, malformed("signature version 2 is not supported; sign with version 4 (boto3: Config(signature_version=\"s3v4\"))")
 	}
 	return p, nil
 }
