@@ -61,7 +61,7 @@ func ParsePolicy(doc []byte) (Policy, error) {
 	}
 	for _, k := range o.keys {
 		if k != "Version" && k != "Id" && k != "Statement" {
-			return Policy{}, fail(ErrPolicy, "element %q", k)
+			return Policy{}, fail(ErrPolicy, "unknown element %q; there are Version, Id and Statement", k)
 		}
 	}
 	if o.vals["Version"] != "2012-10-17" {
@@ -82,7 +82,7 @@ func ParsePolicy(doc []byte) (Policy, error) {
 		}
 		s, err := parseStatement(so)
 		if err != nil {
-			return Policy{}, fail(ErrPolicy, "Statement[%d]: %v", i, err)
+			return Policy{}, fail(ErrPolicy, "Statement[%d]: %s", i, strings.TrimPrefix(err.Error(), ErrPolicy.Error()+": "))
 		}
 		p.statements = append(p.statements, s)
 	}
@@ -115,7 +115,7 @@ func parseStatement(o *object) (statement, error) {
 			list, err = stringList(o.vals[k])
 			for _, r := range list {
 				if _, ok := Pattern(r).tokens(); !ok {
-					return s, fail(ErrPolicy, "policy variable in %q", r)
+					return s, fail(ErrPolicy, "policy variable in %q; write the name itself, or a wildcard", r)
 				}
 				s.resource = append(s.resource, Pattern(r))
 			}
@@ -123,7 +123,7 @@ func parseStatement(o *object) (statement, error) {
 		case "Condition":
 			err = s.parseConditions(o.vals[k])
 		default:
-			err = fail(ErrPolicy, "element %q", k)
+			err = fail(ErrPolicy, "unknown element %q; there are Sid, Effect, Action, NotAction, Resource, NotResource and Condition", k)
 		}
 		if err != nil {
 			return s, err
