@@ -220,6 +220,10 @@ func TestHandsOut(t *testing.T) {
 		{"ssm" + eu, "ssm/eu-west-1", "AmazonSSM.GetParameter", `{"Name":"/aws/reference/secretsmanager/db"}`, true, "Value"},
 		{"api.ecr" + eu, "ecr/eu-west-1", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken", `{}`, true, "authorizationToken"},
 		{"cognito-identity" + eu, "cognito-identity/eu-west-1", "AWSCognitoIdentityService.GetCredentialsForIdentity", `{}`, true, "SecretKey SessionToken"},
+		{"ecs" + eu, "ecs/eu-west-1", "AmazonEC2ContainerServiceV20141113.ExecuteCommand", `{}`, true, "tokenValue"},
+		{"ecs" + eu, "ecs/eu-west-1", "AmazonEC2ContainerServiceV20141113.DescribeTasks", `{}`, false, ""},
+		{"appstream2" + eu, "appstream/eu-west-1", "PhotonAdminProxyService.CreateStreamingURL", `{}`, true, ""},
+		{"cognito-idp" + eu, "cognito-idp/eu-west-1", "AWSCognitoIdentityProviderService.GetTokensFromRefreshToken", `{}`, true, "AccessToken IdToken RefreshToken"},
 	} {
 		c := call(tt.host, tt.claim, tt.target, tt.body)
 		if c.HandsOutCredentials != tt.want {
