@@ -151,6 +151,8 @@ func TestAWSRefusesJSON(t *testing.T) {
 		{"not JSON", dynamo(`{"TableName":`), 400, pipeline.CodeAWSCall, "ValidationException"},
 		{"too large", dynamo(`{"TableName":"orders","Pad":"` + strings.Repeat("x", 16<<20) + `"}`), 413, pipeline.CodeAWSCall, "ValidationException"},
 		{"hands out a secret", secretsManager("eu-west-1"), 403, pipeline.CodeDenied, "AccessDeniedException"},
+		{"hands out what cannot be sealed", a.signed(http.MethodPost, "https://appstream2.us-east-1.amazonaws.com/", "appstream", "us-east-1", `{}`,
+			"Content-Type", "application/x-amz-json-1.1", "X-Amz-Target", "PhotonAdminProxyService.CreateStreamingURL"), 403, pipeline.CodeDenied, "AccessDeniedException"},
 	}
 	for n, tt := range tests {
 		got := a.send(tt.request)

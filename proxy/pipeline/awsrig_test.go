@@ -69,6 +69,7 @@ spec:
   - {name: vault, hosts: ["s3.eu-west-1.amazonaws.com"], paths: ["/vault/**"], action: deny, reason: "ask #storage"}
   - {name: none, hosts: ["denied.s3.eu-west-1.amazonaws.com"], action: deny, reason: "ask #storage"}
   - {name: named, hosts: ["secretsmanager.us-east-1.amazonaws.com"], action: allow, credentialCall: true, credential: {provider: aws}}
+  - {name: unsealable, hosts: ["appstream2.us-east-1.amazonaws.com"], action: allow, credentialCall: true, credential: {provider: aws}}
   - {name: passed, hosts: ["secretsmanager.us-east-2.amazonaws.com"], action: allow, credentialCall: true, answerCredentials: pass, credential: {provider: aws}}
 `
 
