@@ -61,6 +61,32 @@ func TestAWS(t *testing.T) {
 	}
 }
 
+// TestAWSEscapes: MinIO honours no escapes, unless its provider says that it
+// does by now.
+func TestAWSEscapes(t *testing.T) {
+	const head, minio = "kind: CredentialProvider\nmetadata: {name: p}\nspec:\n  destinations: [{host: s.example.com}]\n  aws:\n" +
+		"    region: r-1\n    endpoint: https://s.example.com\n    endpoints: [{host: s.example.com, service: s3}]\n", "    roleARN: arn:minio:iam:us-east-1::role/x\n"
+	for _, tt := range []struct {
+		name, rest string
+		want       bool
+	}{
+		{"aws", "    roleARN: arn:aws:iam::123456789012:role/x\n", false},
+		{"minio", minio, true},
+		{"minio with escapes", minio + "    noEscapes: false\n", false},
+		{"another server without", "    roleARN: arn:aws:iam::123456789012:role/x\n    noEscapes: true\n", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, err := api.Parse("p.yaml", docs(head+tt.rest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := *b.Providers[0].Spec.AWS.NoEscapes; got != tt.want {
+				t.Errorf("noEscapes %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestAWSGeneration: the roots of the STS endpoint are part of the provider.
 func TestAWSGeneration(t *testing.T) {
 	dir := t.TempDir()

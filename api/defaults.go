@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/internal/awsrole"
 )
 
 // Values of text fields that are enumerations. The first of each group is the
@@ -138,6 +139,10 @@ func defaultAWS(s *v1alpha1.CredentialProviderSpec) {
 	fill(&a.Timeout, v1alpha1.Duration(10*time.Second))
 	if len(a.Doors) == 0 {
 		a.Doors = []string{DoorEnv}
+	}
+	if a.NoEscapes == nil {
+		minio := awsrole.IsMinIO(a.RoleARN)
+		a.NoEscapes = &minio
 	}
 	if a.Chain != nil {
 		fill(&a.Chain.Duration, defaultSession)

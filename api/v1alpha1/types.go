@@ -238,8 +238,9 @@ type AWS struct {
 	// PartitionKeys names the partition key of DynamoDB tables, by table.
 	PartitionKeys map[string]string `json:"partitionKeys,omitempty"`
 	// NoEscapes says that the server does not honour ${*}, ${?} and ${$} in
-	// policies: calls that need one are denied.
-	NoEscapes bool `json:"noEscapes,omitempty"`
+	// policies: calls that need one are denied. Default: true where roleARN is
+	// MinIO's.
+	NoEscapes *bool `json:"noEscapes,omitempty"`
 	// Revocation ends sessions at the issuer. Default: Attaché forgets them,
 	// and they end by themselves.
 	Revocation *AWSRevocation `json:"revocation,omitempty"`

@@ -56,7 +56,7 @@ func (f *explainFlags) explainAWS(x *policy.Explanation, b *api.Bundle, r *polic
 		_ = x.Refuse(err)
 		return nil
 	}
-	if err := x.ExplainAWS(q, spec.NoEscapes, r.Time); errors.Is(err, awsscope.ErrBodyNeeded) {
+	if err := x.ExplainAWS(q, *spec.NoEscapes, r.Time); errors.Is(err, awsscope.ErrBodyNeeded) {
 		fmt.Fprintln(os.Stderr, "note: what this call does stands in its body; give it with --data")
 	}
 	return nil

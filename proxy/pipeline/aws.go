@@ -221,7 +221,7 @@ func (x *exchange) derive() *Refusal {
 
 func (x *exchange) deriveBy(g *policy.AWSGrant) error {
 	a := x.aws
-	text, cut, err := g.SessionPolicy(a.call, x.provider.Spec.AWS.NoEscapes)
+	text, cut, err := g.SessionPolicy(a.call, *x.provider.Spec.AWS.NoEscapes)
 	if err != nil {
 		return err
 	}

@@ -259,7 +259,7 @@ func escaped(key string) call {
 
 // escapes tries whether MinIO honours ${*}, ${?} and ${$}. It does not: a
 // session whose policy has one is refused for its own call, and reaches keys
-// that spell the escape. So its providers say noEscapes, and Attaché refuses.
+// that spell the escape. So its providers have noEscapes, and Attaché refuses.
 func (s *suite) escapes(ctx context.Context) []error {
 	awkward := []string{"a%2Ab", "a%3Fb", "a%24b"} // a*b, a?b, a$b
 	for _, k := range []string{"a*b", "a?b", "a$b", "aXb", "a${X}b"} {
@@ -284,10 +284,10 @@ func (s *suite) escapes(ctx context.Context) []error {
 	return append(errs, s.withoutNoEscapes(ctx, cs)...)
 }
 
-// withoutNoEscapes is what would happen if the provider did not say it.
+// withoutNoEscapes is what would happen if the provider said otherwise.
 func (s *suite) withoutNoEscapes(ctx context.Context, cs []call) []error {
 	config := filepath.Join(s.dir, "config-escapes")
-	documents := bytes.Replace(s.w.agentConfig(nil), []byte("    noEscapes: true\n"), nil, 1)
+	documents := bytes.Replace(s.w.agentConfig(nil), []byte("noEscapes: true\n"), []byte("noEscapes: false\n"), 1)
 	if err := writeConfig(config, documents); err != nil {
 		return []error{err}
 	}
