@@ -123,6 +123,7 @@ func TestAWSForm(t *testing.T) {
 		{"a key that another rule denies by PUT", "https://media.s3.eu-west-1.amazonaws.com/", id, []string{"key", "kept/k"}, 403, pipeline.CodeDenied},
 		{"MinIO's list of more objects", media, id, []string{"key", "k", "x-minio-fanout-list", `{"key":"secret/k"}`}, 400, pipeline.CodeAWSCall},
 		{"a query", media + "?uploads", id, []string{"key", "k"}, 400, pipeline.CodeAWSCall},
+		{"a query that qualifies nothing", media + "?x-id=PutObject", id, []string{"key", "k"}, 400, pipeline.CodeAWSCall},
 		{"a copy", media, id, []string{"key", "k", "x-amz-copy-source", "other/k"}, 400, pipeline.CodeAWSCall},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
