@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -165,15 +166,16 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 // been plain. S3 does not tell encoded slashes from plain ones, policy does; and
 // some servers of its protocol take empty and dot segments out.
 func (x *exchange) sameDecoded() *Refusal {
-	plain := strings.NewReplacer("%2F", "/", "%2f", "/").Replace(x.path)
+	decoded, err := url.PathUnescape(x.path)
+	if err != nil {
+		return &Refusal{Status: http.StatusBadRequest, Code: CodeBadPath, Reason: "the path is not valid percent-encoding"}
+	}
+	plain := escapedPath(decoded)
 	cleaned := path.Clean(plain)
 	if strings.HasSuffix(plain, "/") && cleaned != "/" {
 		cleaned += "/"
 	}
 	for _, p := range []string{plain, cleaned} {
-		if p == x.path {
-			continue
-		}
 		q := x.policyRequest()
 		q.Path = p
 		if !x.sameRule(q) {
@@ -183,6 +185,9 @@ func (x *exchange) sameDecoded() *Refusal {
 	}
 	return nil
 }
+
+// escapedPath encodes all of a decoded path but its slashes.
+func escapedPath(s string) string { return strings.ReplaceAll(url.PathEscape(s), "%2F", "/") }
 
 // sameRule reports whether the rule that decided would decide q too.
 func (x *exchange) sameRule(q *policy.Request) bool {

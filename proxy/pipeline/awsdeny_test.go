@@ -79,6 +79,9 @@ func TestAWSRefusesClaims(t *testing.T) {
 		{"a denied key behind an empty segment", func() *http.Request {
 			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/x//../secret//k", "s3", "eu-west-1", "")
 		}, 400, pipeline.CodeBadPath, "InvalidRequest"},
+		{"a denied key behind encoded dot segments", func() *http.Request {
+			return a.signed(http.MethodGet, "https://media.s3.eu-west-1.amazonaws.com/x/%2e%2E/secret/k", "s3", "eu-west-1", "")
+		}, 400, pipeline.CodeBadPath, "InvalidRequest"},
 		{"odd path for another service", func() *http.Request {
 			return a.signed(http.MethodPost, "https://sqs.eu-west-1.amazonaws.com/a/../b", "sqs", "eu-west-1", "Action=ReceiveMessage", "Content-Type", "application/x-www-form-urlencoded")
 		}, 400, pipeline.CodeAWSCall, ""},

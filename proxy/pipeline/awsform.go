@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 
 	"github.com/attache-dev/attache/injector/sigv4"
@@ -58,10 +59,12 @@ func (x *exchange) asPut(q *awsscope.Request) *Refusal {
 	// A rule for the object's path must see it, wherever it stands and by
 	// whichever method the object is made.
 	p := x.policyRequest()
-	p.Path = bucket + "/" + strings.ReplaceAll(url.PathEscape(key), "%2F", "/")
-	for _, p.Method = range []string{http.MethodPost, http.MethodPut} {
-		if !x.sameRule(p) {
-			return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: "upload by POST: another rule decides for a PUT to the path of its key; upload by PUT"}
+	plain := bucket + "/" + escapedPath(key)
+	for _, p.Path = range []string{plain, path.Clean(plain)} {
+		for _, p.Method = range []string{http.MethodPost, http.MethodPut} {
+			if !x.sameRule(p) {
+				return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: "upload by POST: another rule decides for a PUT to the path of its key; upload by PUT"}
+			}
 		}
 	}
 	return nil

@@ -116,6 +116,7 @@ func TestAWSForm(t *testing.T) {
 		{"a key of the browser's", media, id, []string{"key", "dir/${filename}"}, 400, pipeline.CodeAWSCall},
 		{"two keys", media, id, []string{"key", "a", "Key", "b"}, 400, pipeline.CodeAWSCall},
 		{"a key that another rule denies", media, id, []string{"key", "secret/k"}, 403, pipeline.CodeDenied},
+		{"a key that another rule denies once its dot segments are resolved", media, id, []string{"key", "x/../secret/k"}, 403, pipeline.CodeDenied},
 		{"a key that the policy does not allow", "https://bounded.s3.eu-west-1.amazonaws.com/", id, []string{"key", "public/k"}, 403, pipeline.CodeAWSScope},
 		{"no bucket", "https://s3.eu-west-1.amazonaws.com/", id, []string{"key", "bucket"}, 400, pipeline.CodeAWSCall},
 		{"below the bucket's path", media + "public", id, []string{"key", "k"}, 400, pipeline.CodeAWSCall},

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
-	"net/url"
 	"path"
 	"strings"
 
@@ -34,7 +33,7 @@ func (x *exchange) mayTouch() *Refusal {
 		default:
 			prefix += bucket + "/"
 		}
-		plain := prefix + strings.ReplaceAll(url.PathEscape(o.Key), "%2F", "/")
+		plain := prefix + escapedPath(o.Key)
 		for _, q.Path = range []string{plain, path.Clean(plain)} {
 			if d := x.state.Policies.Decide(q); d.Verdict != policy.Inject {
 				return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
