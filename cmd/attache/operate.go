@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/identity/task"
 	"github.com/attache-dev/attache/internal/run"
 	"github.com/attache-dev/attache/internal/secret"
@@ -65,7 +66,7 @@ func statusCommand(g *global) *cobra.Command {
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "RUN\tPID\tWORKLOAD\tSINCE\tREADY\tCOMMAND")
 			for _, r := range rs {
-				fmt.Fprintf(w, "%.12s\t%d\t%s\t%s\t%s\t%s\n", r.Run, r.PID, r.Workload, r.Started.Local().Format(time.DateTime), ready(r), strings.Join(r.Command, " "))
+				fmt.Fprintf(w, "%.12s\t%d\t%s\t%s\t%s\t%s\n", r.Run, r.PID, r.Workload, r.Started.Local().Format(time.DateTime), ready(r), audit.Safe(strings.Join(r.Command, " ")))
 			}
 			return w.Flush()
 		},
@@ -119,14 +120,20 @@ func inventoryCommand(g *global) *cobra.Command {
 			if g.json() {
 				return writeJSON(c.OutOrStdout(), all)
 			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "HANDLE\tPROVIDER\tKIND\tDESTINATION\tSCOPE\tTASK\tENDS")
-			for _, l := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.12s\t%s\n", l.Handle, l.Provider, l.Kind, l.Destination, strings.Join(l.Scope, " "), l.TaskID, l.Ends.Local().Format(time.TimeOnly))
-			}
-			return w.Flush()
+			return printInventory(c.OutOrStdout(), all)
 		},
 	}
+}
+
+// printInventory writes a table. What a session may do names objects as the
+// agent named them, so that it is made safe for terminals.
+func printInventory(out io.Writer, all []minting.LiveCredential) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "HANDLE\tPROVIDER\tKIND\tDESTINATION\tSCOPE\tTASK\tENDS")
+	for _, l := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.12s\t%s\n", l.Handle, l.Provider, l.Kind, l.Destination, audit.Safe(strings.Join(l.Scope, " ")), l.TaskID, l.Ends.Local().Format(time.TimeOnly))
+	}
+	return w.Flush()
 }
 
 func revokeCommand(g *global) *cobra.Command {
