@@ -85,9 +85,6 @@ type Credential struct {
 	AccessKeyID  string       // of KindAWS
 	SessionToken secret.Value // of KindAWS
 	Role         string       // ARN of the assumed role session, KindAWS
-	// PackedPolicySize is how much of the issuer's limit the session policy and
-	// tags took, in percent; 0 where it did not say.
-	PackedPolicySize int
 
 	Issued  time.Time
 	Expires time.Time // zero only for KindAPIKey

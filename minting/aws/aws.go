@@ -227,7 +227,7 @@ func (m *Minter) credential(p plan, s session, e minting.Evidence) minting.Crede
 	c := minting.Credential{
 		Handle: p.handle, Kind: minting.KindAWS, Provider: m.name,
 		Secret: s.secret, AccessKeyID: s.keyID, SessionToken: s.token, Role: s.arn,
-		Issued: m.deps.Now(), Expires: p.ends, Derived: true, PackedPolicySize: s.packed,
+		Issued: m.deps.Now(), Expires: p.ends, Derived: true,
 	}
 	// The session policy ends with Expires, so the keys' own end is later but
 	// worth nothing, unless the policy was made without an end.

@@ -68,7 +68,7 @@ func sourceIdentity(template string, e minting.Evidence) (string, error) {
 	}
 	s, err := awsrole.Text(template, e.Workload, e.Task, inSource)
 	if err == nil && !legalSource(s) {
-		err = fmt.Errorf("%q is none: 2 to 64 letters, digits and _+=,.@-, not beginning with aws:", s)
+		err = fmt.Errorf("%q is none: 2 to 64 letters, digits and _+=,.@-, without aws: at the beginning", s)
 	}
 	return s, err
 }

@@ -32,7 +32,6 @@ type session struct {
 	expires       time.Time
 	arn           string // assumed-role ARN, or the role's
 	userID        string // ROLEID:SESSIONNAME, empty where the issuer has none
-	packed        int    // PackedPolicySize, percent
 }
 
 func (s session) credentials(context.Context) (aws.Credentials, error) {
@@ -81,7 +80,7 @@ func (m *Minter) webIdentity(ctx context.Context, role, handle, policy string, d
 	if err != nil {
 		return session{}, m.refusal(ctx, "AssumeRoleWithWebIdentity of "+role, err, token)
 	}
-	return m.believe(role, handle, d, out.Credentials, out.AssumedRoleUser, out.PackedPolicySize)
+	return m.believe(role, handle, d, out.Credentials, out.AssumedRoleUser)
 }
 
 // proof is the web identity token: the workload's JWT-SVID, or the file's.
@@ -132,7 +131,7 @@ func (m *Minter) assumeRole(ctx context.Context, first session, p plan) (session
 	if err != nil {
 		return session{}, m.refusal(ctx, "AssumeRole of "+p.last, err, first.secret.Reveal(), first.token.Reveal())
 	}
-	return m.believe(p.last, p.handle, p.duration, out.Credentials, out.AssumedRoleUser, out.PackedPolicySize)
+	return m.believe(p.last, p.handle, p.duration, out.Credentials, out.AssumedRoleUser)
 }
 
 func seconds(d time.Duration) *int32 { return aws.Int32(int32(d / time.Second)) }
@@ -141,7 +140,7 @@ func seconds(d time.Duration) *int32 { return aws.Int32(int32(d / time.Second)) 
 var keyID = regexp.MustCompile(`^\w{16,128}$`)
 
 // believe checks an answer before anything is done with it.
-func (m *Minter) believe(role, handle string, d time.Duration, c *types.Credentials, u *types.AssumedRoleUser, packed *int32) (session, error) {
+func (m *Minter) believe(role, handle string, d time.Duration, c *types.Credentials, u *types.AssumedRoleUser) (session, error) {
 	if c == nil {
 		return session{}, fmt.Errorf("%w: STS answered without credentials", minting.ErrUnavailable)
 	}
@@ -149,7 +148,7 @@ func (m *Minter) believe(role, handle string, d time.Duration, c *types.Credenti
 	if err != nil {
 		return session{}, err
 	}
-	s.arn, s.packed = role, int(aws.ToInt32(packed))
+	s.arn = role
 	if u == nil || aws.ToString(u.Arn) == "" { // MinIO
 		return s, nil
 	}
