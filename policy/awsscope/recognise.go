@@ -22,6 +22,9 @@ func Recognise(r Request) (Call, error) {
 	if len(services) == 0 {
 		return Call{}, fail(ErrMismatch, "the signature claims service %q, which %s does not serve", r.ClaimedService, r.Host)
 	}
+	if strings.ContainsAny(r.RawPath+r.RawQuery, "#\\") { // clients encode them; servers may cut or turn them
+		return Call{}, fail(ErrAmbiguous, "a bare # or backslash in path or query")
+	}
 	if r.Account != "" && !isAccount(r.Account) {
 		return Call{}, fail(ErrMalformed, "account is not 12 digits")
 	}
