@@ -55,6 +55,8 @@ func TestDerive(t *testing.T) {
 		{name: "prefix", target: "/docs/a", static: media, g: awsscope.GranularityPrefix, want: strings.Replace(get, "docs/a", "docs/*", 1)},
 		{name: "prefix of a key at the root", target: "/a", static: media, g: awsscope.GranularityPrefix, want: strings.Replace(get, "docs/a", "*", 1)},
 		{name: "prefix wider than the static policy", target: "/docs/a", static: get, g: awsscope.GranularityPrefix, want: get},
+		{name: "prefix that NotResource reaches into", target: "/docs/a", g: awsscope.GranularityPrefix, static: `{"Effect":"Allow","Action":"s3:*","NotResource":"arn:aws:s3:::media/docs/secret*"}`, want: get},
+		{name: "NotResource", target: "/docs/secret1", g: awsscope.GranularityRequest, static: `{"Effect":"Allow","Action":"s3:*","NotResource":"arn:aws:s3:::media/docs/secret*"}`, err: awsscope.ErrNotAllowed},
 		{name: "prefix of a listing", target: "/?prefix=docs/a", g: awsscope.GranularityPrefix, static: `{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*"}`,
 			want: `{"Effect":"Allow","Action":"s3:ListBucket","Resource":"arn:aws:s3:::media","Condition":{"StringLike":{"s3:prefix":"docs/*"}}}`},
 		{name: "task", target: "/docs/a", g: awsscope.GranularityTask, static: media + `,{"Effect":"Allow","Action":["sqs:*","s3:ListBucket"],"Resource":"*"},{"Effect":"Allow","Action":"*","Resource":"arn:aws:s3:::x/*"}`,
@@ -355,6 +357,32 @@ func TestCleartext(t *testing.T) {
 			_, err := awsscope.Derive(recognise(t, r), parse(t, fmt.Sprintf(one, fmt.Sprint(secure))), awsscope.GranularityRequest, awsscope.Options{})
 			if allowed := err == nil; allowed != (secure != cleartext) {
 				t.Errorf("cleartext %v, aws:SecureTransport %v: %v", cleartext, secure, err)
+			}
+		}
+	}
+}
+
+// TestLongLists: no request makes us compare more resources than AWS would take.
+func TestLongLists(t *testing.T) {
+	const dynamo = "DynamoDB_20120810."
+	for _, tt := range []struct{ service, target, head, entry, tail string }{
+		{"ssm", "AmazonSSM.GetParameters", `{"Names":[`, `"p%d"`, `]}`},
+		{"events", "AWSEvents.PutEvents", `{"Entries":[`, `{"EventBusName":"b%d"}`, `]}`},
+		{"dynamodb", dynamo + "TransactGetItems", `{"TransactItems":[`, `{"Get":{"TableName":"t%d","Key":{"id":{"S":"a"}}}}`, `]}`},
+		{"dynamodb", dynamo + "BatchGetItem", `{"RequestItems":{"t":{"Keys":[`, `{"id":{"S":"%d"}}`, `]}}}`},
+		{"dynamodb", dynamo + "BatchGetItem", `{"RequestItems":{`, `"t%d":{"Keys":[{"id":{"S":"a"}}]}`, `}}`},
+	} {
+		for n, want := range map[int]error{1000: nil, 1001: awsscope.ErrMalformed} {
+			entries := make([]string, n)
+			for i := range entries {
+				entries[i] = fmt.Sprintf(tt.entry, i)
+			}
+			_, err := awsscope.Recognise(awsscope.Request{
+				Method: "POST", Host: tt.service + ".eu-west-1.amazonaws.com", RawPath: "/", Header: http.Header{"X-Amz-Target": {tt.target}},
+				Body: []byte(tt.head + strings.Join(entries, ",") + tt.tail), BodyComplete: true, ClaimedService: tt.service, ClaimedRegion: "eu-west-1", Account: account,
+			})
+			if !errors.Is(err, want) {
+				t.Errorf("%s with %d entries: got %v, want %v", tt.target, n, err, want)
 			}
 		}
 	}

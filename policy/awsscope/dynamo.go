@@ -107,11 +107,10 @@ func (c *reading) leading(table string, items []*object, isKey bool) []Condition
 		if !ok {
 			return nil
 		}
-		if !slices.Contains(vals, v) {
-			vals = append(vals, v)
-		}
+		vals = append(vals, v)
 	}
-	return leadingKeys(vals)
+	slices.Sort(vals)
+	return leadingKeys(slices.Compact(vals))
 }
 
 func leadingKeys(vals []string) []Condition {
@@ -233,6 +232,9 @@ func (c *reading) batch(action string, keys func(table string, v any) ([]*object
 	if tables == nil || len(tables.keys) == 0 {
 		return fail(ErrMalformed, "no RequestItems")
 	}
+	if len(tables.keys) > maxList {
+		return tooLong("RequestItems")
+	}
 	for _, t := range tables.keys {
 		p, name, err := c.tableARN(t)
 		if err != nil {
@@ -251,6 +253,9 @@ func objects(v any) ([]*object, error) {
 	list, ok := v.([]any)
 	if !ok {
 		return nil, fail(ErrMalformed, "RequestItems has no list")
+	}
+	if len(list) > maxList {
+		return nil, tooLong("RequestItems")
 	}
 	var out []*object
 	for _, e := range list {

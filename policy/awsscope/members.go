@@ -98,12 +98,23 @@ func (c *reading) strs(name string) ([]string, error) {
 			out = append(out, s)
 		}
 	}
+	if len(out) > maxList {
+		return nil, tooLong(name)
+	}
 	for _, s := range out {
 		if err := checkValue(name, s); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// maxList bounds the entries of a list that names resources: S3 takes 1,000 keys
+// in a DeleteObjects, every other service fewer.
+const maxList = 1000
+
+func tooLong(name string) error {
+	return fail(ErrMalformed, "%s has more than %d entries", name, maxList)
 }
 
 // list returns a member that is a list of structures.
@@ -115,6 +126,9 @@ func (c *reading) list(name string) ([]*object, error) {
 	list, isList := v.([]any)
 	if !isList {
 		return nil, fail(ErrMalformed, "%s is no list", name)
+	}
+	if len(list) > maxList {
+		return nil, tooLong(name)
 	}
 	out := make([]*object, len(list))
 	for i, e := range list {
