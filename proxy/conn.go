@@ -40,6 +40,10 @@ type Conn struct {
 	// Local is the local listener's own authority (host:port) for base URLs and
 	// DoorAWS.
 	Local string
+	// HangUp ends an HTTP/2 connection with all that is on it, also where its
+	// owner reads nothing. It is nil for others, whose one answer ends by
+	// itself.
+	HangUp func()
 
 	Accepted time.Time
 	Attested time.Time

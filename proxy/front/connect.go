@@ -175,6 +175,11 @@ func (f *Front) serveTLS(ctx context.Context, tc *tls.Conn) {
 func (f *Front) serveH2(ctx context.Context, c net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
+	if conn := proxy.ConnFrom(ctx); conn != nil {
+		own := *conn
+		own.HangUp = func() { _ = c.Close() }
+		ctx = proxy.WithConn(ctx, &own)
+	}
 	f.h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: f.h2base, Handler: f.h2base.Handler})
 }
 

@@ -61,7 +61,7 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http
 		_ = http.NewResponseController(w).Flush()
 	}
 	if resp.ContentLength < 0 || resp.ContentLength > copySize {
-		defer cutWrites(ctx, w)()
+		defer cutWrites(ctx, w, x.conn.HangUp)()
 	}
 	buffers := &copyBuffers
 	if resp.ContentLength >= 0 && resp.ContentLength <= smallSize {
@@ -79,18 +79,32 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http
 // cutWrites ends a write that waits for a slow reader once ctx does: the end
 // of a task must not wait for an agent that reads nothing. The function it
 // returns must be called before the handler returns.
-func cutWrites(ctx context.Context, w http.ResponseWriter) func() {
+//
+// In HTTP/2 the end of a stream is itself written. Where the connection takes
+// not even that, it is hung up, if it can be.
+func cutWrites(ctx context.Context, w http.ResponseWriter, hangUp func()) func() {
 	done := make(chan struct{})
+	var stuck *time.Timer
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
+		if hangUp != nil {
+			stuck = time.AfterFunc(stuckReader, hangUp)
+		}
 	})
 	return func() {
-		if !stop() {
-			<-done
+		if stop() {
+			return
+		}
+		<-done
+		if stuck != nil {
+			stuck.Stop()
 		}
 	}
 }
+
+// stuckReader is how long the end of a stream may take to be written.
+const stuckReader = time.Second
 
 // errClient marks failures of the agent's side of the copy.
 var errClient = errors.New("agent went away")
