@@ -111,6 +111,15 @@ func TestAWSDoorRefusesStrangers(t *testing.T) {
 	r.refusal(got, 403, pipeline.CodeUnattested, audit.OutcomeDenied)
 	r.skip++
 	r.refusal(r.do(r.client(false), "POST", "https://api.test/", strings.NewReader(webIdentityCall(keys)), "Content-Type", formType), 403, pipeline.CodeUnattested, audit.OutcomeDenied)
+	// Not even a body is waited for.
+	r.skip++
+	body, never := io.Pipe()
+	late := time.AfterFunc(10*time.Second, func() { _ = never.Close() })
+	r.refusal(r.do(r.client(false), "POST", "https://api.test/", body, "Content-Type", formType), 403, pipeline.CodeUnattested, audit.OutcomeDenied)
+	if !late.Stop() {
+		t.Error("a stranger's body was read")
+	}
+	_ = never.Close()
 }
 
 const formType = "application/x-www-form-urlencoded"

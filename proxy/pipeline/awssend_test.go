@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -297,6 +299,30 @@ func TestAWSStoredData(t *testing.T) {
 		if got.err != nil || got.body != want {
 			t.Errorf("%s: %v %d %.200q", path, got.err, got.StatusCode, got.body)
 		}
+	}
+}
+
+// TestAWSCleartext checks that a body is signed where it travels unencrypted,
+// though its sender did not say its hash: over TLS S3 would take it unsigned.
+func TestAWSCleartext(t *testing.T) {
+	const clear = `  - {host: "s3.clear", scheme: http, port: 80, addresses: [{{PLAIN}}]}` + "\n"
+	a := newAWSRig(t, func(s *settings) {
+		docs := strings.ReplaceAll(awsDocuments, "  destinations:\n", "  destinations:\n"+clear)
+		docs = strings.Replace(docs, "  aws:\n", "  unsafeCleartext: true\n  aws:\n", 1)
+		docs = strings.Replace(docs, "    endpoints:\n", "    endpoints:\n    - {host: s3.clear, port: 80, service: s3}\n", 1)
+		s.documents = strings.Replace(docs, `"s3.test"]`, `"s3.test", "s3.clear"]`, 1)
+	})
+	id, _ := a.placeholders()
+	now := time.Now().UTC().Format("20060102T150405Z")
+	r, _ := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://s3.clear/media/k", strings.NewReader("body"))
+	r.Header.Set("X-Amz-Date", now)
+	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+id+"/"+now[:8]+"/eu-west-1/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature="+strings.Repeat("0", 64))
+	if got := a.send(r); got.StatusCode != http.StatusOK {
+		t.Fatalf("%v %d %s", got.err, got.StatusCode, got.body)
+	}
+	sum := sha256.Sum256([]byte("body"))
+	if hash := a.agent[0].Get("X-Amz-Content-Sha256"); hash != hex.EncodeToString(sum[:]) {
+		t.Errorf("the origin was told the hash %q", hash)
 	}
 }
 
