@@ -272,6 +272,36 @@ func TestExplainAWS(t *testing.T) {
 	}
 }
 
+// TestAWSIssuerWarnings: an issuer whose keys STS cannot read, or not for long.
+func TestAWSIssuerWarnings(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		identity v1alpha1.IdentityConfig
+		change   func(*v1alpha1.AWS)
+		want     string
+	}{
+		{"nowhere", v1alpha1.IdentityConfig{Source: api.SourceEmbedded}, nil, "set identity.issuerURL"},
+		{"new keys in every run", v1alpha1.IdentityConfig{Source: api.SourceEmbedded, IssuerURL: "https://i.test"}, nil, "set identity.sshAgent"},
+		{"exported", v1alpha1.IdentityConfig{Source: api.SourceEmbedded, IssuerURL: "https://i.test", SSHAgent: "s"}, nil, ""},
+		{"served", v1alpha1.IdentityConfig{Source: api.SourceEmbedded, Listen: ":443"}, nil, ""},
+		{"SPIFFE", v1alpha1.IdentityConfig{Source: api.SourceSPIFFE}, nil, ""},
+		{"its own token", v1alpha1.IdentityConfig{Source: api.SourceEmbedded}, func(a *v1alpha1.AWS) { a.TokenFile = "t" }, ""},
+		{"a certificate", v1alpha1.IdentityConfig{Source: api.SourceEmbedded}, func(a *v1alpha1.AWS) { a.RolesAnywhere = &v1alpha1.AWSRolesAnywhere{} }, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := awsBundle(mediaPolicy, nil)
+			b.Config.Spec.Identity = tt.identity
+			if tt.change != nil {
+				tt.change(b.Providers[len(b.Providers)-1].Spec.AWS)
+			}
+			got := policy.Warnings(b)
+			if (len(got) == 0) != (tt.want == "") || len(got) > 0 && (len(got) != 1 || got[0].Ref.Field != "spec.aws" || !strings.Contains(got[0].Text, tt.want)) {
+				t.Errorf("got %v, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestAWSWarnings: policies that say something else than they seem to.
 func TestAWSWarnings(t *testing.T) {
 	conditions := `{"Version":"2012-10-17","Statement":[

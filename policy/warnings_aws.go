@@ -10,8 +10,9 @@ import (
 	"github.com/attache-dev/attache/policy/awsscope"
 )
 
-// warnAWS lists IAM policies with conditions that cannot be judged here, and
-// rules whose sessions nothing bounds but the role.
+// warnAWS lists IAM policies with conditions that cannot be judged here, rules
+// whose sessions nothing bounds but the role, and issuers that STS cannot
+// trust.
 func warnAWS(b *api.Bundle) []api.Problem {
 	var list []api.Problem
 	warn := func(ref api.Ref, format string, args ...any) {
@@ -26,6 +27,10 @@ func warnAWS(b *api.Bundle) []api.Problem {
 		providers[p.Metadata.Name] = p.Spec.AWS
 		ref := api.Ref{Kind: v1alpha1.KindCredentialProvider, Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Field: "spec.aws.policy"}
 		warnConditions(p.Spec.AWS.Policy, ref, warn)
+		if text := unreadableKeys(&b.Config.Spec.Identity, p.Spec.AWS); text != "" {
+			ref.Field = "spec.aws"
+			warn(ref, "%s", text)
+		}
 	}
 	for i := range b.Policies {
 		doc := &b.Policies[i]
@@ -47,6 +52,21 @@ func warnAWS(b *api.Bundle) []api.Problem {
 		}
 	}
 	return list
+}
+
+// unreadableKeys says why STS could not verify the workload's token: it reads the
+// issuer's keys at the issuer's URL.
+func unreadableKeys(i *v1alpha1.IdentityConfig, a *v1alpha1.AWS) string {
+	const proof = "the workload proves itself by a token of the embedded issuer, "
+	switch {
+	case i.Source != api.SourceEmbedded || a.TokenFile != "" || a.RolesAnywhere != nil || i.Listen != "":
+		return ""
+	case i.IssuerURL == "":
+		return proof + "whose keys STS can read nowhere; set identity.issuerURL or identity.listen of AttacheConfig (docs/providers/aws.md)"
+	case i.SSHAgent == "":
+		return proof + "which makes new keys in every run, so that what is published at identity.issuerURL is of no use; set identity.sshAgent or identity.listen of AttacheConfig (docs/identity.md)"
+	}
+	return ""
 }
 
 func warnConditions(doc json.RawMessage, ref api.Ref, warn func(api.Ref, string, ...any)) {
