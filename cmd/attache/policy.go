@@ -108,7 +108,7 @@ func policyExplain(g *global) *cobra.Command {
 				fmt.Fprintln(c.ErrOrStderr(), "note: without rawPaths this path is refused:", err)
 			}
 			if x.Decision.Grant.AWS != nil && x.Decision.Verdict == policy.Inject {
-				if err := f.explainAWS(&x, b, r, args[2]); err != nil {
+				if err := f.explainAWS(&x, set, b, r, args[2]); err != nil {
 					return err
 				}
 			}

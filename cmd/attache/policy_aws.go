@@ -26,7 +26,7 @@ const maxData = 1 << 20
 
 // explainAWS adds what a call asks of AWS, and with which session policy it
 // would be signed. An error is one of how the command was called.
-func (f *explainFlags) explainAWS(x *policy.Explanation, b *api.Bundle, r *policy.Request, target string) error {
+func (f *explainFlags) explainAWS(x *policy.Explanation, set *policy.Set, b *api.Bundle, r *policy.Request, target string) error {
 	i := slices.IndexFunc(b.Providers, func(p v1alpha1.CredentialProvider) bool { return p.Metadata.Name == x.Decision.Grant.Provider })
 	spec := b.Providers[i].Spec.AWS // the set was compiled from it
 	body, err := readData(f.data)
@@ -59,7 +59,27 @@ func (f *explainFlags) explainAWS(x *policy.Explanation, b *api.Bundle, r *polic
 	if err := x.ExplainAWS(q, *spec.NoEscapes, r.Time); errors.Is(err, awsscope.ErrBodyNeeded) {
 		fmt.Fprintln(os.Stderr, "note: what this call does stands in its body; give it with --data")
 	}
+	if x.Decision.Verdict == policy.Inject {
+		x.Credential.AWS.SessionPolicy = mayTouch(x, set, r, q)
+	}
 	return nil
+}
+
+// mayTouch returns the session policy, or none and refuses the call if it names
+// an object that no rule lets the agent ask for.
+func mayTouch(x *policy.Explanation, set *policy.Set, r *policy.Request, q awsscope.Request) string {
+	call, err := awsscope.Recognise(q)
+	if err == nil {
+		var t awsscope.Target
+		if t, err = awsscope.Match(q.Host, q.Endpoints); err == nil {
+			err = set.Untouchable(r, call, t)
+		}
+	}
+	if err != nil {
+		_ = x.Refuse(err)
+		return ""
+	}
+	return x.Credential.AWS.SessionPolicy
 }
 
 // claim fills in what the call's signature claims; for a call without one, what

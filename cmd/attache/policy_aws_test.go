@@ -52,6 +52,7 @@ metadata: {name: p}
 spec:
   rules:
     - {name: aws, hosts: ["**.amazonaws.com"], action: allow, credential: {provider: aws}}
+    - {name: secret, hosts: [media.s3.eu-west-1.amazonaws.com], paths: ["/secret/**"], action: deny}
     - {name: minio, hosts: [minio.example.com, "*.minio.example.com"], ports: [9000], action: allow, credential: {provider: minio}}
     - {name: chained, hosts: [sqs.eu-west-1.amazonaws.com], paths: ["/**"], action: allow, credential: {provider: chained, role: "arn:aws:iam::123456789012:role/own"}}
 `
@@ -91,6 +92,8 @@ func TestExplainAWS(t *testing.T) {
 		{name: "another server", args: []string{"PUT", "https://minio.example.com:9000/media/a"}, call: "s3 PutObject us-east-1 ", policy: `arn:aws:s3:::media/a`, role: "arn:minio:iam:::role/first"},
 		{name: "another server, virtual host", args: []string{"PUT", "https://media.minio.example.com:9000/a"}, call: "s3 PutObject us-east-1 ", policy: `arn:aws:s3:::media/a`},
 		{name: "a server without escapes", args: []string{"GET", "https://minio.example.com:9000/media/a%2A"}, call: "s3 GetObject us-east-1 ", denied: "cannot be escaped"},
+		{name: "a copy", args: []string{"PUT", "https://media.s3.eu-west-1.amazonaws.com/a", "--header", "X-Amz-Copy-Source: media/b"}, call: "s3 CopyObject eu-west-1 123456789012", policy: `arn:aws:s3:::media/b`},
+		{name: "a copy of what is denied", args: []string{"PUT", "https://media.s3.eu-west-1.amazonaws.com/a", "--header", "X-Amz-Copy-Source: media/secret/b"}, call: "s3 CopyObject eu-west-1 123456789012", denied: "for which a GET is not allowed"},
 		{name: "no human for the role", args: []string{"GET", "https://sqs.eu-west-1.amazonaws.com/?Action=ListQueues"}, denied: "the call's task runs for no human"},
 	}
 	for _, tt := range tests {
