@@ -22,7 +22,7 @@ import (
 
 // maxData bounds a body that is read for an explanation, as the proxy bounds
 // those that it reads.
-const maxData = 1 << 20
+const maxData = 16 << 20
 
 // explainAWS adds what a call asks of AWS, and with which session policy it
 // would be signed. An error is one of how the command was called.
