@@ -43,6 +43,18 @@ type Bundle struct {
 	Roots      int // certificates of the system in PEM
 }
 
+// Files names the files that [WriteBundle] writes into dir.
+func Files(dir string) Bundle {
+	return Bundle{
+		Dir:        dir,
+		PEM:        filepath.Join(dir, "bundle.pem"),
+		CA:         filepath.Join(dir, "ca.pem"),
+		TrustStore: filepath.Join(dir, "truststore.p12"),
+		Preload:    filepath.Join(dir, "preload.cjs"),
+		Wgetrc:     filepath.Join(dir, "wgetrc"),
+	}
+}
+
 // WriteBundle writes the trust files for a child into dir, which is made if
 // need be. caPEM is the interception CA's certificate. Files are replaced
 // atomically, so that programs that are running read the old or the new one.
@@ -63,16 +75,8 @@ func WriteBundle(dir string, caPEM []byte) (Bundle, error) {
 		return Bundle{}, fmt.Errorf("write trust bundle: %w", err)
 	}
 	roots, sources := systemRoots(os.Getenv)
-	b := Bundle{
-		Dir:        dir,
-		PEM:        filepath.Join(dir, "bundle.pem"),
-		CA:         filepath.Join(dir, "ca.pem"),
-		TrustStore: filepath.Join(dir, "truststore.p12"),
-		Preload:    filepath.Join(dir, "preload.cjs"),
-		Wgetrc:     filepath.Join(dir, "wgetrc"),
-		Sources:    sources,
-		Roots:      len(roots),
-	}
+	b := Files(dir)
+	b.Sources, b.Roots = sources, len(roots)
 	all := append(roots, ours...)
 	store, err := trustStore(all)
 	if err != nil {

@@ -132,13 +132,38 @@ func notes(o Options, proxy *url.URL) []string {
 // settings are the variables by which each runtime finds the proxy and trusts
 // the CA. The parent's own options are kept where a variable holds several.
 func settings(n *environ, o Options, proxy *url.URL, parent *environ) {
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
-		n.set(name, o.Proxy)
-		n.set(strings.ToLower(name), o.Proxy) // grpcio reads this case only, curl for http too
-	}
 	direct := noProxy(o.NoProxy)
+	proxySettings(n, o.Proxy, direct)
+	trustSettings(n, o.Bundle)
+	n.set("AWS_EC2_METADATA_DISABLED", strconv.FormatBool(!o.AWSMetadata))
+	n.set(javaVariable, appendOption(parent.values[javaVariable], javaOptions(o.Bundle, proxy, direct)))
+	if o.Node.UsesEnvProxy() {
+		n.set(nodeVariable, appendOption(parent.values[nodeVariable], "--require="+quoteNode(o.Bundle.Preload)))
+	}
+}
+
+// Variables that hold several options, so that ours are added to theirs.
+const (
+	javaVariable = "JAVA_TOOL_OPTIONS"
+	nodeVariable = "NODE_OPTIONS"
+)
+
+// proxySettings name the proxy to those that read variables.
+func proxySettings(n *environ, proxy string, direct []string) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
+		n.set(name, proxy)
+		n.set(strings.ToLower(name), proxy) // grpcio reads this case only, curl for http too
+	}
 	n.set("NO_PROXY", strings.Join(direct, ","))
 	n.set("no_proxy", strings.Join(direct, ","))
+	n.set("NODE_USE_ENV_PROXY", "1")
+	n.set("GIT_HTTP_PROXY_AUTHMETHOD", "basic") // git waits for a 407 otherwise
+	n.set("npm_config_https_proxy", proxy)      // wins over a proxy in .npmrc
+	n.set("npm_config_proxy", proxy)
+}
+
+// trustSettings name the roots to those that read variables.
+func trustSettings(n *environ, b Bundle) {
 	for _, name := range []string{
 		"SSL_CERT_FILE",                    // OpenSSL, Go, Python's ssl, httpx, Ruby, Rust, .NET
 		"CURL_CA_BUNDLE",                   // curl
@@ -157,19 +182,10 @@ func settings(n *environ, o Options, proxy *url.URL, parent *environ) {
 		"PERL_LWP_SSL_CA_FILE",
 		"HEX_CACERTS_PATH", // Elixir
 	} {
-		n.set(name, o.Bundle.PEM)
+		n.set(name, b.PEM)
 	}
-	n.set("NODE_EXTRA_CA_CERTS", o.Bundle.CA) // the one variable that adds
-	n.set("NODE_USE_ENV_PROXY", "1")
-	n.set("GIT_HTTP_PROXY_AUTHMETHOD", "basic") // git waits for a 407 otherwise
-	n.set("WGETRC", o.Bundle.Wgetrc)
-	n.set("AWS_EC2_METADATA_DISABLED", strconv.FormatBool(!o.AWSMetadata))
-	n.set("npm_config_https_proxy", o.Proxy) // wins over a proxy in .npmrc
-	n.set("npm_config_proxy", o.Proxy)
-	n.set("JAVA_TOOL_OPTIONS", appendOption(parent.values["JAVA_TOOL_OPTIONS"], javaOptions(o.Bundle, proxy, direct)))
-	if o.Node.UsesEnvProxy() {
-		n.set("NODE_OPTIONS", appendOption(parent.values["NODE_OPTIONS"], "--require="+quoteNode(o.Bundle.Preload)))
-	}
+	n.set("NODE_EXTRA_CA_CERTS", b.CA) // the one variable that adds
+	n.set("WGETRC", b.Wgetrc)
 }
 
 func appendOption(old, more string) string { return strings.TrimSpace(old + " " + more) }
@@ -186,14 +202,22 @@ func javaOptions(b Bundle, proxy *url.URL, direct []string) string {
 			hosts[i] = "[" + h + "]"
 		}
 	}
-	props := []string{
+	return joinJava(append([]string{
 		"-Dhttp.proxyHost=" + proxy.Hostname(), "-Dhttp.proxyPort=" + proxy.Port(),
 		"-Dhttps.proxyHost=" + proxy.Hostname(), "-Dhttps.proxyPort=" + proxy.Port(),
 		"-Dhttp.nonProxyHosts=" + strings.Join(hosts, "|"),
+	}, javaTrust(b)...))
+}
+
+func javaTrust(b Bundle) []string {
+	return []string{
 		"-Djavax.net.ssl.trustStore=" + b.TrustStore,
 		"-Djavax.net.ssl.trustStoreType=PKCS12",
 		"-Djavax.net.ssl.trustStorePassword=" + Password,
 	}
+}
+
+func joinJava(props []string) string {
 	for i, p := range props {
 		if strings.ContainsAny(p, " \t") { // JVMTI: options with spaces stand in quotes
 			props[i] = `"` + p + `"`

@@ -355,3 +355,37 @@ func TestPreloadLoads(t *testing.T) {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
+
+// What a container gets elsewhere is what Env sets here.
+func TestVariables(t *testing.T) {
+	b := trust.Files("/trust")
+	env, _, err := trust.Env(trust.Options{Proxy: "http://127.0.0.1:1", Bundle: b, NoProxy: []string{".svc"}, Node: trust.NodeVersion{Major: 24, Minor: 5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vars, err := trust.Variables(b, "http://127.0.0.1:1", []string{".svc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{"AWS_EC2_METADATA_DISABLED=true"} // not every environment's
+	for _, v := range vars {
+		got = append(got, v.Name+"="+v.Value)
+	}
+	slices.Sort(got)
+	slices.Sort(env)
+	if !slices.Equal(got, env) {
+		t.Errorf("got %q, want %q", got, env)
+	}
+	alone, err := trust.Variables(b, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range alone {
+		if strings.Contains(strings.ToUpper(v.Name+v.Value), "PROXY") {
+			t.Errorf("%s=%s speaks of a proxy", v.Name, v.Value)
+		}
+	}
+	if _, err := trust.Variables(b, "socks5://x:1", nil); err == nil {
+		t.Error("a proxy that is not http is taken")
+	}
+}
