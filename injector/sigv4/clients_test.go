@@ -238,15 +238,24 @@ func python(t *testing.T) string {
 			return bin
 		}
 	}
-	t.Skip("boto3 is not installed")
+	missing(t, "boto3")
 	return ""
+}
+
+// missing skips the test, unless ATTACHE_REQUIRE_SERVERS=1.
+func missing(t *testing.T, name string) {
+	t.Helper()
+	if os.Getenv("ATTACHE_REQUIRE_SERVERS") == "1" {
+		t.Fatalf("%s is not installed", name)
+	}
+	t.Skipf("%s is not installed", name)
 }
 
 func clean(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	bin, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("%s is not installed", name)
+		missing(t, name)
 	}
 	cmd := exec.CommandContext(t.Context(), bin, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "AWS_EC2_METADATA_DISABLED=true"}
