@@ -91,7 +91,7 @@ func (m *Minter) createSession(ctx context.Context, role string, e minting.Evide
 	if err := signX509(req, body, svid.Certificates, svid.PrivateKey, region, m.deps.Now()); err != nil {
 		return session{}, fmt.Errorf("%w: Roles Anywhere: %w", minting.ErrDenied, err)
 	}
-	if err := m.wait(ctx); err != nil {
+	if err := m.wait(ctx, m.pace); err != nil {
 		return session{}, err
 	}
 	a, err := m.client.Do(ctx, req)

@@ -65,7 +65,8 @@ type Minter struct {
 	spec     v1alpha1.AWS
 	deps     minting.Deps
 	client   *issuer.Client
-	pace     *rate.Limiter
+	pace     *rate.Limiter // of calls to STS
+	ending   *rate.Limiter // of revocations, which must not wait behind new sessions
 	endpoint string // of STS, for the circuit breaker
 	anywhere string // endpoint of Roles Anywhere, empty without
 	denier   *denier
@@ -84,6 +85,7 @@ func New(name string, s v1alpha1.AWS, d minting.Deps) (*Minter, error) {
 		return nil, fmt.Errorf("provider %s: aws: %w", name, err)
 	}
 	m := &Minter{name: name, spec: s, deps: d, client: c, pace: rate.NewLimiter(rate.Limit(s.CallsPerSecond), s.CallsPerSecond)}
+	m.ending = rate.NewLimiter(endingFactor*m.pace.Limit(), endingFactor*m.pace.Burst())
 	if m.endpoint, err = stsEndpoint(s); err != nil {
 		return nil, fmt.Errorf("provider %s: aws.region: %w", name, err)
 	}
@@ -268,13 +270,17 @@ func (m *Minter) learn(a issuer.Answer) {
 	m.skew.Store(int64(min(max(skew, -maxSkew), maxSkew)))
 }
 
-// wait spends one call of the pace.
-func (m *Minter) wait(ctx context.Context) error {
-	if err := m.pace.Wait(ctx); err != nil {
+// endingFactor is how much faster revocations may go: at the end of a run all
+// sessions of its last minutes are due at once.
+const endingFactor = 4
+
+// wait spends one call of a pace.
+func (m *Minter) wait(ctx context.Context, pace *rate.Limiter) error {
+	if err := pace.Wait(ctx); err != nil {
 		if cause := ctx.Err(); cause != nil {
 			err = cause
 		}
-		return minting.WithRetryAfter(fmt.Errorf("%w: %d calls a second to STS are not enough: %w", minting.ErrUnavailable, m.spec.CallsPerSecond, err), time.Second)
+		return minting.WithRetryAfter(fmt.Errorf("%w: %v calls a second are not enough; raise callsPerSecond or choose a coarser granularity: %w", minting.ErrUnavailable, pace.Limit(), err), time.Second)
 	}
 	return nil
 }

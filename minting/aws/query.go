@@ -37,7 +37,7 @@ func (m *Minter) post(ctx context.Context, where, service, region string, form u
 	if err := v4.NewSigner().SignHTTP(ctx, keys, req, sum, service, region, m.deps.Now().UTC()); err != nil {
 		return issuer.Answer{}, fmt.Errorf("%w: %s: sign: %w", minting.ErrDenied, service, err)
 	}
-	if err := m.wait(ctx); err != nil {
+	if err := m.wait(ctx, m.ending); err != nil {
 		return issuer.Answer{}, err
 	}
 	return m.client.Do(ctx, req)

@@ -63,7 +63,7 @@ func (m *Minter) webIdentity(ctx context.Context, role, handle, policy string, d
 	if err != nil {
 		return session{}, err
 	}
-	if err := m.wait(ctx); err != nil {
+	if err := m.wait(ctx, m.pace); err != nil {
 		return session{}, err
 	}
 	in := &sts.AssumeRoleWithWebIdentityInput{
@@ -114,7 +114,7 @@ func readToken(name string) (string, error) {
 
 // assumeRole is the second hop, signed by the session of the first.
 func (m *Minter) assumeRole(ctx context.Context, first session, p plan) (session, error) {
-	if err := m.wait(ctx); err != nil {
+	if err := m.wait(ctx, m.pace); err != nil {
 		return session{}, err
 	}
 	in := &sts.AssumeRoleInput{
