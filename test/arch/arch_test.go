@@ -25,6 +25,7 @@ var forbidden = map[string][]string{
 	"minting":         {"policy", "injector", "audit", "proxy", "cmd"},
 	"injector":        {"audit", "proxy", "cmd"},
 	"audit":           {"policy", "minting", "injector", "identity", "proxy", "cmd"},
+	"webhook":         {"identity", "policy", "minting", "injector", "audit", "proxy", "cmd"},
 	"proxy":           {"cmd", "minting/oauth2", "minting/apikey", "minting/jwtsvid", "minting/aws", "minting/all"},
 }
 

@@ -1,0 +1,292 @@
+package inject
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/attache-dev/attache/internal/trust"
+)
+
+// Mode is how a pod's calls reach the sidecar.
+type Mode string
+
+const (
+	// Explicit names the proxy in variables. No container needs a capability.
+	Explicit Mode = "explicit"
+	// Transparent redirects all TCP connections by nftables rules, which an
+	// init container with NET_ADMIN installs.
+	Transparent Mode = "transparent"
+)
+
+// Config is what the operator decides. Empty fields have the defaults named.
+// Without a Nonce, which differs between admissions, it identifies a template.
+type Config struct {
+	Image           string `json:"image"`           // of the sidecar; required
+	ImagePullPolicy string `json:"imagePullPolicy"` // IfNotPresent
+
+	Mode  Mode   `json:"mode"`  // where namespace and pod choose none; Explicit
+	Modes []Mode `json:"modes"` // that they may choose; Mode alone
+
+	UID      int64         `json:"uid"`      // the sidecar's, nobody else's; 64200
+	Audience string        `json:"audience"` // of the pod's token; attache.dev
+	TokenTTL time.Duration `json:"tokenTTL"` // at least 10 minutes, the API's minimum; 1 hour
+
+	ProxyPort    int `json:"proxyPort"`    // loopback, explicit; 15002
+	RedirectPort int `json:"redirectPort"` // loopback, transparent; 15001
+	HealthPort   int `json:"healthPort"`   // answers probes only; 15020
+
+	Control   string `json:"control"`   // address of the control plane
+	ControlCA string `json:"controlCA"` // its roots in PEM; public
+
+	NoProxy      []string      `json:"noProxy"`      // further hosts and CIDRs: the cluster's own
+	Placeholders []Placeholder `json:"placeholders"` // of the providers that the pod may use
+	Variables    []Variable    `json:"variables"`    // base URLs and the like
+	Owners       []string      `json:"owners"`       // among which a pod may choose
+
+	Resources  Resources  `json:"resources"`
+	LimitRange LimitRange `json:"limitRange"` // the namespace's, for containers
+	Bounds     Bounds     `json:"bounds"`
+
+	// Nonce makes the placeholders of an admission: at least 128 random bits
+	// in text, drawn anew for each by the caller. A pod that comes again keeps
+	// its own.
+	Nonce string `json:"-"`
+}
+
+// Placeholder is a variable that holds a worthless value where an SDK insists
+// on a credential.
+type Placeholder struct {
+	Env      string `json:"env"`
+	Prefix   string `json:"prefix,omitempty"`
+	Provider string `json:"provider"`
+}
+
+// Variable is set in every container where the author set none.
+type Variable struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Resources are the sidecar's, as quantities. A Guaranteed pod gets
+// GuaranteedCPU and MemoryLimit as request and limit.
+type Resources struct {
+	CPURequest    string `json:"cpuRequest"`    // 50m
+	CPULimit      string `json:"cpuLimit"`      // 1
+	MemoryRequest string `json:"memoryRequest"` // 64Mi
+	MemoryLimit   string `json:"memoryLimit"`   // 256Mi
+	GuaranteedCPU string `json:"guaranteedCPU"` // 200m
+}
+
+// LimitRange are the limits of type Container of the namespace's LimitRange
+// objects. The zero value limits nothing.
+type LimitRange struct {
+	CPU    Range `json:"cpu"`
+	Memory Range `json:"memory"`
+}
+
+// Range bounds one resource. An empty field bounds nothing.
+type Range struct {
+	Min string `json:"min,omitempty"`
+	Max string `json:"max,omitempty"`
+	// Ratio is maxLimitRequestRatio: limit over request, at most.
+	Ratio string `json:"ratio,omitempty"`
+}
+
+// Bounds limit what annotations of a pod can ask for. Exclusions are a list of
+// bypasses that an author writes: none is allowed by default.
+type Bounds struct {
+	MaxCPU       string         `json:"maxCPU"`    // 2
+	MaxMemory    string         `json:"maxMemory"` // 1Gi
+	ExcludeCIDRs []netip.Prefix `json:"excludeCIDRs"`
+	ExcludePorts []int          `json:"excludePorts"`
+}
+
+// template is a checked Config.
+type template struct {
+	Config
+	hash                 string
+	cpu, memory          bounds
+	guaranteedCPU        quantity
+	explicit, redirected []trust.Variable
+}
+
+// bounds are those of one resource of the sidecar.
+type bounds struct {
+	unit           quantity // that amounts are whole multiples of
+	request, limit quantity // defaults
+	ceiling        quantity // of annotations
+	min, max       quantity // the LimitRange's; 0 is none
+	ratio          quantity // in thousandths; 0 is none
+}
+
+func newTemplate(c Config) (*template, error) {
+	c.setDefaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	t := &template{Config: c}
+	if err := t.quantities(); err != nil {
+		return nil, err
+	}
+	files := trust.Files(trustDir)
+	proxy := "http://127.0.0.1:" + strconv.Itoa(c.ProxyPort)
+	direct := append([]string{"$(KUBERNETES_SERVICE_HOST)", "kubernetes.default.svc", ".svc", ".cluster.local"}, c.NoProxy...)
+	var err error
+	if t.explicit, err = trust.Variables(files, proxy, direct); err != nil {
+		return nil, err
+	}
+	if t.redirected, err = trust.Variables(files, "", nil); err != nil {
+		return nil, err
+	}
+	if err := t.checkVariables(); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(append([]byte(shape), b...))
+	t.hash = hex.EncodeToString(sum[:16])
+	return t, nil
+}
+
+// shape changes whenever the same Config gives another pod.
+const shape = "attache.dev/inject/1\n"
+
+func (c *Config) setDefaults() {
+	fill(&c.ImagePullPolicy, "IfNotPresent")
+	fill(&c.Mode, Explicit)
+	fill(&c.UID, 64200)
+	fill(&c.Audience, "attache.dev")
+	fill(&c.TokenTTL, time.Hour)
+	fill(&c.ProxyPort, 15002)
+	fill(&c.RedirectPort, 15001)
+	fill(&c.HealthPort, 15020)
+	fill(&c.Resources.CPURequest, "50m")
+	fill(&c.Resources.CPULimit, "1")
+	fill(&c.Resources.MemoryRequest, "64Mi")
+	fill(&c.Resources.MemoryLimit, "256Mi")
+	fill(&c.Resources.GuaranteedCPU, "200m")
+	fill(&c.Bounds.MaxCPU, "2")
+	fill(&c.Bounds.MaxMemory, "1Gi")
+	if len(c.Modes) == 0 {
+		c.Modes = []Mode{c.Mode}
+	}
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c *Config) check() error {
+	ports := []int{c.ProxyPort, c.RedirectPort, c.HealthPort}
+	for i, p := range ports {
+		if p < 1024 || p > 65535 || slices.Contains(ports[:i], p) {
+			return fmt.Errorf("port %d: ports must be three of 1024 to 65535", p)
+		}
+	}
+	for _, m := range append([]Mode{c.Mode}, c.Modes...) {
+		if m != Explicit && m != Transparent {
+			return fmt.Errorf("mode: is %q; must be explicit or transparent", m)
+		}
+	}
+	switch {
+	case c.Image == "":
+		return errors.New("image: is missing")
+	case !slices.Contains([]string{"Always", "IfNotPresent", "Never"}, c.ImagePullPolicy):
+		return fmt.Errorf("imagePullPolicy: is %q; must be Always, IfNotPresent or Never", c.ImagePullPolicy)
+	case !slices.Contains(c.Modes, c.Mode):
+		return fmt.Errorf("modes: lack %s, the default", c.Mode)
+	case c.UID < 1 || c.UID > 1<<31-1: // the API's maximum
+		return fmt.Errorf("uid: is %d; must be above 0", c.UID)
+	case c.TokenTTL < 10*time.Minute || c.TokenTTL > 24*time.Hour:
+		return fmt.Errorf("tokenTTL: is %s; must be 10m to 24h", c.TokenTTL)
+	case len(c.Nonce) < 16:
+		return errors.New("nonce: is shorter than 16 characters; draw 128 random bits for each admission")
+	}
+	return nil
+}
+
+// checkVariables refuses names that would compete with ours: the trust and
+// proxy settings, and each other.
+func (t *template) checkVariables() error {
+	var names []string
+	for _, v := range t.explicit {
+		names = append(names, v.Name)
+	}
+	use := func(field, name string) error {
+		if name == "" || slices.Contains(names, name) {
+			return fmt.Errorf("%s: %q is missing, used twice, or set by Attaché itself", field, name)
+		}
+		names = append(names, name)
+		return nil
+	}
+	for i, p := range t.Placeholders {
+		if err := use(fmt.Sprintf("placeholders[%d].env", i), p.Env); err != nil {
+			return err
+		}
+	}
+	for i, v := range t.Variables {
+		if err := use(fmt.Sprintf("variables[%d].name", i), v.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quantities parses all amounts of the Config.
+func (t *template) quantities() error {
+	r, l, b := t.Resources, t.LimitRange, t.Bounds
+	t.cpu.unit, t.memory.unit = 1, 1000 // memory in whole bytes
+	for _, q := range []struct {
+		field, text string
+		to          *quantity
+	}{
+		{"resources.cpuRequest", r.CPURequest, &t.cpu.request},
+		{"resources.cpuLimit", r.CPULimit, &t.cpu.limit},
+		{"resources.memoryRequest", r.MemoryRequest, &t.memory.request},
+		{"resources.memoryLimit", r.MemoryLimit, &t.memory.limit},
+		{"resources.guaranteedCPU", r.GuaranteedCPU, &t.guaranteedCPU},
+		{"bounds.maxCPU", b.MaxCPU, &t.cpu.ceiling},
+		{"bounds.maxMemory", b.MaxMemory, &t.memory.ceiling},
+		{"limitRange.cpu.min", l.CPU.Min, &t.cpu.min},
+		{"limitRange.cpu.max", l.CPU.Max, &t.cpu.max},
+		{"limitRange.cpu.ratio", l.CPU.Ratio, &t.cpu.ratio},
+		{"limitRange.memory.min", l.Memory.Min, &t.memory.min},
+		{"limitRange.memory.max", l.Memory.Max, &t.memory.max},
+		{"limitRange.memory.ratio", l.Memory.Ratio, &t.memory.ratio},
+	} {
+		if q.text == "" {
+			continue
+		}
+		v, err := parseQuantity(q.text)
+		if err != nil {
+			return fmt.Errorf("%s: %q %w", q.field, q.text, err)
+		}
+		*q.to = v
+	}
+	for name, b := range map[string]bounds{"cpu": t.cpu, "memory": t.memory} {
+		switch {
+		case b.request <= 0 || b.limit < b.request:
+			return fmt.Errorf("resources: the %s request is 0 or above the limit", name)
+		case b.max > 0 && b.min > b.max:
+			return fmt.Errorf("limitRange.%s: min is above max", name)
+		case b.ratio > 0 && b.ratio < 1000:
+			return fmt.Errorf("limitRange.%s.ratio: is below 1", name)
+		}
+	}
+	if t.guaranteedCPU <= 0 {
+		return errors.New("resources.guaranteedCPU: is 0")
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+package inject
+
+// Labels and annotations, on namespaces (ns) and pods.
+const (
+	prefix = "attache.dev/"
+
+	labelInject = prefix + "inject"        // ns: enabled; pod: enabled, false
+	labelOptOut = prefix + "allow-opt-out" // ns: true lets pods say inject=false
+	labelMode   = prefix + "mode"          // ns: explicit, transparent
+	enforcePSA  = "pod-security.kubernetes.io/enforce"
+
+	annotationStatus       = prefix + "status" // ours alone
+	annotationMode         = prefix + "mode"
+	annotationOwner        = prefix + "owner"
+	annotationLogLevel     = prefix + "log-level"
+	annotationExcludeCIDRs = prefix + "exclude-outbound-cidrs"
+	annotationExcludePorts = prefix + "exclude-outbound-ports"
+)
+
+// resourceAnnotations set the sidecar's resources, in this order.
+var resourceAnnotations = []string{
+	prefix + "cpu-request", prefix + "cpu-limit", prefix + "memory-request", prefix + "memory-limit",
+}
+
+// Names of the containers and volumes that injection adds. Authors cannot use
+// them.
+const (
+	SidecarName  = "attache-sidecar"
+	RedirectName = "attache-redirect"
+
+	trustVolume = "attache-trust" // CA bundle: the sidecar writes, all others read
+	tokenVolume = "attache-token" // the pod's identity; the sidecar's alone
+	stateVolume = "attache-state" // keys, in memory; the sidecar's alone
+	spoolVolume = "attache-spool" // audit records, on disk; the sidecar's alone
+	noneVolume  = "attache-none"  // stands where the API token would be mounted
+)
+
+var (
+	ownContainers  = []string{SidecarName, RedirectName}
+	ownVolumes     = []string{trustVolume, tokenVolume, stateVolume, spoolVolume, noneVolume}
+	privateVolumes = []string{tokenVolume, stateVolume, spoolVolume, noneVolume}
+)
+
+// Paths in containers.
+const (
+	trustMount = "/var/run/attache"
+	trustDir   = trustMount + "/trust" // of its own: the mount's root is not the sidecar's to chmod
+	tokenMount = "/var/run/secrets/attache.dev"
+	stateMount = "/var/lib/attache/state"
+	spoolMount = "/var/lib/attache/spool"
+	apiToken   = "/var/run/secrets/kubernetes.io/serviceaccount"
+)
+
+func label(name string) string      { return "metadata.labels[" + name + "]" }
+func annotation(name string) string { return "metadata.annotations[" + name + "]" }
