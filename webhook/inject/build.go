@@ -224,6 +224,12 @@ func (j *injection) redirectContainer() object {
 		"--to-port=" + strconv.Itoa(j.RedirectPort),
 		"--exempt-uid=" + strconv.FormatInt(j.UID, 10),
 	}
+	if len(j.APIServers) > 0 {
+		args = append(args, "--apiserver="+join(j.APIServers))
+	}
+	if len(j.Nameservers) > 0 {
+		args = append(args, "--nameservers="+join(j.Nameservers))
+	}
 	if len(j.cidrs) > 0 {
 		args = append(args, "--exclude-cidrs="+strings.Join(j.cidrs, ","))
 	}
@@ -241,4 +247,12 @@ func (j *injection) redirectContainer() object {
 		"terminationMessagePolicy": "FallbackToLogsOnError",
 		"volumeMounts":             []any{noAPIToken()},
 	}
+}
+
+func join[T fmt.Stringer](list []T) string {
+	text := make([]string, len(list))
+	for i, v := range list {
+		text[i] = v.String()
+	}
+	return strings.Join(text, ",")
 }

@@ -78,6 +78,10 @@ func (j *injection) chooseLogLevel() {
 	}
 }
 
+// maxExclusions bounds each of the lists: every first packet passes a rule for
+// each, and the redirect takes 64 in all.
+const maxExclusions = 16
+
 // chooseExclusions takes destinations that bypass the sidecar: only those that
 // the operator allows, however the author writes them.
 func (j *injection) chooseExclusions() {
@@ -94,7 +98,12 @@ func (j *injection) chooseExclusions() {
 			j.deny(annotation(a.name), "excludes destinations from the redirect, which "+string(j.mode)+" mode has not", "remove it")
 			continue
 		}
-		for _, item := range strings.Split(text, ",") {
+		items := strings.Split(text, ",")
+		if len(items) > maxExclusions {
+			j.deny(annotation(a.name), fmt.Sprintf("lists %d destinations", len(items)), fmt.Sprintf("list at most %d, or wider ones", maxExclusions))
+			continue
+		}
+		for _, item := range items {
 			item = strings.TrimSpace(item)
 			norm, ok := a.parse(item)
 			if !ok {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/attache-dev/attache/internal/trust"
@@ -44,6 +45,11 @@ type Config struct {
 
 	Control   string `json:"control"`   // address of the control plane
 	ControlCA string `json:"controlCA"` // its roots in PEM; public
+
+	// For the redirect: the kube-apiserver, which RBAC guards, and the cluster's
+	// resolvers are reached directly.
+	APIServers  []netip.AddrPort `json:"apiServers"`
+	Nameservers []netip.Addr     `json:"nameservers"`
 
 	NoProxy      []string      `json:"noProxy"`      // further hosts and CIDRs: the cluster's own
 	Placeholders []Placeholder `json:"placeholders"` // of the providers that the pod may use
@@ -211,11 +217,13 @@ func (c *Config) check() error {
 		return fmt.Errorf("uid: is %d; must be above 0", c.UID)
 	case c.TokenTTL < 10*time.Minute || c.TokenTTL > 24*time.Hour:
 		return fmt.Errorf("tokenTTL: is %s; must be 10m to 24h", c.TokenTTL)
-	case len(c.Nonce) < 16:
-		return errors.New("nonce: is shorter than 16 characters; draw 128 random bits for each admission")
+	case !validNonce(c.Nonce):
+		return errors.New("nonce: is not of 16 to 128 characters; draw 128 random bits for each admission")
 	}
 	return nil
 }
+
+func validNonce(s string) bool { return len(s) >= 16 && len(s) <= 128 }
 
 // checkVariables refuses names that would compete with ours: the trust and
 // proxy settings, and each other.
@@ -225,8 +233,8 @@ func (t *template) checkVariables() error {
 		names = append(names, v.Name)
 	}
 	use := func(field, name string) error {
-		if name == "" || slices.Contains(names, name) {
-			return fmt.Errorf("%s: %q is missing, used twice, or set by Attaché itself", field, name)
+		if name == "" || strings.ContainsAny(name, "=\x00") || slices.Contains(names, name) {
+			return fmt.Errorf("%s: %q is no name, used twice, or set by Attaché itself", field, name)
 		}
 		names = append(names, name)
 		return nil

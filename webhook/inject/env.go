@@ -35,7 +35,7 @@ func (j *injection) equip(c object, name, path string, next *status) {
 			env[i] = want // changed since a round before
 		default:
 			next.Kept = append(next.Kept, name+"/"+v.Name)
-			j.warnings.add(fmt.Sprintf("%s.env (%s): the author's is kept; the sidecar is not used where it matters; remove it", path, v.Name))
+			j.warnings.add(fmt.Sprintf("%s.env (%s): keeps your value, so programs that read it do not use the sidecar; remove it", path, v.Name))
 		}
 	}
 	c["env"] = env
@@ -66,7 +66,7 @@ func (j *injection) setVariables() {
 		j.vars = append(j.vars, trust.Variable{Name: v.Name, Value: v.Value})
 	}
 	for _, p := range j.Placeholders {
-		j.vars = append(j.vars, trust.Variable{Name: p.Env, Value: j.placeholder(p)})
+		j.vars = append(j.vars, trust.Variable{Name: p.Env, Value: escapeEnv(j.placeholder(p))})
 	}
 	j.names = make(map[string]bool, len(j.vars))
 	for _, v := range j.vars {

@@ -126,6 +126,7 @@ func (j *injection) guardVolume(v volume) {
 	if slices.Contains(ownVolumes, v.name) {
 		return // made anew, or refused by name
 	}
+	j.guardHostPath(v)
 	projected := j.object(v.object, "projected", v.path+".projected")
 	for i, s := range j.objects(projected, "sources", v.path+".projected.sources") {
 		field := fmt.Sprintf("%s.projected.sources[%d].serviceAccountToken", v.path, i)
@@ -134,6 +135,33 @@ func (j *injection) guardVolume(v volume) {
 			j.deny(field+".audience", j.Audience+" is the sidecar's", "remove the token, or ask for another audience")
 		}
 	}
+}
+
+// hostSecrets are where nodes keep the tokens and the memory of every pod, and
+// the sockets that open any container.
+var hostSecrets = []string{
+	"/proc", "/var/lib/kubelet", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker",
+	"/run/containerd", "/run/crio", "/run/docker.sock",
+}
+
+// guardHostPath refuses folders of the node in which the sidecar's lie. It
+// compares names: links and kubelets with a folder of their own are for Pod
+// Security, whose baseline refuses every hostPath.
+func (j *injection) guardHostPath(v volume) {
+	field := v.path + ".hostPath"
+	host := j.object(v.object, "hostPath", field)
+	if host == nil {
+		return
+	}
+	p := path.Clean("/" + j.text(host, "path", field+".path"))
+	if within(p, "/var/run") {
+		p = strings.TrimPrefix(p, "/var") // a link on every distribution
+	}
+	if p == "/" || slices.ContainsFunc(hostSecrets, func(s string) bool { return within(s, p) || within(p, s) }) {
+		j.deny(field+".path", "reaches the node's folders of all pods, the sidecar's too", "use another kind of volume")
+		return
+	}
+	j.warnings.add(field + ": shows the agent files of the node, and the credentials that lie there; use another kind of volume")
 }
 
 // meshes are containers that install redirects of their own.

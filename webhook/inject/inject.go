@@ -48,14 +48,21 @@ func (p Problem) String() string { return p.Field + ": " + p.Message + "; " + p.
 // author and holds no value of a variable.
 type Denied struct{ Problems []Problem }
 
-// Error lists the problems.
+// Error lists the problems, the first 20 of them.
 func (d *Denied) Error() string {
-	lines := make([]string, len(d.Problems))
+	var lines []string
 	for i, p := range d.Problems {
-		lines[i] = p.String()
+		if i == maxLines {
+			lines = append(lines, fmt.Sprintf("and %d more", len(d.Problems)-i))
+			break
+		}
+		lines = append(lines, p.String())
 	}
 	return strings.Join(lines, "\n")
 }
+
+// maxLines bounds what an author has to read at once.
+const maxLines = 20
 
 // ErrConfig is matched by errors about the [Config], not about the pod.
 var ErrConfig = errors.New("injection config")

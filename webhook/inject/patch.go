@@ -63,19 +63,28 @@ func (d *differ) objects(path string, a, b object) {
 	}
 }
 
-// lists keeps the members of a that stand in b in the same order, removes the
-// others from the end, and adds what is missing from the start.
+// lists removes members of a from the end, and adds those of b from the start.
+// The author's are never reordered and so never moved, which would repeat them
+// in the patch; ours are kept where they stand between them, else moved.
 func (d *differ) lists(path string, a, b []any) {
 	at := make(map[string]int, len(a))
 	for i, k := range listKeys(a) {
 		at[k] = i
 	}
+	keys := listKeys(b)
+	limit := make([]int, len(b)) // index in a of the author's next
+	for i, next := len(b)-1, len(a); i >= 0; i-- {
+		limit[i] = next
+		if old, ok := at[keys[i]]; ok && !ours(b[i]) {
+			next = min(next, old)
+		}
+	}
 	from := make([]int, len(b)) // index in a, -1 for new ones
 	keep := make([]bool, len(a))
 	last := -1
-	for i, k := range listKeys(b) {
+	for i, k := range keys {
 		from[i] = -1
-		if old, ok := at[k]; ok && old > last {
+		if old, ok := at[k]; ok && last < old && old < limit[i] {
 			from[i], last, keep[old] = old, old, true
 		}
 	}
@@ -91,6 +100,13 @@ func (d *differ) lists(path string, a, b []any) {
 			d.values(path+"/"+strconv.Itoa(i), a[old], b[i])
 		}
 	}
+}
+
+// ours reports whether a member of a list is one of our containers or volumes.
+func ours(v any) bool {
+	o, _ := v.(object)
+	name, _ := o["name"].(string)
+	return slices.Contains(ownContainers, name) || slices.Contains(ownVolumes, name)
 }
 
 // listKeys names the members of a list: by name (and path, of a mount), or by

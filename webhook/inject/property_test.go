@@ -1,12 +1,12 @@
 package inject_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -148,8 +148,8 @@ func TestInjectedPods(t *testing.T) {
 // Random pods, from the pieces that authors use.
 func TestRandomPods(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	injected := 0
-	for range 2000 {
+	injected, classes := 0, map[string]int{}
+	for range 600 {
 		in, ns := randomPod(rnd)
 		r, err := inject.Pod(in, ns, config())
 		if denied := (*inject.Denied)(nil); errors.As(err, &denied) {
@@ -159,13 +159,42 @@ func TestRandomPods(t *testing.T) {
 		}
 		injected++
 		checkInjected(t, in, ns, config(), r)
+		if qos(in) != qos(r.Pod) && qos(in) != "BestEffort" || qos(r.Pod) == "BestEffort" {
+			t.Fatalf("%s has become %s: %s", qos(in), qos(r.Pod), encode(t, r.Pod))
+		}
+		classes[qos(in)]++
 		if !subset(in, r.Pod) {
 			t.Fatalf("the author's is gone:\n%s\n%s", encode(t, in), encode(t, r.Pod))
 		}
 	}
-	if injected < 500 {
-		t.Errorf("%d of 2000 injected", injected)
+	if injected < 150 || len(classes) != 3 {
+		t.Errorf("%d of 600 injected, of %v", injected, classes)
 	}
+}
+
+// qos is a pod's class, where amounts that are equal are written alike.
+func qos(pod object) string {
+	spec := pod["spec"].(object)
+	inits, _ := spec["initContainers"].([]any)
+	guaranteed, set := true, false
+	for _, v := range append(slices.Clone(inits), spec["containers"].([]any)...) {
+		res, _ := v.(object)["resources"].(object)
+		limits, _ := res["limits"].(object)
+		requests, _ := res["requests"].(object)
+		set = set || len(limits)+len(requests) > 0
+		for _, r := range []string{"cpu", "memory"} {
+			if limits[r] == nil || requests[r] != nil && requests[r] != limits[r] {
+				guaranteed = false
+			}
+		}
+	}
+	switch {
+	case guaranteed:
+		return "Guaranteed"
+	case set:
+		return "Burstable"
+	}
+	return "BestEffort"
 }
 
 func randomPod(rnd *rand.Rand) (pod, ns object) {
@@ -186,12 +215,17 @@ func randomPod(rnd *rand.Rand) (pod, ns object) {
 			env = append(env, e)
 		}
 	}
+	full := rnd.IntN(2) == 0
 	container := func(name string) any {
 		c := object{"name": name, "image": "x"}
 		maybe(c, "env", env)
 		maybe(c, "volumeMounts", []any{object{"name": "d", "mountPath": "/d"}, object{"name": "d", "mountPath": "/e"}})
 		maybe(c, "restartPolicy", "Always")
-		maybe(c, "resources", object{"limits": object{"cpu": json.Number("1"), "memory": "1Gi"}})
+		if full {
+			c["resources"] = object{"limits": object{"cpu": json.Number("1"), "memory": "1Gi"}}
+		} else {
+			maybe(c, "resources", object{"requests": object{"cpu": "100m"}})
+		}
 		maybe(c, "new~field/x", object{"a": []any{json.Number("1"), nil, true}})
 		return c
 	}
@@ -305,12 +339,17 @@ func TestRepair(t *testing.T) {
 	t.Run("added", func(t *testing.T) {
 		var p object
 		decode(t, want, &p)
-		p["spec"].(object)["initContainers"] = slices.Insert(inits(p), 0, any(object{"name": "first", "image": "other:1"}))
+		p["spec"].(object)["initContainers"] = slices.Insert(inits(p), 0, any(object{
+			"name": "first", "image": "other:1", "env": []any{object{"name": "PASSWORD", "value": "hunter2hunter2"}},
+		}))
 		r, err := inject.Pod(p, g.namespace, g.config)
 		if err != nil {
 			t.Fatal(err)
 		}
 		checkInjected(t, p, g.namespace, g.config, r)
+		if strings.Contains(string(encode(t, r.Patch)), "hunter2") {
+			t.Errorf("the patch repeats what is not ours: %s", encode(t, r.Patch))
+		}
 		if !subset(named(inits(p), "first"), named(inits(r.Pod), "first")) {
 			t.Error("the other webhook's container is gone")
 		}
@@ -377,7 +416,7 @@ func TestBadConfig(t *testing.T) {
 	g := read(t, "testdata/deployment.in.yaml")
 	for want, change := range map[string]func(*inject.Config){
 		"image: is missing":                func(c *inject.Config) { c.Image = "" },
-		"nonce: is shorter":                func(c *inject.Config) { c.Nonce = "x" },
+		"nonce: is not of 16":              func(c *inject.Config) { c.Nonce = "x" },
 		"mode: is \"x\"":                   func(c *inject.Config) { c.Mode = "x" },
 		"modes: lack explicit":             func(c *inject.Config) { c.Modes = []inject.Mode{inject.Transparent} },
 		"uid: is -1":                       func(c *inject.Config) { c.UID = -1 },
@@ -411,10 +450,13 @@ func FuzzPod(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, pod, namespace []byte) {
 		var p, ns object
-		for in, out := range map[*object][]byte{&p: pod, &ns: namespace} {
-			d := json.NewDecoder(strings.NewReader(string(out)))
+		for _, in := range []struct {
+			text []byte
+			into *object
+		}{{pod, &p}, {namespace, &ns}} {
+			d := json.NewDecoder(bytes.NewReader(in.text))
 			d.UseNumber()
-			if d.Decode(in) != nil {
+			if d.Decode(in.into) != nil {
 				return
 			}
 		}
@@ -436,9 +478,6 @@ func FuzzPod(f *testing.F) {
 func BenchmarkPod(b *testing.B) {
 	for _, name := range []string{"deployment", "static-secrets", "transparent", "not-opted-in"} {
 		b.Run(name, func(b *testing.B) {
-			if _, err := os.Stat("testdata"); err != nil {
-				b.Fatal(err)
-			}
 			g := read(b, "testdata/"+name+".in.yaml")
 			b.ReportAllocs()
 			for b.Loop() {

@@ -125,9 +125,11 @@ func (j *injection) podLevel() {
 				continue // ends before the others start
 			}
 			res := j.object(c.object, "resources", c.path+".resources")
-			if q, ok := j.quantity(res, "requests", r.name, c.path+".resources"); ok {
-				sum.Add(sum, big.NewInt(int64(q)))
+			q, ok := j.quantity(res, "requests", r.name, c.path+".resources")
+			if !ok { // then the API takes the limit
+				q, _ = j.quantity(res, "limits", r.name, c.path+".resources")
 			}
+			sum.Add(sum, big.NewInt(int64(q)))
 		}
 		if sum.Cmp(big.NewInt(int64(total))) > 0 {
 			j.deny("spec.resources.requests."+r.name, "leaves no room for the sidecar",

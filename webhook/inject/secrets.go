@@ -73,13 +73,10 @@ type warnings struct {
 	more  int
 }
 
-const (
-	maxWarnings    = 20
-	maxWarningSize = 200
-)
+const maxWarningSize = 200
 
 func (w *warnings) add(line string) {
-	if len(w.lines) == maxWarnings-1 {
+	if len(w.lines) == maxLines-1 {
 		w.more++
 		return
 	}

@@ -24,7 +24,7 @@ type status struct {
 	containers, variables map[string]bool // the lists, to look up
 }
 
-const maxStatus = 64 << 10
+const maxStatus = 256 << 10 // the API takes no more of annotations
 
 // readStatus accepts the annotation of a round before, or refuses it.
 func (j *injection) readStatus() {
@@ -39,7 +39,7 @@ func (j *injection) readStatus() {
 		j.deny(path, "is reserved and not what admission wrote", fix)
 		return
 	}
-	if s.Template != j.hash || len(s.Nonce) < 16 || len(s.Nonce) > 128 {
+	if s.Template != j.hash || !validNonce(s.Nonce) {
 		j.deny(path, "is reserved and of another pod or template", fix)
 		return
 	}
