@@ -85,8 +85,11 @@ func TestHostileClients(t *testing.T) {
 			kinds[kind] = true
 		}
 	}
-	if counted < 7 || len(kinds) < 3 {
-		t.Errorf("%v connection events of kinds %v", counted, kinds)
+	// Of those who left before they were looked at there may be any number.
+	for _, kind := range []string{"client-tls", "header-count", "method", "target-length"} {
+		if !kinds[kind] {
+			t.Errorf("%v connection events of kinds %v, none of them %s", counted, kinds, kind)
+		}
 	}
 	t.Log(counted, kinds)
 	for _, r := range o.requests() {
