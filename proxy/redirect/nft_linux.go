@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,9 +16,9 @@ func Apply(c Config) error {
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf("redirect: %w", err)
 	}
-	nft, err := nftables.New()
+	nft, err := open()
 	if err != nil {
-		return fmt.Errorf("redirect: open netlink: %w", err)
+		return err
 	}
 	t := replaceTable(nft)
 	// Jump targets first: the kernel resolves names as it reads.
@@ -35,13 +36,25 @@ func Apply(c Config) error {
 
 // Remove takes our table away, if it is there.
 func Remove() error {
-	nft, err := nftables.New()
+	nft, err := open()
 	if err != nil {
-		return fmt.Errorf("redirect: open netlink: %w", err)
+		return err
 	}
 	// Only what exists can be deleted.
 	nft.DelTable(nft.AddTable(table()))
 	return commit(nft, "remove rules")
+}
+
+// ackBuffer has room for all acknowledgements of a transaction, which the
+// kernel sends before any can be read. It is a wish: the node may grant less.
+const ackBuffer = 1 << 20
+
+func open() (*nftables.Conn, error) {
+	nft, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetReadBuffer(ackBuffer) }))
+	if err != nil {
+		return nil, fmt.Errorf("redirect: open netlink: %w", err)
+	}
+	return nft, nil
 }
 
 func table() *nftables.Table {

@@ -24,15 +24,17 @@ const (
 // Answer, the connections that Prove makes. It is safe for concurrent use.
 type Prover struct {
 	mu      sync.Mutex
-	waiting map[[nonceSize]byte]chan netip.AddrPort // who asks, until it ends
+	waiting map[[nonceSize]byte]chan struct{} // guarded by mu; closed on arrival
 }
 
 // NewProver returns a Prover.
-func NewProver() *Prover { return &Prover{waiting: map[[nonceSize]byte]chan netip.AddrPort{}} }
+func NewProver() *Prover { return &Prover{waiting: map[[nonceSize]byte]chan struct{}{}} }
 
 // Answer takes c if dst, its original destination, is a test address; it then
-// reads from c, closes it, and returns true. The proof's secret is compared
-// within the process: nobody outside can pass for the listener.
+// reads from c, closes it, and returns true. It may wait a few seconds for a
+// peer that says nothing: call it from the connection's own goroutine. The
+// proof's secret is compared within the process: nobody outside can pass for
+// the listener.
 func (p *Prover) Answer(c net.Conn, dst netip.AddrPort) bool {
 	if !IsTest(dst.Addr()) {
 		return false
@@ -49,26 +51,34 @@ func (p *Prover) Answer(c net.Conn, dst netip.AddrPort) bool {
 	defer p.mu.Unlock()
 	if ch := p.waiting[nonce]; ch != nil {
 		delete(p.waiting, nonce)
-		ch <- dst // has room for one
+		close(ch)
 	}
 	return true
 }
 
-// Prove returns nil if, for each family that the host has addresses of,
-// a connection to a test address arrives at the listener with that address
-// (the redirect, and the exclusions before it, are there), one to the control
-// address is reset (the sidecar is exempt; the filter is there), and a
-// datagram to the test address's port 443 is rejected.
+// Prove returns nil if, for each family that the host has a route or an
+// address of, and at least one,
+//   - a connection to the proof address arrives at the listener with that
+//     original destination: the redirect, and the exclusions before it, are
+//     in force;
+//   - one to the control address is reset: the sidecar is exempt, and the
+//     filter is in force;
+//   - a datagram to port 443 of the proof address is rejected.
 func (p *Prover) Prove(ctx context.Context) error {
 	var errs []error
+	proved := false
 	for i, a := range proofs() {
 		switch err := p.proveFamily(ctx, a, controls()[i]); {
 		case err == nil:
+			proved = true
 		case unreachable(err) && !hasAddress(a.Is4()):
 			// Nothing can leave by a family that has neither route nor address.
 		default:
 			errs = append(errs, fmt.Errorf("prove redirect: %w", err))
 		}
+	}
+	if !proved && len(errs) == 0 {
+		return errors.New("prove redirect: the host has no address of either family")
 	}
 	return errors.Join(errs...)
 }
@@ -76,29 +86,26 @@ func (p *Prover) Prove(ctx context.Context) error {
 func (p *Prover) proveFamily(ctx context.Context, proof, control netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	to := netip.AddrPortFrom(proof, provedPort)
-	switch at, err := p.dial(ctx, to); {
-	case err != nil:
+	to := netip.AddrPortFrom(proof, httpsPort)
+	if err := p.dial(ctx, to); err != nil {
 		return fmt.Errorf("connection to %v does not arrive at the listener: %w", to, err)
-	case at != to:
-		return fmt.Errorf("connection to %v arrives at the listener as one to %v", to, at)
 	}
-	to = netip.AddrPortFrom(control, provedPort)
-	switch _, err := p.dial(ctx, to); {
+	to = netip.AddrPortFrom(control, httpsPort)
+	switch err := p.dial(ctx, to); {
 	case err == nil:
 		return fmt.Errorf("the sidecar's own connection to %v is redirected to itself: it runs as another user than the rules exempt", to)
 	case !errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("connection to %v is not reset: %w", to, err)
 	}
-	return proveQUIC(ctx, netip.AddrPortFrom(proof, 443))
+	return proveQUIC(ctx, netip.AddrPortFrom(proof, httpsPort))
 }
 
-// dial connects to an address, sends a secret, and returns the destination of
-// the connection that brought it to the listener.
-func (p *Prover) dial(ctx context.Context, to netip.AddrPort) (netip.AddrPort, error) {
+// dial connects to an address, sends a secret, and waits until Answer is given
+// the connection that brings it.
+func (p *Prover) dial(ctx context.Context, to netip.AddrPort) error {
 	var nonce [nonceSize]byte
 	_, _ = rand.Read(nonce[:]) // never fails
-	arrived := make(chan netip.AddrPort, 1)
+	arrived := make(chan struct{})
 	p.mu.Lock()
 	p.waiting[nonce] = arrived
 	p.mu.Unlock()
@@ -109,17 +116,17 @@ func (p *Prover) dial(ctx context.Context, to netip.AddrPort) (netip.AddrPort, e
 	}()
 	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
-		return netip.AddrPort{}, err
+		return err
 	}
 	defer func() { _ = c.Close() }()
 	if _, err := c.Write(nonce[:]); err != nil {
-		return netip.AddrPort{}, err
+		return err
 	}
 	select {
-	case at := <-arrived:
-		return at, nil
+	case <-arrived:
+		return nil
 	case <-ctx.Done():
-		return netip.AddrPort{}, errors.New("somebody else has answered it")
+		return errors.New("somebody else has answered it")
 	}
 }
 

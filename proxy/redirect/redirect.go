@@ -25,14 +25,15 @@ import (
 // no rule has brought it there, and it names no destination.
 var ErrNotRedirected = errors.New("connection was not redirected")
 
-// maxExclusions bounds all exclusions together: each is a rule that every
-// first packet may have to pass, and the kernel acknowledges each one into
-// a receive buffer of bounded size.
+// maxExclusions bounds the rules that all exclusions together make: every
+// first packet may have to pass them, and the kernel acknowledges each one into
+// a receive buffer of bounded size. The default of Linux, 208 KiB, holds about
+// 100 of them.
 const maxExclusions = 64
 
-// provedPort is the port that a [Prover] connects to, the one that matters
-// most.
-const provedPort = 443
+// httpsPort is the port that matters most, also over UDP, where HTTP/3 is: a
+// [Prover] tries it.
+const httpsPort = 443
 
 // Config says what is redirected where. Validate checks it.
 type Config struct {
@@ -51,14 +52,14 @@ type Config struct {
 	// TCP, goes past the sidecar.
 	Nameservers []netip.Addr
 	// ExcludedCIDRs, ExcludedPorts (TCP) and ExcludedUIDs go past the sidecar.
-	// They are holes: no rule, no record. They open no way to the metadata
-	// addresses, except for ExcludedUIDs.
+	// They are holes: no rule, no record. Only ExcludedUIDs open a way to the
+	// metadata addresses.
 	ExcludedCIDRs []netip.Prefix
 	ExcludedPorts []uint16
 	ExcludedUIDs  []uint32
-	// Strict rejects every protocol but TCP, ICMP and DNS to Nameservers.
-	// Without it, UDP to port 443 and all but TCP to the metadata addresses
-	// are rejected.
+	// Strict rejects every protocol but TCP, ICMP and what is exempt. Without
+	// it, UDP to port 443 and all but TCP to the metadata addresses are
+	// rejected.
 	Strict bool
 }
 
@@ -111,8 +112,8 @@ func (c Config) Validate() error {
 	if slices.Contains(c.ExcludedUIDs, 0) {
 		wrong("excluded uids: 0 would exempt every container that runs as root")
 	}
-	if slices.Contains(c.ExcludedPorts, provedPort) {
-		wrong("excluded ports: %d would leave nothing to redirect; exclude a CIDR", provedPort)
+	if slices.Contains(c.ExcludedPorts, httpsPort) {
+		wrong("excluded ports: %d would leave nothing to redirect; exclude a CIDR", httpsPort)
 	}
 	if slices.Contains(c.ExcludedPorts, 0) {
 		wrong("excluded ports: 0 is not a port")
@@ -130,9 +131,9 @@ func (c Config) Validate() error {
 			wrong("nameservers: %v is not an address of a server", a)
 		}
 	}
-	n := len(c.ExcludedCIDRs) + len(c.ExcludedPorts) + len(c.ExcludedUIDs) + len(c.APIServer) + len(c.Nameservers)
+	n := len(c.ExcludedCIDRs) + len(c.ExcludedPorts) + len(c.ExcludedUIDs) + len(c.APIServer) + 2*len(c.Nameservers)
 	if n > maxExclusions {
-		wrong("exclusions: are %d with nameservers and kube-apiserver; at most %d", n, maxExclusions)
+		wrong("exclusions: make %d rules, two for each nameserver; at most %d", n, maxExclusions)
 	}
 	return errors.Join(errs...)
 }
@@ -144,14 +145,15 @@ func checkCIDR(p netip.Prefix, wrong func(string, ...any)) {
 		return
 	case p.Addr().Is4In6():
 		wrong("excluded CIDRs: %v is IPv4 in IPv6; write it as IPv4", p)
-	case p.Bits() == 0:
-		wrong("excluded CIDRs: %v would leave nothing to redirect", p)
+		return
 	case p.Masked() != p:
 		wrong("excluded CIDRs: %v has bits beyond its length; is %v meant?", p, p.Masked())
+		return
 	}
 	for _, a := range append(proofs(), controls()...) {
-		if p.Contains(a) {
+		if p.Contains(a) { // so does all of a family
 			wrong("excluded CIDRs: %v contains %v, which proves the redirect", p, a)
+			return
 		}
 	}
 }

@@ -236,6 +236,23 @@ func TestExcludedUID(t *testing.T) {
 	s.redirected(t, w, "203.0.113.10:443")
 }
 
+// The longest Config fits into one transaction, and its last rule works.
+func TestAsManyExclusionsAsAllowed(t *testing.T) {
+	if !inPod(t) {
+		return
+	}
+	s, w := startSidecar(t), sniff(t)
+	c := s.config(somebodyElse)
+	for i := range 31 {
+		c.Nameservers = append(c.Nameservers, netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}))
+	}
+	c.ExcludedPorts = []uint16{22, 5432}
+	apply(t, c)
+	s.leaves(t, w, "10.96.1.30:53")
+	s.leaves(t, w, outside4+":5432")
+	s.redirected(t, w, outside4+":443")
+}
+
 func TestStrict(t *testing.T) {
 	if !inPod(t) {
 		return

@@ -102,7 +102,7 @@ func blockRules(c Config) []rule {
 	if c.Strict {
 		return append(out, match("all but tcp and icmp", notL4(unix.IPPROTO_TCP), notL4(unix.IPPROTO_ICMP), notL4(unix.IPPROTO_ICMPV6), reject()))
 	}
-	out = append(out, match("QUIC", l4(unix.IPPROTO_UDP), dport(443), reject()))
+	out = append(out, match("QUIC", l4(unix.IPPROTO_UDP), dport(httpsPort), reject()))
 	for _, p := range Metadata() {
 		out = append(out, match("metadata "+p.String()+" over tcp only", dst(p), notL4(unix.IPPROTO_TCP), reject()))
 	}
