@@ -157,7 +157,12 @@ func (j *injection) read(pod object) {
 	}
 }
 
+// maxContainers bounds each list of the author's: every container gets some 3 KiB, and what
+// the API stores is at most 1.5 MiB.
+const maxContainers = 200
+
 func (j *injection) readContainers(list string, init bool) {
+	before := len(j.containers)
 	for i, o := range j.objects(j.spec, list, "spec."+list) {
 		path := fmt.Sprintf("spec.%s[%d]", list, i)
 		c := container{o, path, j.text(o, "name", path+".name"), init}
@@ -170,7 +175,11 @@ func (j *injection) readContainers(list string, init bool) {
 			j.containers = append(j.containers, c)
 		}
 	}
-	if !init && len(j.containers) == 0 {
+	n := len(j.containers) - before
+	if n > maxContainers {
+		j.deny("spec."+list, fmt.Sprintf("has %d members", n), fmt.Sprintf("use at most %d", maxContainers))
+	}
+	if !init && n == 0 {
 		j.deny("spec.containers", "has none", "add the agent's container")
 	}
 }

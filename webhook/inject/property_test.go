@@ -390,6 +390,24 @@ func TestForgedStatus(t *testing.T) {
 	}
 }
 
+func TestTooManyContainers(t *testing.T) {
+	for n, want := range map[int]bool{200: true, 201: false} {
+		list := make([]any, n)
+		for i := range list {
+			list[i] = object{"name": fmt.Sprint("c", i)}
+		}
+		ns := object{"labels": object{"attache.dev/inject": "enabled"}}
+		in := object{"spec": object{"initContainers": list, "containers": []any{object{"name": "a"}}}}
+		r, err := inject.Pod(in, ns, config())
+		if (err == nil) != want {
+			t.Errorf("%d containers: %v", n, err)
+		}
+		if err == nil {
+			checkInjected(t, in, ns, config(), r) // ours do not count in a second round
+		}
+	}
+}
+
 func TestPlaceholdersDiffer(t *testing.T) {
 	g := read(t, "testdata/deployment.in.yaml")
 	value := func(nonce string) string {
