@@ -1,6 +1,7 @@
 package redirect_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -103,5 +104,43 @@ func TestAnswerIsForTheProverOnly(t *testing.T) {
 	}
 	if len(s.accepted) != 0 {
 		t.Error("the proxy was given connections to test addresses")
+	}
+}
+
+// A host that answers at the proof's address does not pass for the listener,
+// and neither does an agent that says something else there meanwhile.
+func TestProveKnowsImpostors(t *testing.T) {
+	if !inPod(t) {
+		return
+	}
+	p := redirect.NewProver()
+	beHost(t, "192.0.2.64/32")
+	l, err := net.Listen("tcp", "192.0.2.64:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	met := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			met <- err
+			return
+		}
+		agent, here := net.Pipe()
+		go func() { _, _ = agent.Write(make([]byte, 16)) }()
+		if !p.Answer(here, ap("192.0.2.64:443")) {
+			err = errors.New("connection to the proof address not taken")
+		}
+		_, _ = c.Write(make([]byte, 16))
+		met <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), silence)
+	defer cancel()
+	if err := p.Prove(ctx); err == nil || !strings.Contains(err.Error(), "192.0.2.64:443 does not arrive at the listener: somebody else has answered it") {
+		t.Errorf("got %v", err)
+	}
+	_ = l.Close()
+	if err := <-met; err != nil {
+		t.Error(err)
 	}
 }

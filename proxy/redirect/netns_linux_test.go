@@ -41,7 +41,7 @@ const (
 // inPod runs the calling test in new user and network namespaces, by starting
 // the test binary again, and tells whether this is that run: the caller
 // returns if not. The user is podUID there, which any user may map, and has
-// the capabilities of an init container and of tcpdump.
+// the capabilities of an init container, of tcpdump and of a web server.
 func inPod(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inPodEnv) != "" {
@@ -57,7 +57,7 @@ func inPod(t *testing.T) bool {
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: podUID, HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: podUID, HostID: os.Getegid(), Size: 1}},
-		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -132,6 +132,12 @@ func link(t *testing.T, name string, flags uint32) {
 func deleteRoute(t *testing.T, fam byte) {
 	t.Helper()
 	ask(t, "delete default route", unix.RTM_DELROUTE, 0, routeMessage(fam, iface(t, podIface)))
+}
+
+// beHost makes the pod answer for an address, without a rule.
+func beHost(t *testing.T, prefix string) {
+	t.Helper()
+	ask(t, "add address "+prefix, unix.RTM_NEWADDR, netlink.Create|netlink.Excl, addrMessage(netip.MustParsePrefix(prefix), iface(t, "lo")))
 }
 
 func deleteAddress(t *testing.T, prefix string) {
