@@ -67,8 +67,8 @@ type Minter struct {
 	client   *issuer.Client
 	pace     *rate.Limiter // of calls to STS
 	ending   *rate.Limiter // of revocations, which must not wait behind new sessions
-	endpoint string // of STS, for the circuit breaker
-	anywhere string // endpoint of Roles Anywhere, empty without
+	endpoint string        // of STS, for the circuit breaker
+	anywhere string        // endpoint of Roles Anywhere, empty without
 	denier   *denier
 	skew     atomic.Int64 // STS's clock less ours, as last seen
 }
