@@ -81,7 +81,8 @@ func (o *order) run(phase func(string)) (reading, error) {
 	if err != nil {
 		return reading{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+maxWindows*o.For+20*time.Second)
+	// Each connection makes a request before, and ends one after the windows.
+	ctx, cancel := context.WithTimeout(context.Background(), o.Warm+maxWindows*o.For+20*time.Second+time.Duration(o.Conns)*patience)
 	defer cancel()
 	l := &load{o: o, cfg: cfg, lats: make([][]time.Duration, o.Conns), errs: make(chan error, o.Conns), start: make(chan struct{})}
 	l.ready.Add(o.Conns)
@@ -112,7 +113,11 @@ func (o *order) run(phase func(string)) (reading, error) {
 
 // maxWindows bounds how much longer than asked a measurement takes until it has
 // seen one request a connection.
-const maxWindows = 5
+const maxWindows = 40
+
+// patience is how much longer than the windows a measurement may take, for each
+// connection: the slowest peer answers five times a second.
+const patience = 600 * time.Millisecond
 
 // settle keeps the load up while the target's accounts are read.
 const settle = 20 * time.Millisecond

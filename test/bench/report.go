@@ -26,7 +26,7 @@ type figures struct {
 func (b *bench) measureAll(ts []*target, ss []scenario, o options) *figures {
 	f := &figures{m: map[cell][]row{}}
 	for _, s := range ss {
-		for round := range o.rounds {
+		for round := range s.rounds(o) {
 			for i := range ts { // a different target goes first in each round
 				t := ts[(i+round)%len(ts)]
 				if s.h2 && !t.h2 {
