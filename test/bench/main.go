@@ -126,6 +126,9 @@ func scenarios(only string) []scenario {
 		for _, h2 := range []bool{false, true} {
 			for _, c := range []int{1, 32, 256} {
 				s := scenario{path, h2, c}
+				if path == "/10m" && h2 && c == 256 {
+					continue // HAProxy 2.6 breaks off, mitmproxy takes minutes
+				}
 				if strings.Contains(s.String(), only) {
 					out = append(out, s)
 				}
