@@ -55,6 +55,8 @@ func (s *Set) begin(r *Request) (search, string) {
 		return q, "no policy is loaded, so every call is denied"
 	case r.Workload == nil || r.Workload.ID.IsZero():
 		return q, "the caller has no attested identity, so no rule can apply to it"
+	case strings.HasPrefix(r.Host, ".") || strings.HasSuffix(r.Host, ".") || strings.Contains(r.Host, ".."):
+		return q, "the host has an empty label, which is no name" // a destination never has
 	case strings.ToUpper(r.Method) != r.Method:
 		// Methods are case-sensitive (RFC 9110 section 9.1), but many frameworks
 		// read "delete" as DELETE, which a rule against DELETE does not match.
