@@ -66,8 +66,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (20s) each
 	@test/fuzz.sh $(FUZZTIME)
 
 .PHONY: fuzz-short
-fuzz-short: ## Run every fuzz target for 500 inputs
-	@test/fuzz.sh 500x
+fuzz-short: ## Run every fuzz target for 20 inputs
+	@test/fuzz.sh 20x
 
 .PHONY: compat
 compat: build deps-test ## Unchanged real clients through every front door; writes docs/compatibility.md

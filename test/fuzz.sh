@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every fuzz target of the module for the given time (20s) or number of
-# inputs (500x), one after another, and ends with the count. A crasher's input
+# inputs (20x), one after another, and ends with the count. A crasher's input
 # is kept by `go test` in testdata. Few inputs show that a target works and
 # finds nothing at once; that is what a gate can ask, since what a longer search
 # finds depends on luck.
