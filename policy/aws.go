@@ -68,6 +68,23 @@ func (c *compiler) grantAWS(r *rule, doc *v1alpha1.AWSScope, g *Grant) {
 	}
 }
 
+// MayHandOut refuses a call to AWS whose answer is a secret, unless the rule
+// names it. Where it is not known what of the answer is secret, nothing could be
+// sealed, so that the rule must also say that the agent may have it. The error
+// is for the agent's developer.
+func (d *Decision) MayHandOut(call awsscope.Call) error {
+	what := call.Service + ":" + call.Operation
+	switch {
+	case !call.HandsOutCredentials:
+		return nil
+	case !d.CredentialCall:
+		return fmt.Errorf("%s hands out credentials, which the rule does not name; to allow it the rule needs credentialCall: true", what)
+	case d.Answers != v1alpha1.AnswersPass && len(call.Secrets) == 0:
+		return fmt.Errorf("the answer of %s holds a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass", what)
+	}
+	return nil
+}
+
 // SessionPolicy derives the session policy for a call, and says by which
 // granularity. [iampolicy.OpenEnd] stands in it for the session's end, so that
 // the text is a cache key; whoever mints replaces it. Errors match those of

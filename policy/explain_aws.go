@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/internal/iampolicy"
 	"github.com/attache-dev/attache/policy/awsscope"
 )
@@ -60,12 +59,8 @@ func (x *Explanation) ExplainAWS(r awsscope.Request, noEscapes bool, now time.Ti
 		}
 	}
 	a.Actions, a.Resources = unique(a.Actions), unique(a.Resources)
-	switch what := call.Service + ":" + call.Operation; {
-	case !call.HandsOutCredentials:
-	case !x.Decision.CredentialCall:
-		return x.Refuse(fmt.Errorf("%s hands out credentials; to allow it the rule needs credentialCall: true", what))
-	case x.Decision.Answers != v1alpha1.AnswersPass && len(call.Secrets) == 0:
-		return x.Refuse(fmt.Errorf("the answer of %s holds a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass", what))
+	if err := x.Decision.MayHandOut(call); err != nil {
+		return x.Refuse(err)
 	}
 	if call.HandsOutCredentials {
 		a.Answer = string(x.Decision.Answers)

@@ -156,8 +156,8 @@ func (x *exchange) cutSession(ctx context.Context, w http.ResponseWriter) *Refus
 	if f := x.mayTouch(); f != nil {
 		return f
 	}
-	if f := x.mayHandOut(); f != nil {
-		return f
+	if err := x.decision.MayHandOut(a.call); err != nil {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: err.Error()}
 	}
 	return x.derive()
 }
@@ -193,25 +193,6 @@ func escapedPath(s string) string { return strings.ReplaceAll(url.PathEscape(s),
 func (x *exchange) sameRule(q *policy.Request) bool {
 	d := x.state.Policies.Decide(q)
 	return d.Verdict == x.decision.Verdict && d.Policy == x.decision.Policy && d.Rule == x.decision.Rule
-}
-
-// mayHandOut refuses calls whose answer is a secret, unless the rule names
-// them. Where it is not known what of the answer is secret, nothing could be
-// sealed, so that the rule must also say that the agent may have it.
-func (x *exchange) mayHandOut() *Refusal {
-	if !x.aws.call.HandsOutCredentials {
-		return nil
-	}
-	what := x.aws.call.Service + ":" + x.aws.call.Operation
-	if !x.decision.CredentialCall {
-		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
-			Reason: what + " hands out credentials, which the rule does not name; to allow it the rule needs credentialCall: true"}
-	}
-	if x.decision.Answers != v1alpha1.AnswersPass && len(x.aws.call.Secrets) == 0 {
-		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
-			Reason: "the answer of " + what + " holds a secret that cannot be sealed; for the agent to have it the rule needs answerCredentials: pass"}
-	}
-	return nil
 }
 
 // derive writes the session policy.
