@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,29 +225,18 @@ const maxSearched = 4 << 20
 func (r *run) places() ([]leak.Place, error) {
 	var out []leak.Place
 	for _, top := range []string{"out", "home", "tmp"} {
-		err := filepath.WalkDir(filepath.Join(r.dir, top), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() {
-				return err
-			}
-			if info, err := d.Info(); err != nil || info.Size() > maxSearched {
-				return err
-			}
-			b, err := os.ReadFile(path)
-			name, _ := filepath.Rel(r.dir, path)
-			out = append(out, leak.Place{Name: name, Data: b}, leak.Place{Name: "name of " + name, Data: []byte(name)})
-			if name == filepath.Join("out", "environ.txt") {
-				for line := range bytes.Lines(b) {
-					variable, _, _ := bytes.Cut(line, []byte("="))
-					out = append(out, leak.Place{Name: name + " " + string(variable), Data: line})
-				}
-			}
-			return err
-		})
+		files, err := leak.Files(r.dir, filepath.Join(r.dir, top), maxSearched)
 		if err != nil {
 			return nil, err
 		}
+		out = append(out, files...)
 	}
-	return out, nil
+	environ, err := os.ReadFile(r.out("environ.txt"))
+	for line := range bytes.Lines(environ) {
+		variable, _, _ := bytes.Cut(line, []byte("="))
+		out = append(out, leak.Place{Name: filepath.Join("out", "environ.txt") + " " + string(variable), Data: line})
+	}
+	return out, err
 }
 
 func brief(s string) string {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/test/compat/upstream"
+	"github.com/attache-dev/attache/test/leak"
 )
 
 // Cells of the matrix, in the order of its columns.
@@ -219,7 +220,7 @@ func (r *run) checkSecrets() error {
 		if err != nil {
 			return err
 		}
-		if newNeedles(kind.secret).find(b) == "" {
+		if !holds(b, kind.secret) {
 			return fmt.Errorf("the search is blind: it does not find the canary in %s", kind.file)
 		}
 	}
@@ -230,13 +231,25 @@ func (r *run) checkSecrets() error {
 	if len(secrets) == 0 {
 		return errors.New("the upstreams learned no credential: nothing to search for")
 	}
-	n := newNeedles(secrets...)
+	named := make(map[string]string, len(secrets))
+	for i, s := range secrets {
+		named[fmt.Sprintf("credential %d, %.6s… (%d bytes)", i, s, len(s))] = s
+	}
 	for _, d := range []string{"out", "home", "tmp"} {
-		if at, err := n.findBelow(filepath.Join(r.dir, d)); err != nil || at != "" {
-			return errors.Join(err, fmt.Errorf("a credential was seen: %s", at))
+		places, err := leak.Files(r.dir, filepath.Join(r.dir, d), 0)
+		if err != nil {
+			return err
+		}
+		for _, f := range leak.Search(places, named) {
+			return fmt.Errorf("a credential was seen: %s is in %s (%s)", f.Secret, f.Place, f.Form)
 		}
 	}
 	return nil
+}
+
+// holds reports whether the search finds secret in b.
+func holds(b []byte, secret string) bool {
+	return len(leak.Search([]leak.Place{{Data: b}}, map[string]string{"it": secret})) > 0
 }
 
 // checkEnvironment holds that the search finds each form in the environment
@@ -248,7 +261,7 @@ func (r *run) checkEnvironment() error {
 	}
 	found := 0
 	for line := range strings.Lines(string(b)) {
-		if strings.HasPrefix(line, "CANARY_") && newNeedles(r.canary).find([]byte(line)) != "" {
+		if strings.HasPrefix(line, "CANARY_") && holds([]byte(line), r.canary) {
 			found++
 		}
 	}

@@ -1,6 +1,6 @@
 // Package leak searches what an agent could read for secrets, in the forms in
 // which they hide: as they are, in base64 at any offset, in hex,
-// percent-encoded, and inside gzip, also when that is in base64 again.
+// percent-encoded, and inside gzip, zlib and base64, also of one another.
 //
 // A search that finds nothing proves something only if it would have found
 // something: plant canaries in each place and form, and demand them.
@@ -9,10 +9,14 @@ package leak
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"encoding/base64"
 	"encoding/hex"
 	"io"
+	"io/fs"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 )
@@ -27,12 +31,12 @@ type Place struct {
 type Finding struct {
 	Secret string // its name, never its value
 	Place  string
-	Form   string // raw, base64, hex, percent; "gzip:" before it if inside gzip
+	Form   string // raw, base64, hex, percent; "gzip:", "zlib:", "base64:" before it if inside
 }
 
 const (
 	maxDepth   = 3
-	maxUnpack  = 8 << 20 // of one gzip member
+	maxUnpack  = 8 << 20 // of one compressed stream
 	shortest   = 8       // shorter secrets would be found by accident
 	gzipBase64 = "H4sI"  // how gzip begins in base64
 )
@@ -93,7 +97,12 @@ func forms(v string) []needle {
 	return out
 }
 
-var base64Run = regexp.MustCompile(gzipBase64 + `[A-Za-z0-9+/_-]{20,}`)
+// Base64 that holds something packed may stand inside of a longer run; other
+// base64 is read from the run's beginning.
+var (
+	gzipRun   = regexp.MustCompile(gzipBase64 + `[A-Za-z0-9+/_-]{20,}`)
+	base64Run = regexp.MustCompile(`[A-Za-z0-9+/_-]{24,}`)
+)
 
 // walk visits data and everything that is packed inside.
 func walk(data []byte, prefix string, depth int, visit func([]byte, string)) {
@@ -101,32 +110,69 @@ func walk(data []byte, prefix string, depth int, visit func([]byte, string)) {
 	if depth == maxDepth {
 		return
 	}
-	for rest := data; ; {
-		i := bytes.Index(rest, []byte{0x1f, 0x8b, 0x08})
-		if i < 0 {
-			break
+	for i := range data {
+		if inner, form := unpack(data[i:]); len(inner) > 0 {
+			walk(inner, prefix+form, depth+1, visit)
 		}
-		if inner := unpack(rest[i:]); len(inner) > 0 {
-			walk(inner, prefix+"gzip:", depth+1, visit)
-		}
-		rest = rest[i+1:]
 	}
-	for _, run := range base64Run.FindAll(data, -1) {
-		s := strings.NewReplacer("-", "+", "_", "/").Replace(string(run))
-		if b, err := base64.RawStdEncoding.DecodeString(s[:len(s)/4*4]); err == nil {
-			walk(b, prefix+"base64:", depth+1, visit)
+	for _, in := range []*regexp.Regexp{gzipRun, base64Run} {
+		for _, run := range in.FindAll(data, -1) {
+			s := strings.NewReplacer("-", "+", "_", "/").Replace(string(run))
+			if b, err := base64.RawStdEncoding.DecodeString(s[:len(s)/4*4]); err == nil {
+				walk(b, prefix+"base64:", depth+1, visit)
+			}
+			// The last digits, which may be part of the trailer only, are left out.
 		}
-		// The last digits, which may be part of the trailer only, are left out.
 	}
 }
 
-// unpack returns what a gzip stream gives, as far as it goes.
-func unpack(b []byte) []byte {
-	r, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return nil
+// unpack returns what the gzip or zlib stream at the start of b gives, as far
+// as it goes: what is damaged or cut is searched too.
+func unpack(b []byte) (inner []byte, form string) {
+	if len(b) < 3 {
+		return nil, ""
 	}
-	r.Multistream(false)
-	out, _ := io.ReadAll(io.LimitReader(r, maxUnpack)) // damaged or cut: what came is searched
-	return out
+	var r io.Reader
+	switch {
+	case b[0] == 0x1f && b[1] == 0x8b && b[2] == 8:
+		z, err := gzip.NewReader(bytes.NewReader(b))
+		if err != nil {
+			return nil, ""
+		}
+		z.Multistream(false)
+		r, form = z, "gzip:"
+	case b[0] == 0x78 && (b[1] == 0x01 || b[1] == 0x5e || b[1] == 0x9c || b[1] == 0xda):
+		z, err := zlib.NewReader(bytes.NewReader(b))
+		if err != nil {
+			return nil, ""
+		}
+		r, form = z, "zlib:"
+	default:
+		return nil, ""
+	}
+	inner, _ = io.ReadAll(io.LimitReader(r, maxUnpack))
+	return inner, form
+}
+
+// Files are the regular files below dir and their names, as places named by
+// their path below root. Files of more than most bytes are left out; most 0
+// leaves out none.
+func Files(root, dir string, most int64) ([]Place, error) {
+	var out []Place
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if info, err := d.Info(); err != nil || most > 0 && info.Size() > most {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		out = append(out, Place{Name: name, Data: b}, Place{Name: "name of " + name, Data: []byte(name)})
+		return err
+	})
+	return out, err
 }
