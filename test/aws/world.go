@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -23,7 +20,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/attache-dev/attache/test/servers"
 )
@@ -41,7 +37,7 @@ const (
 type world struct {
 	attache string
 	dir     string // of files that are out of the clients' reach
-	ca      *authority
+	ca      *servers.Authority
 	issuer  string // URL
 	tap     *tap
 	tapAddr string
@@ -60,13 +56,13 @@ func startWorld(ctx context.Context, attache, dir string) (_ *world, err error) 
 			w.close()
 		}
 	}()
-	if w.ca, err = newAuthority(w.file("ca.pem")); err != nil {
+	if w.ca, err = servers.NewAuthority("servers of the AWS suite", w.file("ca.pem")); err != nil {
 		return nil, err
 	}
-	if err = w.ca.issue(w.file("server.pem"), w.file("server.key"), storeHost, "*."+storeHost, stsHost); err != nil {
+	if err = w.ca.Issue(w.file("server.pem"), w.file("server.key"), storeHost, "*."+storeHost, stsHost); err != nil {
 		return nil, err
 	}
-	if err = w.ca.issue(w.file("issuer.pem"), w.file("issuer.key"), "localhost"); err != nil {
+	if err = w.ca.Issue(w.file("issuer.pem"), w.file("issuer.key"), "localhost"); err != nil {
 		return nil, err
 	}
 	if err = errors.Join(w.serveKey("agent.sock"), w.serveKey("other.sock")); err != nil {
@@ -81,7 +77,7 @@ func startWorld(ctx context.Context, attache, dir string) (_ *world, err error) 
 	}
 	w.minio, err = servers.StartMinIO(ctx, servers.MinIOOptions{
 		TLS: &servers.TLS{Cert: w.file("server.pem"), Key: w.file("server.key")}, Host: storeHost, Domain: storeHost, Region: region,
-		Discovery: w.issuer + "/.well-known/openid-configuration", ClientID: audience, CAs: []string{w.ca.file}, Audit: auditURL,
+		Discovery: w.issuer + "/.well-known/openid-configuration", ClientID: audience, CAs: []string{w.file("ca.pem")}, Audit: auditURL,
 		Buckets: []string{"alpha", "beta", "gamma"},
 	})
 	if err != nil {
@@ -89,7 +85,7 @@ func startWorld(ctx context.Context, attache, dir string) (_ *world, err error) 
 	}
 	w.stop = append(w.stop, w.minio.Close)
 	w.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: w.ca.pool()}, MaxIdleConnsPerHost: 8,
+		TLSClientConfig: &tls.Config{RootCAs: w.ca.Pool()}, MaxIdleConnsPerHost: 8,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, w.minio.Addr)
 		},
@@ -121,32 +117,11 @@ func (w *world) s3(keys aws.Credentials) *s3.Client {
 // serveKey runs an ssh-agent with a signing key of its own: keys outlive the
 // runs that sign with them.
 func (w *world) serveKey(socket string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
+	stop, err := servers.ServeSSHAgent(w.file(socket))
+	if err == nil {
+		w.stop = append(w.stop, stop)
 	}
-	ring := agent.NewKeyring()
-	if err := ring.Add(agent.AddedKey{PrivateKey: key, Comment: "attache"}); err != nil {
-		return err
-	}
-	ln, err := net.Listen("unix", w.file(socket))
-	if err != nil {
-		return err
-	}
-	w.stop = append(w.stop, func() { _ = ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_ = agent.ServeAgent(ring, c)
-				_ = c.Close()
-			}()
-		}
-	}()
-	return nil
+	return err
 }
 
 // startIssuer runs Attaché for its embedded issuer alone: MinIO wants the

@@ -64,7 +64,7 @@ func (d *demo) start(ctx context.Context) error {
 	// A careless rule: the address of the cloud's metadata service is allowed.
 	const careless = "apiVersion: attache.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: careless}\nspec:\n  rules:\n  - {name: metadata, hosts: [169.254.169.254], action: allow}\n"
 	return errors.Join(os.WriteFile(d.path("config", "careless.yaml"), []byte(careless), 0o644), d.w.canary.writeFiles(d.path("home")),
-		os.WriteFile(d.path("work", "ca.pem"), d.w.ca.pem(), 0o644))
+		os.WriteFile(d.path("work", "ca.pem"), d.w.ca.PEM(), 0o644))
 }
 
 // humanToken signs the human in and remembers what must not leak.

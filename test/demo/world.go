@@ -3,11 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,8 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/attache-dev/attache/test/servers"
 )
@@ -45,7 +40,7 @@ type addresses struct{ login, apis, issuer string }
 type world struct {
 	dir     string // of the files
 	at      addresses
-	ca      *authority
+	ca      *servers.Authority
 	oidc    *servers.OIDC
 	client  *http.Client // reaches the servers by their names, without Attaché
 	apiKey  string
@@ -70,10 +65,8 @@ func startWorld(ctx context.Context, dir string, at addresses) (w *world, err er
 	if err := w.serveSSHAgent(); err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(w.ca.cert)
 	w.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: pool},
+		TLSClientConfig: &tls.Config{RootCAs: w.ca.Pool()},
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			to := w.at.apis
 			if host, _, _ := net.SplitHostPort(addr); host == loginHost {
@@ -104,46 +97,23 @@ func (w *world) writeFiles() error {
 		return err
 	}
 	var err error
-	if w.ca, err = newAuthority(); err != nil {
+	if w.ca, err = servers.NewAuthority("demo authority", w.file("ca.pem")); err != nil {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(w.file("ca.pem"), w.ca.pem(), 0o644),
-		w.ca.issue(w.file("server.pem"), w.file("server.key"), loginHost, ticketsHost, reportsHost, notesHost),
-		w.ca.issue(w.file("issuer.pem"), w.file("issuer.key"), "localhost"),
+		w.ca.Issue(w.file("server.pem"), w.file("server.key"), loginHost, ticketsHost, reportsHost, notesHost),
+		w.ca.Issue(w.file("issuer.pem"), w.file("issuer.key"), "localhost"),
 		os.WriteFile(w.file("notes.key"), []byte(w.apiKey+"\n"), 0o600),
 	)
 }
 
 // serveSSHAgent holds the key that signs the workload's JWTs.
 func (w *world) serveSSHAgent() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
+	stop, err := servers.ServeSSHAgent(w.file("agent.sock"))
+	if err == nil {
+		w.close = append(w.close, stop)
 	}
-	ring := agent.NewKeyring()
-	if err := ring.Add(agent.AddedKey{PrivateKey: key, Comment: "attache"}); err != nil {
-		return err
-	}
-	_ = os.Remove(w.file("agent.sock")) // left by a demo that was killed
-	ln, err := net.Listen("unix", w.file("agent.sock"))
-	if err != nil {
-		return err
-	}
-	w.close = append(w.close, func() { _ = ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_ = agent.ServeAgent(ring, c)
-				_ = c.Close()
-			}()
-		}
-	}()
-	return os.Chmod(w.file("agent.sock"), 0o600)
+	return err
 }
 
 // startLogin starts oidc-provider and, before it, a front that notes every
@@ -165,10 +135,8 @@ func (w *world) startLogin(ctx context.Context) error {
 	}
 	w.close = append(w.close, w.oidc.Close)
 	behind := fmt.Sprintf("127.0.0.1:%d", w.oidc.Port)
-	pool := x509.NewCertPool()
-	pool.AddCert(w.ca.cert)
 	front := &httputil.ReverseProxy{
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}},
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.ca.Pool()}},
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL = &url.URL{Scheme: "https", Host: behind, Path: r.In.URL.Path, RawQuery: r.In.URL.RawQuery}
 		},

@@ -11,8 +11,6 @@ package upstream
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
@@ -31,7 +29,6 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/attache-dev/attache/identity/issuer"
 	"github.com/attache-dev/attache/test/servers"
@@ -234,32 +231,12 @@ func (s *Set) Close() {
 // openIssuer puts the key that signs the workload's tokens into an ssh-agent,
 // so that every run shares it, and publishes the public half.
 func (s *Set) openIssuer(ctx context.Context) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	ring := agent.NewKeyring()
-	if err := ring.Add(agent.AddedKey{PrivateKey: key, Comment: "attache"}); err != nil {
-		return err
-	}
 	s.SSHAgent = filepath.Join(s.dir, "agent.sock")
-	ln, err := net.Listen("unix", s.SSHAgent)
+	stop, err := servers.ServeSSHAgent(s.SSHAgent)
 	if err != nil {
 		return fmt.Errorf("ssh-agent: %w", err)
 	}
-	s.stop = append(s.stop, func() { _ = ln.Close() })
-	s.wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_ = agent.ServeAgent(ring, c)
-				_ = c.Close()
-			}()
-		}
-	})
+	s.stop = append(s.stop, stop)
 	td, err := spiffeid.TrustDomainFromString("attache.local")
 	if err != nil {
 		return err
