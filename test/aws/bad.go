@@ -144,7 +144,7 @@ import json, os, boto3
 s3 = boto3.client("s3", endpoint_url=os.environ["ENDPOINT"], region_name="us-east-1")
 r = {"step": "denied delete of many"}
 try:
-    s3.delete_objects(Bucket="alpha", Delete={"Objects": [{"Key": "work/%04d/" % i + "x" * 60} for i in range(40)]})
+    s3.delete_objects(Bucket="alpha", Delete={"Objects": [{"Key": "desk/%04d/" % i + "x" * 60} for i in range(40)]})
 except Exception as e:
     r["error"] = "%s: %s" % (type(e).__name__, e)
 print(json.dumps(r))'`

@@ -57,7 +57,7 @@ spec:
       Statement:
       - Effect: Allow
         Action: ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-        Resource: ["arn:aws:s3:::alpha/work/*"]
+        Resource: ["arn:aws:s3:::alpha/desk/*"]
       - Effect: Allow
         Action: ["s3:GetObject"]
         Resource: ["arn:aws:s3:::alpha/readonly/*"]
@@ -67,7 +67,7 @@ spec:
       - Effect: Allow
         Action: ["s3:ListBucket"]
         Resource: ["arn:aws:s3:::alpha"]
-        Condition: {StringLike: {"s3:prefix": "work/*"}}
+        Condition: {StringLike: {"s3:prefix": "desk/*"}}
   baseURLs:
   - {env: STORE_BASE_URL, host: {{.Store}}}
   - {env: STORE_SECURE_BASE_URL, host: {{.Store}}, scheme: https}

@@ -11,17 +11,17 @@ import (
 // granularities holds how far the session of one read reaches, by the rule's
 // granularity: never beyond the static policy.
 func (s *suite) granularities(ctx context.Context) []error {
-	for _, k := range []string{"work/near/a", "work/near/b", "work/far/a"} {
+	for _, k := range []string{"desk/near/a", "desk/near/b", "desk/far/a"} {
 		if err := s.w.store(ctx, "alpha", k, []byte(k)); err != nil {
 			return []error{err}
 		}
 	}
-	own := call{name: "its own call", method: "GET", target: "/alpha/work/near/a"}
+	own := call{name: "its own call", method: "GET", target: "/alpha/desk/near/a"}
 	reach := []call{
 		own,
-		{name: "a key below the same prefix", method: "GET", target: "/alpha/work/near/b"},
-		{name: "a key elsewhere", method: "GET", target: "/alpha/work/far/a"},
-		{name: "another action", method: "PUT", target: "/alpha/work/near/c", body: "x"},
+		{name: "a key below the same prefix", method: "GET", target: "/alpha/desk/near/b"},
+		{name: "a key elsewhere", method: "GET", target: "/alpha/desk/far/a"},
+		{name: "another action", method: "PUT", target: "/alpha/desk/near/c", body: "x"},
 		{name: "a key outside of the static policy", method: "GET", target: "/alpha/private/seed"},
 		{name: "another bucket", method: "GET", target: "/gamma/seed"},
 	}

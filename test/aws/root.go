@@ -48,7 +48,7 @@ func (w *world) keys(ctx context.Context, bucket, prefix string) ([]string, erro
 func (s *suite) untouched(ctx context.Context) []error {
 	var errs []error
 	for _, at := range []struct{ bucket, prefix, want string }{
-		{"alpha", "private/", "private/seed"}, {"alpha", "readonly/s", "readonly/seed"}, {"beta", "", "work/seed"}, {"gamma", "", "seed"},
+		{"alpha", "private/", "private/seed"}, {"alpha", "readonly/s", "readonly/seed"}, {"beta", "", "desk/seed"}, {"gamma", "", "seed"},
 	} {
 		keys, err := s.w.keys(ctx, at.bucket, at.prefix)
 		if err != nil || len(keys) != 1 || keys[0] != at.want {

@@ -47,7 +47,7 @@ type run struct {
 func (r *run) out(name string) string { return filepath.Join(r.dir, "out", name) }
 
 // prefix is where this client's objects are.
-func (r *run) prefix() string { return "work/" + filepath.Base(r.dir) + "/" }
+func (r *run) prefix() string { return "desk/" + filepath.Base(r.dir) + "/" }
 
 // script is what runs inside attache run. All that the client prints or stores
 // stays below the working folder, where the search looks; what is large stays

@@ -30,7 +30,7 @@ type call struct {
 
 // calls need other rights each: an action, a key, or a prefix that differs.
 func calls() []call {
-	const p = "/alpha/work/thief/"
+	const p = "/alpha/desk/thief/"
 	return []call{
 		{name: "GetObject", method: "GET", target: "/alpha/readonly/seed"},
 		{name: "GetObject, other key", method: "GET", target: p + "b"},
@@ -38,11 +38,11 @@ func calls() []call {
 		{name: "PutObject", method: "PUT", target: p + "put", body: "by the agent"},
 		{name: "PutObject, key with a suffix", method: "PUT", target: p + "put2", body: "by the agent"},
 		{name: "DeleteObject", method: "DELETE", target: p + "gone"},
-		{name: "ListObjectsV2", method: "GET", target: "/alpha?list-type=2&prefix=work%2Fthief%2F"},
-		{name: "ListObjectsV2, other prefix", method: "GET", target: "/alpha?list-type=2&prefix=work%2Fthief%2Fb"},
+		{name: "ListObjectsV2", method: "GET", target: "/alpha?list-type=2&prefix=desk%2Fthief%2F"},
+		{name: "ListObjectsV2, other prefix", method: "GET", target: "/alpha?list-type=2&prefix=desk%2Fthief%2Fb"},
 		{name: "GetBucketLocation", method: "GET", target: "/alpha?location="},
 		{name: "CreateMultipartUpload", method: "POST", target: p + "parts?uploads="},
-		{name: "DeleteObjects", method: "POST", target: "/alpha?delete=", body: `<Delete><Object><Key>work/thief/x</Key></Object><Object><Key>work/thief/y</Key></Object></Delete>`},
+		{name: "DeleteObjects", method: "POST", target: "/alpha?delete=", body: `<Delete><Object><Key>desk/thief/x</Key></Object><Object><Key>desk/thief/y</Key></Object></Delete>`},
 	}
 }
 
@@ -55,15 +55,15 @@ func outside() []call {
 		{name: "other bucket, list", method: "GET", target: "/gamma?list-type=2"},
 		{name: "other key", method: "GET", target: "/alpha/private/seed"},
 		{name: "other key, put", method: "PUT", target: "/alpha/private/new", body: "x"},
-		{name: "key never used", method: "GET", target: "/alpha/work/never"},
-		{name: "key never used, put", method: "PUT", target: "/alpha/work/never", body: "x"},
+		{name: "key never used", method: "GET", target: "/alpha/desk/never"},
+		{name: "key never used, put", method: "PUT", target: "/alpha/desk/never", body: "x"},
 		{name: "other action", method: "DELETE", target: "/alpha/readonly/seed"},
 		{name: "tags", method: "GET", target: "/alpha/readonly/seed?tagging="},
 		{name: "versions", method: "GET", target: "/alpha?versions="},
 		{name: "bucket policy", method: "GET", target: "/alpha?policy="},
 		{name: "whole bucket", method: "GET", target: "/alpha?list-type=2"},
 		{name: "new bucket", method: "PUT", target: "/delta-by-thief"},
-		{name: "copy", method: "PUT", target: "/alpha/work/never", source: "/alpha/private/seed"},
+		{name: "copy", method: "PUT", target: "/alpha/desk/never", source: "/alpha/private/seed"},
 	}
 }
 
@@ -121,7 +121,7 @@ func (s *suite) agent(ctx context.Context, name, command, config string) (*run, 
 // for may succeed. Then it tries what no session may with all of the suite.
 func (s *suite) stolen(ctx context.Context) []error {
 	for _, k := range []string{"b", "bb"} {
-		if err := s.w.store(ctx, "alpha", "work/thief/"+k, []byte(k)); err != nil {
+		if err := s.w.store(ctx, "alpha", "desk/thief/"+k, []byte(k)); err != nil {
 			return []error{err}
 		}
 	}
@@ -254,7 +254,7 @@ func (s *suite) cached(ctx context.Context) []error {
 
 // escaped is a call whose key needs an escape.
 func escaped(key string) call {
-	return call{name: key, method: "GET", target: "/alpha/work/escape/" + key}
+	return call{name: key, method: "GET", target: "/alpha/desk/escape/" + key}
 }
 
 // escapes tries whether MinIO honours ${*}, ${?} and ${$}. It does not: a
@@ -263,7 +263,7 @@ func escaped(key string) call {
 func (s *suite) escapes(ctx context.Context) []error {
 	awkward := []string{"a%2Ab", "a%3Fb", "a%24b"} // a*b, a?b, a$b
 	for _, k := range []string{"a*b", "a?b", "a$b", "aXb", "a${X}b"} {
-		if err := s.w.store(ctx, "alpha", "work/escape/"+k, []byte(k)); err != nil {
+		if err := s.w.store(ctx, "alpha", "desk/escape/"+k, []byte(k)); err != nil {
 			return []error{err}
 		}
 	}
@@ -298,7 +298,7 @@ func (s *suite) withoutNoEscapes(ctx context.Context, cs []call) []error {
 	var errs []error
 	stars := 0
 	for _, m := range s.w.tap.minted()[before:] {
-		if !strings.Contains(m.Policy, "work/escape/a${*}b") {
+		if !strings.Contains(m.Policy, "desk/escape/a${*}b") {
 			continue
 		}
 		stars++

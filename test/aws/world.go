@@ -205,7 +205,7 @@ func (w *world) serve(h http.Handler, secure bool) (string, error) {
 }
 
 // seeds are what is there before: in scope, read-only, and out of scope.
-var seeds = []struct{ bucket, key string }{{"alpha", "readonly/seed"}, {"alpha", "private/seed"}, {"beta", "work/seed"}, {"gamma", "seed"}}
+var seeds = []struct{ bucket, key string }{{"alpha", "readonly/seed"}, {"alpha", "private/seed"}, {"beta", "desk/seed"}, {"gamma", "seed"}}
 
 func seedText(bucket, key string) string { return "seed of " + bucket + "/" + key }
 

@@ -110,8 +110,8 @@ step("put for deletion", lambda: put(prefix + "gone-1", b"1") and put(prefix + "
 step("delete many", lambda: delete_many([prefix + "gone-1", prefix + "gone-2"]))
 step("delete", lambda: s3.delete_object(Bucket="alpha", Key=prefix + "copy") and None)
 
-step("denied get, other bucket", lambda: get("work/seed", b"", "beta"))
-step("denied put, other bucket", lambda: put("work/new", b"x", "beta"))
+step("denied get, other bucket", lambda: get("desk/seed", b"", "beta"))
+step("denied put, other bucket", lambda: put("desk/new", b"x", "beta"))
 step("denied get, other key", lambda: get("private/seed", b""))
 step("denied put, other key", lambda: put("private/new", b"x"))
 step("denied put, other action", lambda: put("readonly/new", b"x"))
@@ -123,6 +123,6 @@ step("denied copy, other target", lambda: copy("alpha/readonly/seed", "private/n
 step("denied list", lambda: s3.list_objects_v2(Bucket="alpha", Prefix="private/"))
 step("denied delete many", lambda: delete_many([prefix + "form", "private/seed"]))
 step("denied presigned get", lambda: presigned("get_object", "alpha", "private/seed"))
-step("denied presigned put", lambda: presigned("put_object", "beta", "work/new", b"x"))
+step("denied presigned put", lambda: presigned("put_object", "beta", "desk/new", b"x"))
 step("denied form", lambda: form("private/new", b"x"))
 step("denied bucket", lambda: s3.create_bucket(Bucket="delta-by-agent"))

@@ -22,8 +22,8 @@ step "presigned get" fetched data curl -sS --fail-with-body -o fetched "$url"
 step "delete many" api delete-objects --bucket alpha --delete "Objects=[{Key=${PREFIX}nothing},{Key=${PREFIX}none}]"
 step delete s3 rm --only-show-errors "s3://alpha/${PREFIX}copy"
 
-step "denied get, other bucket" api get-object --bucket beta --key work/seed stolen
-step "denied put, other bucket" s3 cp --only-show-errors data s3://beta/work/new
+step "denied get, other bucket" api get-object --bucket beta --key desk/seed stolen
+step "denied put, other bucket" s3 cp --only-show-errors data s3://beta/desk/new
 step "denied get, other key" api get-object --bucket alpha --key private/seed stolen
 step "denied put, other key" s3 cp --only-show-errors data s3://alpha/private/new
 step "denied put, other action" s3 cp --only-show-errors data s3://alpha/readonly/new

@@ -20,7 +20,7 @@ step copy c copyto m:alpha/readonly/seed "m:alpha/${PREFIX}copy"
 step list sh -c '/usr/bin/rclone lsf "m:alpha/$PREFIX" | grep copy'
 step delete c deletefile "m:alpha/${PREFIX}copy"
 
-step "denied put, other bucket" c copyto data m:beta/work/new
+step "denied put, other bucket" c copyto data m:beta/desk/new
 step "denied put, other key" c copyto data m:alpha/private/new
 step "denied put, other action" c copyto data m:alpha/readonly/new
 step "denied delete, other action" c deletefile m:alpha/readonly/seed

@@ -33,8 +33,8 @@ step copy c cp --acl-private s3://alpha/readonly/seed "s3://alpha/${PREFIX}copy"
 step list sh -c '/usr/bin/s3cmd -c s3cfg ls "s3://alpha/$PREFIX" | grep copy'
 step delete c del "s3://alpha/${PREFIX}copy"
 
-step "denied get, other bucket" c get --force s3://beta/work/seed stolen
-step "denied put, other bucket" c put data s3://beta/work/new
+step "denied get, other bucket" c get --force s3://beta/desk/seed stolen
+step "denied put, other bucket" c put data s3://beta/desk/new
 step "denied get, other key" c get --force s3://alpha/private/seed stolen
 step "denied put, other key" c put data s3://alpha/private/new
 step "denied put, other action" c put data s3://alpha/readonly/new

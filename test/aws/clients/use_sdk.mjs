@@ -93,8 +93,8 @@ await step("put for deletion", async () => { await put(PREFIX + "gone-1", "1"); 
 await step("delete many", () => deleteMany([PREFIX + "gone-1", PREFIX + "gone-2"]));
 await step("delete", async () => void (await s3.send(new DeleteObjectCommand({ Bucket: "alpha", Key: PREFIX + "copy" }))));
 
-await step("denied get, other bucket", () => get("work/seed", data, { Bucket: "beta" }));
-await step("denied put, other bucket", () => put("work/new", "x", { Bucket: "beta" }));
+await step("denied get, other bucket", () => get("desk/seed", data, { Bucket: "beta" }));
+await step("denied put, other bucket", () => put("desk/new", "x", { Bucket: "beta" }));
 await step("denied get, other key", () => get("private/seed", data));
 await step("denied put, other key", () => put("private/new", "x"));
 await step("denied put, other action", () => put("readonly/new", "x"));
@@ -106,5 +106,5 @@ await step("denied copy, other target", () => copy("alpha/readonly/seed", "priva
 await step("denied list", () => listing("private/", "private/seed"));
 await step("denied delete many", () => deleteMany([PREFIX + "form", "private/seed"]));
 await step("denied presigned get", () => presignedGet("private/seed"));
-await step("denied presigned put", () => presignedPut("work/new", data, "beta"));
+await step("denied presigned put", () => presignedPut("desk/new", data, "beta"));
 await step("denied form", () => form("private/new", data));

@@ -77,8 +77,8 @@ func (c client) allowed() {
 
 func (c client) denied() {
 	data := []byte("x")
-	steps.Try("denied get, other bucket", func() error { return c.get("beta", "work/seed", "", data) })
-	steps.Do("denied put, other bucket", func() (steps.Stored, error) { return c.put("beta", "work/new", data) })
+	steps.Try("denied get, other bucket", func() error { return c.get("beta", "desk/seed", "", data) })
+	steps.Do("denied put, other bucket", func() (steps.Stored, error) { return c.put("beta", "desk/new", data) })
 	steps.Try("denied get, other key", func() error { return c.get("alpha", "private/seed", "", data) })
 	steps.Do("denied put, other key", func() (steps.Stored, error) { return c.put("alpha", "private/new", data) })
 	steps.Do("denied put, other action", func() (steps.Stored, error) { return c.put("alpha", "readonly/new", data) })
@@ -95,7 +95,7 @@ func (c client) denied() {
 		_, err := c.presignedGet("private/seed")
 		return err
 	})
-	steps.Do("denied presigned put", func() (steps.Stored, error) { return c.presignedPut("beta", "work/new", data) })
+	steps.Do("denied presigned put", func() (steps.Stored, error) { return c.presignedPut("beta", "desk/new", data) })
 }
 
 func (c client) put(bucket, key string, data []byte) (steps.Stored, error) {

@@ -83,8 +83,8 @@ func (c client) allowed() {
 
 func (c client) denied() {
 	data, none := []byte("x"), minio.GetObjectOptions{}
-	steps.Try("denied get, other bucket", func() error { return c.get("beta", "work/seed", none, data) })
-	steps.Do("denied put, other bucket", func() (steps.Stored, error) { return c.put("beta", "work/new", data, minio.PutObjectOptions{}) })
+	steps.Try("denied get, other bucket", func() error { return c.get("beta", "desk/seed", none, data) })
+	steps.Do("denied put, other bucket", func() (steps.Stored, error) { return c.put("beta", "desk/new", data, minio.PutObjectOptions{}) })
 	steps.Try("denied get, other key", func() error { return c.get("alpha", "private/seed", none, data) })
 	steps.Do("denied put, other key", func() (steps.Stored, error) { return c.put("alpha", "private/new", data, minio.PutObjectOptions{}) })
 	steps.Do("denied put, other action", func() (steps.Stored, error) {
