@@ -64,16 +64,20 @@ func (b *scanned) direct(p []byte) (int, bool) {
 	return safe, safe > 0
 }
 
+// withRoom is buf, with room for a read behind what it holds.
+func withRoom(buf []byte) []byte {
+	if cap(buf)-len(buf) >= 4096 {
+		return buf
+	}
+	return append(make([]byte, 0, len(buf)+chunk), buf...)
+}
+
 // fill reads behind the held bytes.
 func (b *scanned) fill() {
 	b.buf = b.buf[:copy(b.buf, b.buf[b.off:])]
 	b.off, b.safe = 0, 0
 	held := len(b.buf)
-	if cap(b.buf)-held < 4096 {
-		grown := make([]byte, held, held+chunk)
-		copy(grown, b.buf)
-		b.buf = grown
-	}
+	b.buf = withRoom(b.buf)
 	n, err := b.src.Read(b.buf[held:min(cap(b.buf), held+chunk)])
 	b.buf = b.buf[:held+n]
 	b.safe = b.feed(b.buf, held)

@@ -218,11 +218,7 @@ func (f *jsonFilter) Read(p []byte) (int, error) {
 
 func (f *jsonFilter) fill() {
 	held := len(f.in)
-	if cap(f.in)-held < 4096 {
-		grown := make([]byte, held, held+chunk)
-		copy(grown, f.in)
-		f.in = grown
-	}
+	f.in = withRoom(f.in)
 	n, err := f.src.Read(f.in[held:min(cap(f.in), held+chunk)])
 	f.in = f.in[:held+n]
 	if f.sniff {
