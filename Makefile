@@ -61,6 +61,10 @@ lint: ## gofmt, vet, staticcheck, the style and import rules of test/arch
 	@$(GO) test ./test/arch
 	@echo "lint passed"
 
+.PHONY: generate
+generate: ## Write what is generated from api/: protobuf stubs, deep copies, CRDs
+	@test/generate.sh
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (20s) each
 	@test/fuzz.sh $(FUZZTIME)
