@@ -16,6 +16,8 @@ const (
 	minEncoded = 8
 	// window is how many bytes at the start of a match the skip loop looks at.
 	window = 16
+	// maxEager is how many bytes of a match may pass on a conversation.
+	maxEager = 4
 	// wrapFrom is the base64 digit from which a line break may stand before a
 	// digit (MIME, and the contents API of GitHub). Allowing it earlier would
 	// make the end of ordinary lines wait for the next chunk.
@@ -123,6 +125,7 @@ type matcher struct {
 	families [][]uint16   // units, as indexes of tries
 	tries    []*trie      // those that occur
 	window   int          // no match is shorter; at most the constant window
+	eager    int          // how much of a match may pass on a conversation: little of any secret
 	first    [256]bool    // bytes that a match can start with
 	pairs    [1024]uint64 // bit set of byte pairs that the first window bytes of a match can hold
 }
@@ -205,7 +208,7 @@ type builder struct {
 }
 
 func newBuilder() *builder {
-	return &builder{m: &matcher{window: window}, units: map[class]uint16{}}
+	return &builder{m: &matcher{window: window, eager: maxEager}, units: map[class]uint16{}}
 }
 
 func (b *builder) add(s string) {
@@ -213,6 +216,7 @@ func (b *builder) add(s string) {
 		return
 	}
 	b.m.window = min(b.m.window, len(s))
+	b.m.eager = min(b.m.eager, len(s)/8)
 	if len(s) < minEncoded {
 		b.family(s, func(int) byte { return 'e' })
 		return

@@ -176,11 +176,11 @@ func (b *body) scan(p *Patterns) {
 		}
 		return
 	}
-	b.src = &scanned{
-		src:  b.src,
-		sc:   scanner{m: p.m(), cut: !maskable(b.resp)},
-		done: b.g.scanned,
+	sc := scanner{m: p.m(), cut: !maskable(b.resp)}
+	if strings.HasPrefix(b.resp.Header.Get("Content-Type"), "application/grpc") {
+		sc.eager = sc.m.eager // a bidirectional stream may wait for an answer to each message
 	}
+	b.src = &scanned{src: b.src, sc: sc, done: b.g.scanned}
 }
 
 func (g *Guarded) scanned(found int, err error) {
@@ -479,8 +479,9 @@ func guardUpgrade(resp *http.Response, o Options, g *Guarded) {
 	if !ok || o.Patterns == nil {
 		return
 	}
+	m := o.Patterns.m()
 	resp.Body = &duplex{
-		Reader: &scanned{src: rw, sc: scanner{m: o.Patterns.m()}, done: g.scanned},
+		Reader: &scanned{src: rw, sc: scanner{m: m, eager: m.eager}, done: g.scanned},
 		rw:     rw,
 	}
 }

@@ -11,6 +11,11 @@ type scanner struct {
 	found int
 	// cut makes feed stop at the first match and leave the buffer as it is.
 	cut bool
+	// eager is how long a live prefix may be and still pass with the end of a
+	// buffer: on a conversation, where the peer waits for the whole message
+	// before it sends more, a held byte is held for ever. If the match
+	// completes, what is left of it is masked.
+	eager int
 }
 
 // A thread is one possible match. Lists of threads are sorted by start.
@@ -37,7 +42,7 @@ func (s *scanner) feed(buf []byte, from int) int {
 			i++
 			if start >= 0 {
 				s.found++
-				at := int(start - s.base)
+				at := max(0, int(start-s.base)) // less: its first bytes have passed
 				if s.cut {
 					return at
 				}
@@ -52,7 +57,9 @@ func (s *scanner) feed(buf []byte, from int) int {
 	}
 	safe := len(buf)
 	if len(s.cur) > 0 {
-		safe = int(s.cur[0].start - s.base)
+		if first := int(s.cur[0].start - s.base); len(buf)-first > s.eager {
+			safe = max(0, first)
+		}
 	}
 	s.base += int64(safe)
 	return safe

@@ -13,6 +13,7 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/injector/guard"
 	"github.com/attache-dev/attache/internal/secret"
@@ -279,6 +280,75 @@ func TestUpgradedConnectionIsMaskedAndWritable(t *testing.T) {
 	}
 	if got, err := io.ReadAll(rw); err != nil || string(got) != "hi"+strings.Repeat("*", len(cred2)) {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// On a conversation each message passes at once, whatever it ends with: the
+// peer may wait for it. What completes a match is masked all the same.
+func TestConversationNeverStalls(t *testing.T) {
+	const secretText = "tok-abcdefghijklmnopqrstuvwxyz012345"
+	p := guard.NewPatterns(secret.New(secretText))
+	for _, kind := range []string{"upgrade", "gRPC"} {
+		t.Run(kind, func(t *testing.T) {
+			near, far := net.Pipe()
+			defer far.Close()
+			resp := &http.Response{StatusCode: http.StatusSwitchingProtocols, Header: http.Header{}, Body: near}
+			if kind == "gRPC" {
+				resp.StatusCode = http.StatusOK
+				resp.Header.Set("Content-Type", "application/grpc+proto")
+				resp.ContentLength = -1
+			}
+			if _, err := guard.Response(resp, guard.Options{Patterns: p}); err != nil {
+				t.Fatal(err)
+			}
+			ask := func(message string) string {
+				t.Helper()
+				go func() { _, _ = io.WriteString(far, message) }()
+				_ = near.SetReadDeadline(time.Now().Add(30 * time.Second))
+				got := make([]byte, len(message))
+				if n, err := io.ReadFull(resp.Body, got); err != nil {
+					t.Fatalf("%q: got %q, %v", message, got[:n], err)
+				}
+				return string(got)
+			}
+			for _, m := range []string{"ends with t", "with to", "tok-", "d", "Z", "dG9"} {
+				if got := ask(m); got != m {
+					t.Errorf("%q became %q", m, got)
+				}
+			}
+			if got := ask(secretText); got != strings.Repeat("*", len(secretText)) {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
+// Wherever an echo is split, no more than the few bytes that may pass do.
+func TestConversationMasksAtEverySplit(t *testing.T) {
+	const secretText = "tok-abcdefghijklmnopqrstuvwxyz012345"
+	p := guard.NewPatterns(secret.New(secretText))
+	for _, enc := range encodings(secretText) {
+		text := "<" + enc + ">"
+		for at := range len(text) {
+			resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/grpc"}}, ContentLength: -1, Body: io.NopCloser(split(text, at))}
+			if _, err := guard.Response(resp, guard.Options{Patterns: p}); err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || len(b) != len(text) {
+				t.Fatalf("split at %d: got %d bytes, %v", at, len(b), err)
+			}
+			whole, found := p.Mask(text)
+			shown := 0
+			for i := range b {
+				if b[i] != whole[i] {
+					shown++
+				}
+			}
+			if found == 0 || shown > 4 {
+				t.Errorf("%q split at %d: got %q, whole %q", text, at, b, whole)
+			}
+		}
 	}
 }
 

@@ -57,7 +57,7 @@ func TestWebSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.CloseNow()
-	for _, m := range []string{"hello", strings.Repeat("x", 20000)} {
+	for _, m := range []string{"hello", "ends as the token begins: t", strings.Repeat("x", 20000)} {
 		_ = c.Write(ctx, websocket.MessageText, []byte(m))
 		if _, b, err := c.Read(ctx); err != nil || string(b) != m {
 			t.Fatalf("got %q %v", b, err)
