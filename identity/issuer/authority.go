@@ -33,6 +33,7 @@ type authority struct {
 	td         spiffeid.TrustDomain
 	ttl, ahead time.Duration
 	now        func() time.Time
+	schedule   func() *Schedule // decides which key signs, if set
 
 	mu      sync.Mutex // guards everything below
 	current *caKey
@@ -54,7 +55,10 @@ func newAuthority(c Config) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issuer: %w", err)
 	}
-	a := &authority{td: c.TrustDomain, ttl: c.X509TTL, ahead: c.PublishAhead, now: c.Now, svids: svids}
+	a := &authority{td: c.TrustDomain, ttl: c.X509TTL, ahead: c.PublishAhead, now: c.Now, svids: svids, schedule: c.Schedule}
+	if a.schedule != nil {
+		return a, nil
+	}
 	a.current, err = a.newCA(c.Now())
 	return a, err
 }
@@ -94,6 +98,10 @@ func selfSign(t *x509.Certificate, k *ecdsa.PrivateKey) (*x509.Certificate, erro
 
 // advance brings the authority to the present. The caller holds mu.
 func (a *authority) advance(now time.Time) error {
+	if a.schedule != nil {
+		a.follow(now)
+		return nil
+	}
 	if a.next == nil && !now.Before(a.current.since.Add(caTerm-a.ahead)) {
 		k, err := a.newCA(now)
 		if err != nil {
@@ -168,20 +176,29 @@ func (a *authority) leaf(now time.Time, t *x509.Certificate) (*x509.Certificate,
 	if err != nil {
 		return nil, nil, fmt.Errorf("issuer: make leaf key: %w", err)
 	}
-	t.SerialNumber = serial()
 	t.Subject = pkix.Name{Organization: []string{"Attaché"}}
+	cert, err := a.certify(now, t, &k.PublicKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	return cert, k, nil
+}
+
+// certify completes and signs t for pub. The caller holds mu.
+func (a *authority) certify(now time.Time, t *x509.Certificate, pub *ecdsa.PublicKey) (*x509.Certificate, error) {
+	t.SerialNumber = serial()
 	t.NotBefore, t.NotAfter = now.Add(-Backdate), now.Add(a.ttl)
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.BasicConstraintsValid = true
-	der, err := x509.CreateCertificate(rand.Reader, t, a.current.cert, k.Public(), a.current.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, a.current.cert, pub, a.current.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("issuer: sign certificate: %w", err)
+		return nil, fmt.Errorf("issuer: sign certificate: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, nil, fmt.Errorf("issuer: read back certificate: %w", err)
+		return nil, fmt.Errorf("issuer: read back certificate: %w", err)
 	}
-	return cert, k, nil
+	return cert, nil
 }
 
 // webCertificate is a server certificate for the discovery listener.

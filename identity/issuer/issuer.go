@@ -51,6 +51,10 @@ type Config struct {
 	URL string
 	// Keys holds the JWT signing keys. Default: [Memory].
 	Keys KeySource
+	// Schedule, if set, says which keys sign, instead of Keys and an authority
+	// in memory: several issuers share it. It is asked for each document, must
+	// never answer nil, and whoever sets it advances it.
+	Schedule func() *Schedule
 	// RotateEvery is how long a JWT key signs.
 	RotateEvery time.Duration
 	// PublishAhead is how long a key is in the JWKS before it signs; below

@@ -31,6 +31,7 @@ type ring struct {
 	rotate, ahead, keep time.Duration
 	now                 func() time.Time
 	log                 *slog.Logger
+	schedule            func() *Schedule // decides instead of src, if set
 
 	mu      sync.Mutex // guards everything below
 	current *key
@@ -57,7 +58,10 @@ type heldKey struct {
 func newRing(ctx context.Context, c Config) (*ring, error) {
 	r := &ring{
 		src: c.Keys, rotate: c.RotateEvery, ahead: c.PublishAhead, keep: c.MaxJWTTTL + Backdate,
-		now: c.Now, log: c.Log,
+		now: c.Now, log: c.Log, schedule: c.Schedule,
+	}
+	if r.schedule != nil {
+		return r, r.follow()
 	}
 	ctx, cancel := context.WithTimeout(ctx, consultTimeout)
 	defer cancel()
@@ -117,6 +121,12 @@ func (r *ring) published(ctx context.Context) jose.JSONWebKeySet {
 // timer: since a key signs only ahead after it was made, the promise holds
 // however late that is.
 func (r *ring) advance(ctx context.Context) {
+	if r.schedule != nil {
+		if err := r.follow(); err != nil {
+			r.log.ErrorContext(ctx, "key schedule not followed; the present key goes on", "error", err)
+		}
+		return
+	}
 	r.mu.Lock()
 	now := r.now()
 	r.settle(now)
@@ -214,6 +224,9 @@ func (r *ring) firstUse(k *key, force bool, now time.Time) time.Time {
 // replace looks for another key after k failed to sign. It reports whether
 // one took over.
 func (r *ring) replace(ctx context.Context, k *key) bool {
+	if r.schedule != nil {
+		return false // the schedule's keys are in memory and do not fail
+	}
 	r.mu.Lock()
 	if r.current != k {
 		r.mu.Unlock()
