@@ -1,0 +1,31 @@
+package main
+
+import (
+	"context"
+	"errors"
+)
+
+// role is one duty of the control plane. A replica has some or all of them.
+type role struct {
+	name string
+	// add makes the role and registers with the host what it runs and serves.
+	// It is called once, before the caches are started.
+	add func(context.Context, *host) error
+}
+
+// roles lists all duties, in the order in which they are added.
+func roles() []role {
+	return []role{
+		{"webhook", addWebhook},
+	}
+}
+
+func roleNames() []string {
+	var names []string
+	for _, r := range roles() {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+func addWebhook(context.Context, *host) error { return errors.New("is not there yet") }

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+// restConfig finds the cluster.
+func (g *global) restConfig() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = g.kubeconfig
+	c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the cluster: %w; run in a pod, or give --kubeconfig", err)
+	}
+	c.QPS, c.Burst = 100, 200 // the API server has priorities of its own
+	c.UserAgent = "attache-control"
+	return c, nil
+}
+
+// serve runs the roles until ctx ends, and then drains.
+func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	klog.SetSlogLogger(log)
+	config, err := g.restConfig()
+	if err != nil {
+		return err
+	}
+	if err := supported(config); err != nil {
+		return err
+	}
+	mgr, err := newManager(config, o, log)
+	if err != nil {
+		return err
+	}
+	h := &host{options: o, log: log, mgr: mgr, health: &health{}}
+	var synced atomic.Bool
+	h.health.add("caches", func() error {
+		if !synced.Load() {
+			return errors.New("are not synced; can the service account list what its ClusterRole names?")
+		}
+		return nil
+	})
+	for _, r := range roles() {
+		if !o.has(r.name) {
+			continue
+		}
+		if err := r.add(ctx, h); err != nil {
+			return fmt.Errorf("role %s: %w", r.name, err)
+		}
+	}
+	if err := h.run(func(ctx context.Context) error {
+		synced.Store(true)
+		return h.serveSidecars(ctx)
+	}); err != nil {
+		return err
+	}
+	return h.serve(ctx)
+}
+
+// newManager makes the client and the caches. Secrets are seen in the control
+// plane's own namespace only.
+func newManager(config *rest.Config, o options, log *slog.Logger) (ctrl.Manager, error) {
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme.Scheme,
+		Logger:                        logr.FromSlogHandler(log.Handler()),
+		Metrics:                       metricsserver.Options{BindAddress: "0"}, // ours serves them
+		LeaderElection:                o.leaderElect,
+		LeaderElectionID:              o.service,
+		LeaderElectionNamespace:       o.namespace,
+		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       new(stopTimeout + 5*time.Second),
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Secret{}:    {Namespaces: map[string]cache.Config{o.namespace: {}}},
+				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{o.namespace: {}}},
+			},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reach the cluster: %w", err)
+	}
+	return mgr, nil
+}
+
+// serve answers probes at once, runs the manager, and drains: when ctx ends,
+// readiness does, and everything else once no endpoint can name this replica.
+func (h *host) serve(ctx context.Context) error {
+	base := context.WithoutCancel(ctx)
+	probes, stopProbes := context.WithCancel(base)
+	defer stopProbes()
+	probesDone := make(chan error, 1)
+	go func() {
+		probesDone <- serveHTTP(probes, h.metricsListen, nil, newServer(h.health.handler(metrics.Registry), h.log))
+	}()
+	running, stop := context.WithCancel(base)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- h.mgr.Start(running) }()
+	h.log.Info("started", "roles", h.roles, "namespace", h.namespace)
+	select {
+	case err := <-done:
+		return ended(err)
+	case err := <-probesDone:
+		return fmt.Errorf("serve probes at %s: %w", h.metricsListen, err)
+	case <-ctx.Done():
+	}
+	h.health.draining.Store(true)
+	h.log.Info("draining", "for", h.drain.String())
+	select {
+	case <-time.After(h.drain):
+	case err := <-done:
+		return ended(err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		return ended(err)
+	}
+	h.log.Info("stopped")
+	return nil
+}
+
+func ended(err error) error {
+	if err == nil {
+		err = errors.New("it ended by itself")
+	}
+	return fmt.Errorf("control plane: %w", err)
+}
