@@ -86,7 +86,7 @@ func (p *plane) openAdmin(ctx context.Context, extra net.Listener) (_ *admin, er
 	if extra != nil {
 		go func() { _ = a.http.Serve(extra) }()
 	}
-	a.tasks, err = task.NewServer(task.ServerConfig{Store: p.tasks, Allow: allowPeer, Workload: task.OneRun(p.workload), Log: p.o.Log})
+	a.tasks, err = task.NewServer(task.ServerConfig{Store: p.Tasks(), Allow: allowPeer, Workload: task.OneRun(p.workload), Log: p.o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -186,38 +186,20 @@ func (p *plane) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := p.ready(); err != nil {
+		if err := p.Ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("ready\n"))
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /v1/inventory", local(func(w http.ResponseWriter, _ *http.Request) { reply(w, p.cache.Live()) }))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.Registry(), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /v1/inventory", local(func(w http.ResponseWriter, _ *http.Request) { reply(w, p.Live()) }))
 	mux.HandleFunc("POST /v1/revoke", local(p.serveRevoke))
 	// A profile shows no memory, but names what runs: for the operator only.
 	mux.HandleFunc("GET /debug/pprof/", local(pprof.Index))
 	mux.HandleFunc("GET /debug/pprof/profile", local(pprof.Profile))
 	mux.HandleFunc("GET /debug/pprof/trace", local(pprof.Trace))
 	return mux
-}
-
-// ready reports whether a call could go through now.
-func (p *plane) ready() error {
-	if err := p.spool.Healthy(); err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	if s, ok := p.source.Source.(interface{ Ready() error }); ok {
-		if err := s.Ready(); err != nil {
-			return fmt.Errorf("identity: %w", err)
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.applied == "" {
-		return errors.New("policy: none in force")
-	}
-	return nil
 }
 
 func (p *plane) serveRevoke(w http.ResponseWriter, r *http.Request) {
@@ -243,14 +225,14 @@ func (p *plane) serveRevoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := []Revoked{}
-	for _, d := range p.revokeWhere(where) {
+	for _, d := range p.Revoke(where) {
 		out = append(out, Revoked{Handle: d.Handle, Provider: d.Provider, Result: d.Result, Ends: d.Ends})
 	}
 	if q.Task != "" {
-		_ = p.tasks.Close(q.Task, "revoked by the operator") // it may have ended by itself
+		_ = p.Tasks().Close(q.Task, "revoked by the operator") // it may have ended by itself
 	}
 	if q.All {
-		p.pipe.EndRun(p.workload.RunID)
+		p.EndRun()
 	}
 	reply(w, out)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/internal/dataplane"
 )
 
 // doors are the open ports of a run. They are opened before the sandbox, which
@@ -35,7 +36,7 @@ func openDoors(ctx context.Context, o *Options, b *api.Bundle) (*doors, error) {
 		d.close()
 		return nil, err
 	}
-	if a := findAWSDoors(b); a.local() {
+	if dataplane.NeedsAWSPort(b) {
 		if d.aws, err = listenLoopback(ctx, "127.0.0.1:0"); err != nil {
 			d.close()
 			return nil, fmt.Errorf("open the AWS door's port: %w", err)

@@ -1,49 +1,12 @@
 package run
 
 import (
-	"bytes"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 )
-
-// An agent that repeats a failing call writes one line in ten seconds, and the
-// next says how many it stands for.
-func TestRepeatedWarningsAreSparse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var b bytes.Buffer
-		log := slog.New(newSparse(slog.NewTextHandler(&b, nil))).With("run", "r")
-		refuse := func(code, host string) { log.Warn("call refused", "record", "rec", "code", code, "host", host) }
-		for range 100 {
-			refuse("denied", "a")
-		}
-		refuse("denied", "b")
-		refuse("loop", "a")
-		log.Info("life cycle")
-		log.Info("life cycle")
-		if n := strings.Count(b.String(), "\n"); n != 5 {
-			t.Errorf("%d lines, want 5:\n%s", n, &b)
-		}
-		time.Sleep(logPause)
-		b.Reset()
-		refuse("denied", "a")
-		if !strings.Contains(b.String(), "suppressed=99") {
-			t.Errorf("got %s", &b)
-		}
-		b.Reset()
-		for n := range 10000 {
-			refuse("denied", fmt.Sprint("made-up-", n))
-		}
-		if n := strings.Count(b.String(), "\n"); n > logSubjects+1 {
-			t.Errorf("%d lines of made-up hosts", n)
-		}
-	})
-}
 
 func TestOpenLog(t *testing.T) {
 	dir := t.TempDir()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/internal/sandbox"
+	"github.com/attache-dev/attache/internal/sparselog"
 )
 
 // Options of [Run]. Command is required.
@@ -95,7 +96,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	o.Log = slog.New(newSparse(o.Log.Handler()))
+	o.Log = slog.New(sparselog.New(o.Log.Handler()))
 	for _, f := range []struct {
 		p **os.File
 		v *os.File

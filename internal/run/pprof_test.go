@@ -5,13 +5,13 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/attache-dev/attache/internal/dataplane"
 )
 
 // TestProfilesAreLocal: profiles name what runs and must not be served where
 // the peer is not known to be the operator, such as on admin.listen's TCP port.
 func TestProfilesAreLocal(t *testing.T) {
-	s := httptest.NewServer((&plane{registry: prometheus.NewRegistry()}).adminHandler())
+	s := httptest.NewServer((&plane{Plane: &dataplane.Plane{}}).adminHandler())
 	defer s.Close()
 	for _, path := range []string{"/debug/pprof/", "/debug/pprof/profile?seconds=1", "/debug/pprof/heap", "/debug/pprof/trace"} {
 		resp, err := http.Get(s.URL + path) //nolint:noctx // a test's own server

@@ -12,6 +12,8 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/identity/process"
+	"github.com/attache-dev/attache/internal/dataplane"
+	"github.com/attache-dev/attache/internal/footprint"
 	"github.com/attache-dev/attache/internal/sandbox"
 	"github.com/attache-dev/attache/internal/trust"
 )
@@ -108,21 +110,21 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	if err != nil {
 		o.Log.Debug("no node found", "cause", err)
 	}
-	shutdownTracing, tracer, err := openTracing(ctx, b.Config.Spec.Tracing, o.Version)
+	shutdownTracing, tracer, err := dataplane.OpenTracing(ctx, b.Config.Spec.Tracing, o.Version)
 	if err != nil {
 		return 1, err
 	}
 	defer shutdownTracing()
 	w := newWorkload(o, b.Config.Spec, src.id, box.Confinement().String())
-	p, err := newPlane(ctx, o, b, src, w, tracer)
-	defer func() {
-		if cerr := p.close(); cerr != nil {
-			err = errors.Join(err, fmt.Errorf("close: %w", cerr))
-		}
-	}()
+	p, err := newPlane(o, b, src, w, tracer)
 	if err != nil {
 		return documentStatus(err), err
 	}
+	defer func() {
+		if cerr := p.Close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("close: %w", cerr))
+		}
+	}()
 	attestor, err := process.New(process.Options{Workload: w, CgroupDir: box.CgroupDir()})
 	if err != nil {
 		return 1, err
@@ -154,8 +156,8 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	go p.watch(watchCtx)
-	defer keepHeap()()
-	go keepTrimmed(watchCtx)
+	defer footprint.KeepHeap()()
+	go footprint.KeepTrimmed(watchCtx)
 	return box.Wait(ctx)
 }
 
@@ -185,30 +187,30 @@ func (o *Options) hidden(b *api.Bundle) []string {
 			add("/" + strings.TrimLeft(p, "/"))
 		}
 	}
-	add(keyFiles(b)...)
+	add(dataplane.KeyFiles(b)...)
 	return hide
 }
 
 // childEnv is the agent's environment: proxy, trust and placeholders in,
 // credentials out.
 func (p *plane) childEnv(node trust.NodeVersion, trustDir string) ([]string, error) {
-	bundle, err := trust.WriteBundle(trustDir, p.ca.PEM())
+	bundle, err := trust.WriteBundle(trustDir, p.CA())
 	if err != nil {
 		return nil, fmt.Errorf("write the trust bundle: %w", err)
 	}
-	placeholders, doors, err := p.aws.env(p.holders.Env(), trustDir, p.workload.RunID)
+	placeholders, doors, err := p.Placeholders(trustDir)
 	if err != nil {
 		return nil, err
 	}
 	env, report, err := trust.Env(trust.Options{
 		Parent: os.Environ(), Proxy: p.proxyURL, Bundle: bundle, Placeholders: placeholders,
-		BaseURLs: slices.Concat(p.baseURLs, doors, awsRegion(p.first, os.Environ())), AWSMetadata: p.aws.has(api.DoorIMDS),
-		NoProxy: p.o.NoProxy, Keep: p.o.Keep, Strip: p.keys, Node: node,
+		BaseURLs: slices.Concat(p.baseURLs, doors, awsRegion(p.first, os.Environ())), AWSMetadata: p.AWSMetadata(),
+		NoProxy: p.o.NoProxy, Keep: p.o.Keep, Strip: p.Keys(), Node: node,
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range p.keys {
+	for _, k := range p.Keys() {
 		p.o.say("%s is kept from the agent (a provider's key)", k)
 	}
 	for _, r := range report.Removed {
@@ -228,7 +230,7 @@ func (p *plane) announce(c sandbox.Confinement) {
 	for _, u := range p.baseURLs {
 		p.o.say("base URL %s", u)
 	}
-	if p.aws.provider != nil {
-		p.o.say("AWS SDKs find placeholder keys of provider %s (%s)", p.aws.provider.Metadata.Name, strings.Join(p.aws.list, ", "))
+	if provider, doors := p.AWSDoors(); provider != "" {
+		p.o.say("AWS SDKs find placeholder keys of provider %s (%s)", provider, strings.Join(doors, ", "))
 	}
 }

@@ -244,29 +244,6 @@ func TestOpenSpool(t *testing.T) {
 	}
 }
 
-func TestWaitsForRestart(t *testing.T) {
-	base := provider + "  jwt: {}\n"
-	tests := []struct {
-		name, text string
-		want       []string
-	}{
-		{"nothing", base, nil},
-		{"a label", strings.Replace(base, "name: p", "name: p, labels: {a: b}", 1), nil},
-		{"placeholder", base + "  placeholders: [{env: K}]\n", []string{"placeholder K is made at the start"}},
-		{"base URL", base + "  baseURLs: [{env: U, host: api.example.com}]\n", []string{"base URL U is made at the start"}},
-		{"AWS doors", strings.Replace(base, "jwt: {}", `aws: {roleARN: "arn:aws:iam::123456789012:role/r", region: eu-west-1, endpoints: [{host: api.example.com, service: s3}]}`, 1),
-			[]string{"AWS environment of p is made at the start", "placeholder AWS_ACCESS_KEY_ID is made at the start", "placeholder AWS_SECRET_ACCESS_KEY is made at the start"}},
-		{"settings", base + "---\napiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: a}\nspec: {trustDomain: other.example}\n", []string{"AttacheConfig is read at the start"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := waitsForRestart(bundle(t, base), bundle(t, tt.text)); !slices.Equal(got, tt.want) {
-				t.Errorf("got %q, want %q", got, tt.want)
-			}
-		})
-	}
-}
-
 func TestStateDir(t *testing.T) {
 	t.Setenv("HOME", "/home/ana")
 	for _, tt := range []struct{ state, xdg, want string }{

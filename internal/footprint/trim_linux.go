@@ -1,4 +1,4 @@
-package run
+package footprint
 
 import (
 	"bufio"

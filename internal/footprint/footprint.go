@@ -1,4 +1,7 @@
-package run
+// Package footprint keeps a proxy's memory small: it paces the garbage
+// collector by what is live, and gives the pages of code that is rarely used
+// back to the page cache.
+package footprint
 
 import (
 	"context"
@@ -17,10 +20,10 @@ const (
 	lastTrim  = 10 * time.Second
 )
 
-// keepTrimmed releases our code's pages now and, ever more rarely, until ctx
+// KeepTrimmed releases our code's pages now and, ever more rarely, until ctx
 // ends. What is in use comes back from the page cache within about a
 // millisecond.
-func keepTrimmed(ctx context.Context) {
+func KeepTrimmed(ctx context.Context) {
 	code := ownCode()
 	for wait := firstTrim; ; wait = min(2*wait, lastTrim) {
 		code.release()
@@ -54,9 +57,9 @@ type tuner struct {
 	stopped chan struct{}
 }
 
-// keepHeap keeps the collector from running before the heap has heapFloor
+// KeepHeap keeps the collector from running before the heap has heapFloor
 // bytes, until stop is called. GOGC in the environment wins.
-func keepHeap() (stop func()) {
+func KeepHeap() (stop func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}

@@ -1,11 +1,9 @@
-package run
+package dataplane
 
 import (
-	"context"
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,8 +14,8 @@ import (
 	"github.com/attache-dev/attache/proxy/pipeline"
 )
 
-// apply puts a bundle in force, or changes nothing.
-func (p *plane) apply(b *api.Bundle) error {
+// Apply puts a bundle in force, or changes nothing.
+func (p *Plane) Apply(b *api.Bundle) error {
 	p.mu.Lock()
 	same := p.applied == b.Version
 	p.mu.Unlock()
@@ -35,24 +33,38 @@ func (p *plane) apply(b *api.Bundle) error {
 	p.router.Set(minters)
 	p.upstream.SetRoutes(routes)
 	p.pipe.SetState(state)
-	fields := map[string]string{"version": b.Version, "policies": strconv.Itoa(len(b.Policies)), "providers": strconv.Itoa(len(b.Providers))}
-	if later := waitsForRestart(p.first, b); len(later) > 0 {
+	fields := describe(b)
+	if later := waitsForRestart(p.cfg.Bundle, b); len(later) > 0 {
 		fields["needs_restart"] = strings.Join(later, "; ")
 		for _, l := range later {
-			p.o.say("start attache run again for this edit: %s", l)
+			p.say("start attache run again for this edit: " + l)
 		}
 	}
 	p.mu.Lock()
 	p.applied = b.Version
 	p.mu.Unlock()
 	p.inForce.Set(1)
-	p.event("policy.loaded", fields)
+	p.Event("policy.loaded", fields)
 	return nil
 }
 
+// Rejected is told of an edit that is not in force, and by nil that the
+// documents are good again.
+func (p *Plane) Rejected(err error) {
+	if err == nil {
+		p.inForce.Set(1)
+		p.say("the configuration is good again")
+		return
+	}
+	p.inForce.Set(0)
+	p.Event("policy.rejected", map[string]string{"error": err.Error()})
+	p.say("the edited configuration is not in force, the last good one stays:", err.Error())
+}
+
 // minters makes the providers of a bundle.
-func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
-	deps := minting.Deps{Client: p.upstream.Client, Logger: p.o.Log, Now: time.Now, Env: p.env.Take}
+func (p *Plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
+	deps := minting.Deps{Client: p.upstream.Client, Logger: p.cfg.Log, Now: time.Now, Env: p.env.Take}
+	first := KeyFiles(p.cfg.Bundle)
 	out := make(map[string]minting.Minter, len(b.Providers))
 	for i := range b.Providers {
 		doc := b.Providers[i]
@@ -64,10 +76,10 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 			return nil, at("spec.apiKey.env", k.Env+" is taken from the environment at the start only; start attache run again")
 		}
 		// Nor is a file that its sandbox, made at the start, does not hide.
-		if k := doc.Spec.APIKey; k != nil && k.File != "" && !slices.Contains(keyFiles(p.first), k.File) {
+		if k := doc.Spec.APIKey; k != nil && k.File != "" && !slices.Contains(first, k.File) {
 			return nil, at("spec.apiKey.file", k.File+" is hidden from the agent at the start only; start attache run again")
 		}
-		if a := doc.Spec.AWS; a != nil && a.TokenFile != "" && !slices.Contains(keyFiles(p.first), a.TokenFile) {
+		if a := doc.Spec.AWS; a != nil && a.TokenFile != "" && !slices.Contains(first, a.TokenFile) {
 			return nil, at("spec.aws.tokenFile", a.TokenFile+" is hidden from the agent at the start only; start attache run again")
 		}
 		m, err := all.Guarded(doc, deps, &p.guard)
@@ -79,8 +91,9 @@ func (p *plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
 	return out, nil
 }
 
-// keyFiles lists the files that hold keys, or a token that stands for one.
-func keyFiles(b *api.Bundle) []string {
+// KeyFiles lists the files of a bundle that hold keys, or a token that stands
+// for one.
+func KeyFiles(b *api.Bundle) []string {
 	var files []string
 	for i := range b.Providers {
 		if k := b.Providers[i].Spec.APIKey; k != nil && k.File != "" {
@@ -126,22 +139,4 @@ func atStart(b *api.Bundle) map[string]string {
 		}
 	}
 	return out
-}
-
-// watch reloads the documents until ctx ends.
-func (p *plane) watch(ctx context.Context) {
-	w := api.Watcher{Dir: p.o.Config, Log: p.o.Log, Apply: p.apply, Rejected: func(err error) {
-		if err == nil {
-			p.inForce.Set(1)
-			p.o.say("the configuration is good again")
-			return
-		}
-		p.inForce.Set(0)
-		p.event("policy.rejected", map[string]string{"error": err.Error()})
-		p.o.say("the edited configuration is not in force, the last good one stays:\n%v", err)
-	}}
-	if err := w.Run(ctx); err != nil {
-		p.o.Log.Error("configuration is not watched any more", "cause", err)
-		p.o.say("edits of the configuration are not seen any more: %v", err)
-	}
 }

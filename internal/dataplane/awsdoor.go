@@ -1,4 +1,4 @@
-package run
+package dataplane
 
 import (
 	"fmt"
@@ -107,6 +107,32 @@ func doorRole(p *v1alpha1.CredentialProvider, w *identity.Workload) string {
 	return "arn:aws:iam::000000000000:role/" + name[:min(len(name), 64)]
 }
 
+// NeedsAWSPort says that a bundle opens doors at which AWS SDKs fetch
+// placeholder keys over a local port.
+func NeedsAWSPort(b *api.Bundle) bool {
+	a := findAWSDoors(b)
+	return a.local()
+}
+
+// AWSDoors names the provider whose placeholder keys AWS SDKs find, and its
+// doors; provider is empty if there is none.
+func (p *Plane) AWSDoors() (provider string, doors []string) {
+	if p.aws.provider != nil {
+		provider = p.aws.provider.Metadata.Name
+	}
+	return provider, p.aws.list
+}
+
+// Placeholders are the agent's placeholders, and others the further variables
+// by which AWS SDKs find theirs. What they read from files is written into
+// trustDir.
+func (p *Plane) Placeholders(trustDir string) (placeholders, others []string, err error) {
+	return p.aws.env(p.holders.Env(), trustDir, p.cfg.Workload.RunID)
+}
+
+// AWSMetadata says that the instance metadata service is one of the doors.
+func (p *Plane) AWSMetadata() bool { return p.aws.has(api.DoorIMDS) }
+
 // env are the agent's variables: how its SDKs find the doors. exported are the
 // placeholders as the set lists them; those that only doors hand out are left
 // out.
@@ -136,20 +162,4 @@ func (a *awsDoors) env(exported []string, trustDir, runID string) (placeholders,
 		others = append(others, envRole+"="+a.door.RoleARN(), envTokenFile+"="+file, envRoleSession+"=attache-"+runID[:min(len(runID), 16)])
 	}
 	return placeholders, others, nil
-}
-
-// awsRegion is AWS_REGION and AWS_DEFAULT_REGION for SDKs that would find none
-// in parent: those of the first aws provider.
-func awsRegion(b *api.Bundle, parent []string) []string {
-	for _, kv := range parent {
-		if name, v, _ := strings.Cut(kv, "="); v != "" && (name == "AWS_REGION" || name == "AWS_DEFAULT_REGION") {
-			return nil
-		}
-	}
-	for i := range b.Providers {
-		if a := b.Providers[i].Spec.AWS; a != nil && a.Region != "" {
-			return []string{"AWS_REGION=" + a.Region, "AWS_DEFAULT_REGION=" + a.Region}
-		}
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package run
+package dataplane
 
 import (
 	"context"
@@ -14,9 +14,9 @@ import (
 	"github.com/attache-dev/attache/api/v1alpha1"
 )
 
-// openTracing starts the export of traces; without an endpoint it returns a
+// OpenTracing starts the export of traces; without an endpoint it returns a
 // nil tracer, and the data path spends nothing on spans.
-func openTracing(ctx context.Context, c v1alpha1.TracingConfig, version string) (stop func(), t trace.Tracer, err error) {
+func OpenTracing(ctx context.Context, c v1alpha1.TracingConfig, version string) (stop func(), t trace.Tracer, err error) {
 	if c.OTLPEndpoint == "" {
 		return func() {}, nil, nil
 	}
