@@ -193,7 +193,10 @@ func (j *injection) sidecarEnv() []any {
 		env = append(env, literal("ATTACHE_CONTROL_CA", escapeEnv(j.ControlCA)))
 	}
 	if len(j.Placeholders) > 0 {
-		env = append(env, literal("ATTACHE_PLACEHOLDERS", escapeEnv(j.placeholderList())))
+		env = append(env, literal(envPlaceholders, escapeEnv(j.placeholderList())))
+	}
+	if len(j.BaseURLs) > 0 {
+		env = append(env, literal(envBaseURLs, escapeEnv(j.baseURLList())))
 	}
 	return env
 }

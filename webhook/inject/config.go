@@ -51,10 +51,11 @@ type Config struct {
 	APIServers  []netip.AddrPort `json:"apiServers"`
 	Nameservers []netip.Addr     `json:"nameservers"`
 
-	NoProxy      []string      `json:"noProxy"`      // further hosts and CIDRs: the cluster's own
-	Placeholders []Placeholder `json:"placeholders"` // of the providers that the pod may use
-	Variables    []Variable    `json:"variables"`    // base URLs and the like
-	Owners       []string      `json:"owners"`       // among which a pod may choose
+	NoProxy      []string      `json:"noProxy"`            // further hosts and CIDRs: the cluster's own
+	Placeholders []Placeholder `json:"placeholders"`       // of the providers that the pod may use
+	BaseURLs     []BaseURL     `json:"baseURLs,omitempty"` // of the same providers
+	Variables    []Variable    `json:"variables"`          // further ones
+	Owners       []string      `json:"owners"`             // among which a pod may choose
 
 	Resources  Resources  `json:"resources"`
 	LimitRange LimitRange `json:"limitRange"` // the namespace's, for containers
@@ -72,6 +73,20 @@ type Placeholder struct {
 	Env      string `json:"env"`
 	Prefix   string `json:"prefix,omitempty"`
 	Provider string `json:"provider"`
+}
+
+// BaseURL is a variable with the URL of a local listener of the sidecar's, which
+// stands for one of the provider's destinations.
+type BaseURL struct {
+	Env      string `json:"env"`
+	Provider string `json:"provider"`
+	Host     string `json:"host"` // the destination
+	Port     int    `json:"port"`
+	Path     string `json:"path,omitempty"`   // is appended to the local URL
+	Scheme   string `json:"scheme,omitempty"` // of the listener: http (the default) or https
+	// Listen is the listener's loopback address and port; where it is empty
+	// or its port is 0, one is chosen from 15100 on, by the place in the list.
+	Listen string `json:"listen,omitempty"`
 }
 
 // Variable is set in every container where the author set none.
@@ -120,6 +135,7 @@ type template struct {
 	hash                 string
 	cpu, memory          bounds
 	guaranteedCPU        quantity
+	basePorts            []int
 	explicit, redirected []trust.Variable
 }
 
@@ -152,6 +168,9 @@ func newTemplate(c Config) (*template, error) {
 		return nil, err
 	}
 	if err := t.checkVariables(); err != nil {
+		return nil, err
+	}
+	if err := t.placeBaseURLs(); err != nil {
 		return nil, err
 	}
 	b, err := json.Marshal(c)
@@ -241,6 +260,11 @@ func (t *template) checkVariables() error {
 	}
 	for i, p := range t.Placeholders {
 		if err := use(fmt.Sprintf("placeholders[%d].env", i), p.Env); err != nil {
+			return err
+		}
+	}
+	for i, u := range t.BaseURLs {
+		if err := use(fmt.Sprintf("baseURLs[%d].env", i), u.Env); err != nil {
 			return err
 		}
 	}

@@ -62,6 +62,9 @@ func (j *injection) setVariables() {
 	if j.mode == Explicit {
 		j.vars = slices.Clone(j.explicit)
 	}
+	for _, u := range j.BaseURLs {
+		j.vars = append(j.vars, trust.Variable{Name: u.Env, Value: escapeEnv(u.Scheme + "://" + u.Listen + u.Path)})
+	}
 	for _, v := range j.Variables {
 		j.vars = append(j.vars, trust.Variable{Name: v.Name, Value: v.Value})
 	}

@@ -26,18 +26,23 @@ func (j *injection) guard() {
 }
 
 func (j *injection) guardPod() {
+	j.guardSharing()
+	if len(j.objects(j.spec, "ephemeralContainers", "spec.ephemeralContainers")) > 0 {
+		j.deny("spec.ephemeralContainers", "cannot be set when a pod is made", "remove it")
+	}
+	if sa := j.text(j.spec, "serviceAccountName", "spec.serviceAccountName"); sa == "" || sa == "default" {
+		j.warnings.add("spec.serviceAccountName: is default, which agents share: policies cannot tell them apart by it; give each its own")
+	}
+}
+
+// guardSharing refuses pods whose containers are not kept apart.
+func (j *injection) guardSharing() {
 	for _, key := range []string{"hostNetwork", "hostPID", "shareProcessNamespace"} {
 		if on, _ := j.truth(j.spec, key, "spec."+key); on {
 			j.deny("spec."+key, "is true: the sidecar cannot be kept apart from the agent", "remove it, or run the pod in a namespace without "+labelInject)
 		}
 	}
-	if len(j.objects(j.spec, "ephemeralContainers", "spec.ephemeralContainers")) > 0 {
-		j.deny("spec.ephemeralContainers", "cannot be set when a pod is made", "remove it")
-	}
 	j.guardUID(j.object(j.spec, "securityContext", "spec.securityContext"), "spec.securityContext")
-	if sa := j.text(j.spec, "serviceAccountName", "spec.serviceAccountName"); sa == "" || sa == "default" {
-		j.warnings.add("spec.serviceAccountName: is default, which agents share: policies cannot tell them apart by it; give each its own")
-	}
 }
 
 func (j *injection) guardUID(sc object, field string) {
@@ -114,7 +119,7 @@ func (j *injection) guardPorts(c container) {
 	for i, p := range j.objects(c.object, "ports", c.path+".ports") {
 		field := fmt.Sprintf("%s.ports[%d].containerPort", c.path, i)
 		n, ok := j.integer(p, "containerPort", field)
-		if ok && slices.Contains([]int{j.ProxyPort, j.RedirectPort, j.HealthPort}, int(n)) {
+		if ok && slices.Contains(append([]int{j.ProxyPort, j.RedirectPort, j.HealthPort}, j.basePorts...), int(n)) {
 			j.deny(field, fmt.Sprintf("%d is the sidecar's", n), "listen elsewhere, or let the operator move the sidecar's port")
 		}
 	}

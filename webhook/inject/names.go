@@ -51,5 +51,11 @@ const (
 	apiToken   = "/var/run/secrets/kubernetes.io/serviceaccount"
 )
 
+// Variables of the sidecar with what its agent finds in its own.
+const (
+	envPlaceholders = "ATTACHE_PLACEHOLDERS"
+	envBaseURLs     = "ATTACHE_BASE_URLS"
+)
+
 func label(name string) string      { return "metadata.labels[" + name + "]" }
 func annotation(name string) string { return "metadata.annotations[" + name + "]" }

@@ -36,6 +36,9 @@ func checkInjected(t testing.TB, in, ns object, c inject.Config, r inject.Result
 		}
 		return
 	}
+	if got, err := inject.TemplateOf(r.Pod); err != nil || got.Mode != r.Mode {
+		t.Fatalf("admission makes a pod of no template: %v, %v", got, err)
+	}
 	spec := r.Pod["spec"].(object)
 	first := []string{"attache-sidecar"}
 	if r.Mode == inject.Transparent {
@@ -479,6 +482,7 @@ func FuzzPod(f *testing.F) {
 			}
 		}
 		before := encode(t, p)
+		_, _ = inject.TemplateOf(p) // must not panic
 		r, err := inject.Pod(p, ns, config())
 		if string(before) != string(encode(t, p)) {
 			t.Fatal("the input has changed")
