@@ -6,6 +6,7 @@
 #   test/deps.sh test    every client of the compatibility matrix
 #   test/deps.sh aws     the clients of the AWS suite
 #   test/deps.sh bench   the peers of the benchmark
+#   test/deps.sh cluster what a Kubernetes node needs beside Kubernetes' own programs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-test}
@@ -101,6 +102,17 @@ test)
 	apt_need gcc gcc
 	;;
 aws) aws_clients ;;
+cluster)
+	aws_clients
+	apt_need git git
+	apt_need containerd containerd
+	apt_need runc runc
+	apt_need /usr/lib/cni/bridge containernetworking-plugins
+	apt_need nft nftables # kube-proxy and the checks of redirection call it
+	apt_need ip iproute2
+	apt_need unshare util-linux
+	apt_need openssl openssl
+	;;
 bench)
 	apt_need nginx nginx-light
 	apt_need haproxy haproxy
