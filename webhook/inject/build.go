@@ -12,7 +12,7 @@ import (
 // so that a right pod does not change.
 func (j *injection) rebuild(pod object) {
 	spec := pod["spec"].(object)
-	next := &status{Template: j.hash, Mode: j.mode, Nonce: j.placeholderFor, Containers: []string{}}
+	next := &status{Config: j.hash, Mode: j.mode, Nonce: j.placeholderFor, Containers: []string{}}
 	for _, key := range []string{"initContainers", "containers"} {
 		list, _ := spec[key].([]any)
 		for i, v := range list {
@@ -22,8 +22,17 @@ func (j *injection) rebuild(pod object) {
 			}
 		}
 	}
-	spec["initContainers"] = j.initContainers(spec)
-	spec["volumes"] = j.rebuildVolumes(spec)
+	sidecar, redirect, volumes := j.sidecar(), object(nil), j.ownVolumes()
+	if j.mode == Transparent {
+		redirect = j.redirectContainer()
+	}
+	next.Template = templateHash(sidecar, redirect, volumes)
+	spec["initContainers"] = initContainers(spec, redirect, sidecar)
+	list, _ := spec["volumes"].([]any)
+	for _, v := range volumes {
+		list = ensure(list, v, "name")
+	}
+	spec["volumes"] = list
 
 	slices.Sort(next.Kept)
 	slices.Sort(next.Containers)
@@ -42,12 +51,12 @@ func (j *injection) rebuild(pod object) {
 
 // initContainers puts ours first: whoever starts later has a working way out,
 // and nobody starts before the sidecar says that it is ready.
-func (j *injection) initContainers(spec object) []any {
+func initContainers(spec, redirect, sidecar object) []any {
 	var list []any
-	if j.mode == Transparent {
-		list = append(list, j.redirectContainer())
+	if redirect != nil {
+		list = append(list, redirect)
 	}
-	list = append(list, j.sidecar())
+	list = append(list, sidecar)
 	old, _ := spec["initContainers"].([]any)
 	for _, v := range old {
 		if name, _ := v.(object)["name"].(string); !slices.Contains(ownContainers, name) {
@@ -57,26 +66,23 @@ func (j *injection) initContainers(spec object) []any {
 	return list
 }
 
-func (j *injection) rebuildVolumes(spec object) []any {
-	list, _ := spec["volumes"].([]any)
+// ownVolumes makes ours, in the order of the names.
+func (j *injection) ownVolumes() []object {
 	memory := func(name, size string) object {
 		return object{"name": name, "emptyDir": object{"medium": "Memory", "sizeLimit": size}}
 	}
-	for _, want := range []object{
+	return []object{
 		memory(trustVolume, "8Mi"),
-		memory(stateVolume, "8Mi"),
-		{"name": spoolVolume, "emptyDir": object{"sizeLimit": "256Mi"}},
-		memory(noneVolume, "1Mi"),
 		{"name": tokenVolume, "projected": object{
 			"defaultMode": number(0o644),
 			"sources": []any{object{"serviceAccountToken": object{
 				"audience": j.Audience, "expirationSeconds": number(int64(j.TokenTTL.Seconds())), "path": "token",
 			}}},
 		}},
-	} {
-		list = ensure(list, want, "name")
+		memory(stateVolume, "8Mi"),
+		{"name": spoolVolume, "emptyDir": object{"sizeLimit": "256Mi"}},
+		memory(noneVolume, "1Mi"),
 	}
-	return list
 }
 
 // ensure puts want into a list: in the place of the first member whose key is

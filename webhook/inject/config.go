@@ -148,6 +148,18 @@ type bounds struct {
 	ratio          quantity // in thousandths; 0 is none
 }
 
+// Check says whether pods can be injected by c, which needs no Nonce. The error
+// matches [ErrConfig].
+func (c Config) Check() error {
+	if c.Nonce == "" {
+		c.Nonce = noNonce
+	}
+	if _, err := newTemplate(c); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return nil
+}
+
 func newTemplate(c Config) (*template, error) {
 	c.setDefaults()
 	if err := c.check(); err != nil {
@@ -241,6 +253,8 @@ func (c *Config) check() error {
 	}
 	return nil
 }
+
+const noNonce = "a nonce, of which templates know nothing"
 
 func validNonce(s string) bool { return len(s) >= 16 && len(s) <= 128 }
 

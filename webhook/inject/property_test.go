@@ -38,6 +38,8 @@ func checkInjected(t testing.TB, in, ns object, c inject.Config, r inject.Result
 	}
 	if got, err := inject.TemplateOf(r.Pod); err != nil || got.Mode != r.Mode {
 		t.Fatalf("admission makes a pod of no template: %v, %v", got, err)
+	} else if note := encode(t, r.Pod["metadata"].(object)["annotations"]); !strings.Contains(string(note), `{\"template\":\"`+got.Hash+`\"`) {
+		t.Fatalf("the pod is of template %s and says %s", got.Hash, note)
 	}
 	spec := r.Pod["spec"].(object)
 	first := []string{"attache-sidecar"}

@@ -10,11 +10,14 @@ import (
 // nothing: what is ours is made anew all the same, and what it claims of the
 // author's an author could have written.
 type status struct {
-	// Template is the hash of the Config, by which a second round knows that
-	// the reserved names come from the first.
+	// Template is the hash of [Template], for people: whoever must know reads
+	// the pod.
 	Template string `json:"template"`
-	Mode     Mode   `json:"mode"`
-	Nonce    string `json:"nonce"`
+	// Config is the hash of the Config, by which a second round knows that the
+	// reserved names come from the first.
+	Config string `json:"config"`
+	Mode   Mode   `json:"mode"`
+	Nonce  string `json:"nonce"`
 	// Containers have been given their variables.
 	Containers []string `json:"containers"`
 	// Kept are variables of the author's that we would have set:
@@ -39,7 +42,7 @@ func (j *injection) readStatus() {
 		j.deny(path, "is reserved and not what admission wrote", fix)
 		return
 	}
-	if s.Template != j.hash || !validNonce(s.Nonce) {
+	if s.Config != j.hash || !validNonce(s.Nonce) {
 		j.deny(path, "is reserved and of another pod or template", fix)
 		return
 	}

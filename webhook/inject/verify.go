@@ -25,7 +25,7 @@ type Template struct {
 // pod of another is of other settings, or not what admission made of it.
 func (c Config) Templates() ([]Template, error) {
 	c.setDefaults()
-	c.Nonce = "a nonce, of which templates know nothing"
+	c.Nonce = noNonce
 	c.LimitRange, c.Placeholders, c.Variables, c.BaseURLs = LimitRange{}, nil, nil, nil
 	var list []Template
 	for _, m := range c.Modes {
@@ -88,7 +88,7 @@ func TemplateOf(pod map[string]any) (Template, error) {
 	}
 	t := Template{Mode: v.mode}
 	t.Image, _ = v.sidecar["image"].(string)
-	t.Hash = v.hash()
+	t.Hash = templateHash(v.sidecar, v.redirect, v.parts)
 	return t, nil
 }
 
@@ -238,23 +238,24 @@ const templateShape = "attache.dev/template/1\n"
 // perPod are variables of the sidecar that differ between pods of a template.
 var perPod = []string{"ATTACHE_LOG_LEVEL", "GOMEMLIMIT", envPlaceholders, envBaseURLs}
 
-func (v *verification) hash() string {
-	sidecar := common(v.sidecar)
+// templateHash takes the parts of a pod that are ours; redirect is nil in
+// explicit mode. They are not changed.
+func templateHash(sidecar, redirect object, volumes []object) string {
+	sidecar, redirect = common(sidecar), common(redirect)
 	env, _ := sidecar["env"].([]any)
 	sidecar["env"] = slices.DeleteFunc(slices.Clone(env), func(e any) bool {
 		o, _ := e.(object)
 		name, _ := o["name"].(string)
 		return slices.Contains(perPod, name) && o["valueFrom"] == nil && len(o) == 2
 	})
-	redirect := common(v.redirect)
 	args, _ := redirect["args"].([]any)
 	redirect["args"] = slices.DeleteFunc(slices.Clone(args), func(a any) bool {
 		s, _ := a.(string)
 		return strings.HasPrefix(s, "--exclude-")
 	})
-	b, err := json.Marshal([]any{sidecar, redirect, v.parts}) // keys in order
+	b, err := json.Marshal([]any{sidecar, redirect, volumes}) // keys in order
 	if err != nil {
-		panic(fmt.Sprintf("marshal template: %v", err)) // was JSON
+		panic(fmt.Sprintf("marshal template: %v", err)) // is JSON
 	}
 	sum := sha256.Sum256(append([]byte(templateShape), b...))
 	return hex.EncodeToString(sum[:16])

@@ -311,5 +311,8 @@ func TestBaseURLs(t *testing.T) {
 		if _, err := inject.Pod(pod, ns, c); !errors.Is(err, inject.ErrConfig) {
 			t.Errorf("%+v: %v", bad, err)
 		}
+		if c.Nonce = ""; !errors.Is(c.Check(), inject.ErrConfig) {
+			t.Errorf("%+v: Check finds nothing", bad)
+		}
 	}
 }
