@@ -1,0 +1,231 @@
+package issuer
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/attache-dev/attache/control/peer"
+	"github.com/attache-dev/attache/identity/issuer"
+)
+
+// Defaults of [KeysConfig].
+const (
+	DefaultSecret       = "attache-ca"
+	DefaultRotateEvery  = 30 * 24 * time.Hour
+	DefaultPublishAhead = 24 * time.Hour
+	DefaultPoll         = 30 * time.Second
+)
+
+// KeysConfig says where the control plane's keys are.
+type KeysConfig struct {
+	// Client reads and writes the Secret; its reads reach the API server.
+	Client client.Client
+	// Namespace and Secret name it. Default of Secret: attache-ca.
+	Namespace, Secret string
+	TrustDomain       spiffeid.TrustDomain
+	// URL is the issuer's, at which clouds find the keys: see issuer.Config.
+	URL string
+	// RotateEvery is how long a JWT key signs, PublishAhead how long any key
+	// is public before it signs. Default: 30 days, 24 hours.
+	RotateEvery, PublishAhead time.Duration
+	// Poll is how often the Secret is read. Default: 30 s.
+	Poll time.Duration
+	// Metrics registers gauges. Default: none are kept.
+	Metrics prometheus.Registerer
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// Keys are the control plane's keys: they lie in one Secret, which all
+// replicas read, and which whoever comes first advances; the others' writes
+// conflict. It is safe for concurrent use.
+type Keys struct {
+	cfg      KeysConfig
+	issuing  issuer.Config
+	schedule atomic.Pointer[issuer.Schedule]
+	issuer   *issuer.Issuer
+	age      prometheus.Gauge
+
+	mu   sync.Mutex // guards cert
+	cert map[string]*tls.Certificate
+}
+
+// scheduleKey and rootsKey are the Secret's members.
+const (
+	scheduleKey = "schedule.json"
+	rootsKey    = "ca.crt" // public; for people
+)
+
+// OpenKeys reads the Secret, or makes it with new keys.
+func OpenKeys(ctx context.Context, c KeysConfig) (*Keys, error) {
+	fill(&c.Secret, DefaultSecret)
+	fill(&c.RotateEvery, DefaultRotateEvery)
+	fill(&c.PublishAhead, DefaultPublishAhead)
+	fill(&c.Poll, DefaultPoll)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Client == nil || c.Namespace == "" {
+		return nil, errors.New("issuer: keys need a client and the control plane's namespace; set POD_NAMESPACE")
+	}
+	k := &Keys{cfg: c, cert: map[string]*tls.Certificate{}}
+	k.issuing = issuer.Config{
+		TrustDomain: c.TrustDomain, URL: c.URL, RotateEvery: c.RotateEvery, PublishAhead: c.PublishAhead,
+		MaxJWTTTL: MaxJWT, Log: c.Log, Now: c.Now, Schedule: k.schedule.Load,
+	}
+	k.age = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "attache_issuer_keys_read_timestamp_seconds", Help: "When the Secret with the control plane's keys was last read.",
+	})
+	if c.Metrics != nil {
+		if err := c.Metrics.Register(k.age); err != nil {
+			return nil, fmt.Errorf("issuer: %w", err)
+		}
+	}
+	if err := k.Sync(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	k.issuer, err = issuer.New(ctx, k.issuing)
+	return k, err
+}
+
+// Issuer signs with the keys, and serves discovery.
+func (k *Keys) Issuer() *issuer.Issuer { return k.issuer }
+
+// Start keeps up with the Secret until ctx ends, on every replica.
+func (k *Keys) Start(ctx context.Context) error {
+	t := time.NewTicker(k.cfg.Poll)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if err := k.Sync(ctx); err != nil {
+			k.cfg.Log.ErrorContext(ctx, "keys not read; those at hand go on", "error", err)
+		}
+	}
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: no.
+func (k *Keys) NeedLeaderElection() bool { return false }
+
+// Sync reads the Secret and advances it if something is due. [Keys.Start]
+// calls it.
+func (k *Keys) Sync(ctx context.Context) error {
+	const tries = 5
+	var err error
+	for range tries {
+		var s *issuer.Schedule
+		if s, err = k.sync(ctx); err == nil {
+			k.schedule.Store(s)
+			k.age.Set(float64(k.cfg.Now().Unix()))
+			return nil
+		}
+		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			break
+		}
+	}
+	return fmt.Errorf("keys in secret %s/%s: %w", k.cfg.Namespace, k.cfg.Secret, err)
+}
+
+func (k *Keys) sync(ctx context.Context) (*issuer.Schedule, error) {
+	sec := &corev1.Secret{}
+	err := k.cfg.Client.Get(ctx, types.NamespacedName{Namespace: k.cfg.Namespace, Name: k.cfg.Secret}, sec)
+	fresh := apierrors.IsNotFound(err)
+	if err != nil && !fresh {
+		return nil, err
+	}
+	var s *issuer.Schedule
+	if text := sec.Data[scheduleKey]; len(text) > 0 { // the chart may make it empty
+		if s, err = issuer.ParseSchedule(text); err != nil {
+			return nil, err
+		}
+	} else if k.schedule.Load() != nil {
+		// Pods trust the keys at hand: others are not made because somebody
+		// deleted the Secret.
+		k.cfg.Log.ErrorContext(ctx, "the Secret with the keys is gone; it is written again", "secret", k.cfg.Secret)
+		s = k.schedule.Load()
+		return s, k.write(ctx, sec, fresh, s)
+	}
+	next, changed, err := s.Advance(k.issuing, k.cfg.Now())
+	if err != nil || !changed {
+		return next, err
+	}
+	k.cfg.Log.InfoContext(ctx, "keys advanced", "next_first_use", next.Due(k.cfg.Now()))
+	return next, k.write(ctx, sec, fresh, next)
+}
+
+func (k *Keys) write(ctx context.Context, sec *corev1.Secret, fresh bool, s *issuer.Schedule) error {
+	text, err := s.MarshalSecret()
+	if err != nil {
+		return err
+	}
+	if sec.Data == nil {
+		sec.Data = map[string][]byte{}
+	}
+	sec.Data[scheduleKey], sec.Data[rootsKey] = text, issuer.EncodePEM(s.ServingRoots()...)
+	if !fresh {
+		return k.cfg.Client.Update(ctx, sec)
+	}
+	sec.ObjectMeta = metav1.ObjectMeta{Namespace: k.cfg.Namespace, Name: k.cfg.Secret, Labels: map[string]string{"app.kubernetes.io/part-of": "attache"}}
+	return k.cfg.Client.Create(ctx, sec)
+}
+
+// ControlRoots are the certificates, in PEM, by which sidecars verify the
+// control plane: for the specification of new pods. While a root is replaced,
+// both are there.
+func (k *Keys) ControlRoots() []byte { return issuer.EncodePEM(k.schedule.Load().ServingRoots()...) }
+
+// ServerTLS is the configuration of the gRPC port, whose certificate is for
+// hosts: peers may present X.509-SVIDs, see package peer.
+func (k *Keys) ServerTLS(hosts ...string) *tls.Config {
+	return peer.ServerTLS(
+		func() (*tls.Certificate, error) { return k.serving(hosts) },
+		func() (*x509.CertPool, error) {
+			pool := x509.NewCertPool()
+			for _, c := range k.schedule.Load().Authorities() {
+				pool.AddCert(c)
+			}
+			return pool, nil
+		})
+}
+
+// serving returns a certificate in the first half of its life, made by the
+// root that signs now.
+func (k *Keys) serving(hosts []string) (*tls.Certificate, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	id := fmt.Sprintf("%q", slices.Sorted(slices.Values(hosts)))
+	if c := k.cert[id]; c != nil {
+		if l := c.Leaf; k.cfg.Now().Before(l.NotBefore.Add(l.NotAfter.Sub(l.NotBefore) / 2)) {
+			return c, nil
+		}
+	}
+	c, err := k.issuer.ServingCertificate(hosts...)
+	if err != nil {
+		return nil, err
+	}
+	k.cert[id] = c
+	return c, nil
+}

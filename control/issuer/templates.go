@@ -1,0 +1,233 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Templates says whether a pod's sidecar is one of ours.
+type Templates interface {
+	// Check returns the hash of the template that the sidecar of pod (JSON
+	// with UseNumber) was made from, or refuses: the shape or the image is not
+	// in the accepted set, or is retired.
+	Check(ctx context.Context, pod map[string]any, image Image) (template string, err error)
+	// Accepted says whether what Check has answered would be answered still.
+	Accepted(ctx context.Context, template string, image Image) error
+}
+
+// Image is the program in a sidecar.
+type Image struct {
+	Ref    string // as the pod names it
+	Digest string // sha256:…
+}
+
+// TemplatesName is the ConfigMap with the accepted set.
+const TemplatesName = "attache-templates"
+
+// Accepted is one member of the set: a shape of the sidecar with the image
+// that ran in it.
+type Accepted struct {
+	Template string    `json:"template"`
+	Digest   string    `json:"digest"` // of the image; empty if it had a tag only: then the reference must be the same
+	Image    string    `json:"image"`
+	Since    time.Time `json:"since"`
+	// Retired is set by the operator, when no pod is to have it any more.
+	Retired bool `json:"retired,omitempty"`
+}
+
+// Set is the accepted set: what admission makes now and made before, until
+// the operator retires it. It lies in a ConfigMap of the control plane's
+// namespace. It is safe for concurrent use.
+type Set struct {
+	c         client.Client
+	namespace string
+	of        func(pod map[string]any) (string, error)
+	log       *slog.Logger
+	now       func() time.Time
+
+	mu     sync.Mutex // guards what was read
+	at     time.Time
+	last   map[string]Accepted
+	ensure map[string]bool // in the set, as this process wrote or read
+}
+
+var _ Templates = (*Set)(nil)
+
+// setAge is how long a read set is used.
+const setAge = 5 * time.Second
+
+// NewSet returns the set in namespace. of hashes the sidecar in a pod as it
+// stands, and refuses one that admission never makes. c's reads must reach the
+// API server.
+func NewSet(c client.Client, namespace string, of func(pod map[string]any) (string, error), log *slog.Logger) (*Set, error) {
+	if c == nil || of == nil || namespace == "" {
+		return nil, errors.New("issuer: the set of templates needs a client, a namespace and a hash")
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Set{c: c, namespace: namespace, of: of, log: log, now: time.Now, ensure: map[string]bool{}}, nil
+}
+
+// Check implements [Templates].
+func (s *Set) Check(ctx context.Context, pod map[string]any, image Image) (string, error) {
+	hash, err := s.of(pod)
+	if err != nil {
+		return "", deny(reasonSidecar, "the sidecar is not what admission makes: %v", err)
+	}
+	return hash, s.Accepted(ctx, hash, image)
+}
+
+// Accepted implements [Templates].
+func (s *Set) Accepted(ctx context.Context, template string, image Image) error {
+	var no error
+	for _, age := range []time.Duration{setAge, 0} { // a refusal is not because what was read is old
+		set, err := s.read(ctx, age)
+		if err != nil {
+			return broken("read the accepted templates", err)
+		}
+		if no = verdict(set, template, image); no == nil {
+			return nil
+		}
+	}
+	return no
+}
+
+func verdict(set map[string]Accepted, hash string, image Image) error {
+	shape, retired := false, false
+	for _, a := range set {
+		if a.Template != hash {
+			continue
+		}
+		shape = true
+		if a.Digest != image.Digest && (a.Digest != "" || a.Image != image.Ref) {
+			continue
+		}
+		if !a.Retired {
+			return nil
+		}
+		retired = true
+	}
+	switch {
+	case retired:
+		return deny(reasonTemplate, "template %.12s of the sidecar is retired; make the pod anew", hash)
+	case shape:
+		return deny(reasonDigest, "the sidecar's image %.19s… is not accepted with template %.12s", image.Digest, hash)
+	}
+	return deny(reasonTemplate, "template %.12s of the sidecar is not accepted; make the pod anew", hash)
+}
+
+// List returns the set, retired members too.
+func (s *Set) List(ctx context.Context) ([]Accepted, error) {
+	m, err := s.read(ctx, setAge)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Accepted, 0, len(m))
+	for _, a := range m {
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// key names a member: ConfigMaps take letters, digits, dots and dashes.
+func (a Accepted) key() string {
+	d := "any"
+	if a.Digest != "" {
+		d = a.Digest[len("sha256:") : len("sha256:")+16]
+	}
+	return a.Template + "." + d
+}
+
+// Accept adds a template with its image to the set, unless it is there. A
+// retired one stays retired. It costs nothing from the second time on.
+func (s *Set) Accept(ctx context.Context, template, image string) error {
+	a := Accepted{Template: template, Digest: imageDigest(image), Image: image, Since: s.now().UTC().Truncate(time.Second)}
+	s.mu.Lock()
+	done := s.ensure[a.key()]
+	s.mu.Unlock()
+	if done {
+		return nil
+	}
+	const tries = 5
+	var err error
+	for range tries {
+		if err = s.add(ctx, a); !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("accept template %s: %w", template, err)
+	}
+	s.mu.Lock()
+	s.ensure[a.key()], s.last = true, nil
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *Set) add(ctx context.Context, a Accepted) error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	cm := &corev1.ConfigMap{}
+	err = s.c.Get(ctx, s.name(), cm)
+	if apierrors.IsNotFound(err) {
+		cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: TemplatesName, Namespace: s.namespace}, Data: map[string]string{a.key(): string(b)}}
+		return s.c.Create(ctx, cm)
+	}
+	if err != nil {
+		return err
+	}
+	if _, ok := cm.Data[a.key()]; ok {
+		return nil
+	}
+	if cm.Data == nil {
+		cm.Data = map[string]string{}
+	}
+	cm.Data[a.key()] = string(b)
+	s.log.InfoContext(ctx, "template accepted", "template", a.Template, "image", a.Image)
+	return s.c.Update(ctx, cm)
+}
+
+func (s *Set) name() types.NamespacedName {
+	return types.NamespacedName{Namespace: s.namespace, Name: TemplatesName}
+}
+
+// read returns the set as it was at most age ago.
+func (s *Set) read(ctx context.Context, age time.Duration) (map[string]Accepted, error) {
+	s.mu.Lock()
+	if s.last != nil && s.now().Sub(s.at) < age {
+		defer s.mu.Unlock()
+		return s.last, nil
+	}
+	s.mu.Unlock()
+	cm := &corev1.ConfigMap{}
+	if err := s.c.Get(ctx, s.name(), cm); err != nil && !apierrors.IsNotFound(err) {
+		return nil, err
+	}
+	out := map[string]Accepted{}
+	for k, text := range cm.Data {
+		var a Accepted
+		if err := json.Unmarshal([]byte(text), &a); err != nil || a.Template == "" {
+			s.log.ErrorContext(ctx, "member of "+TemplatesName+" not read, and so not accepted", "key", k)
+			continue
+		}
+		out[k] = a
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.at = out, s.now()
+	return out, nil
+}
