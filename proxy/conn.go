@@ -6,6 +6,7 @@ package proxy
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/attache-dev/attache/identity"
@@ -37,6 +38,16 @@ type Conn struct {
 	// CONNECT authority confirmed by SNI, or the base URL's. It is zero for
 	// absolute-form requests, where each request names its own.
 	Dest destination.Destination
+	// Original is the address that a redirected connection was made to
+	// (DoorTransparent). Plain HTTP has no Dest there: each request names its
+	// own, and only the port is this one's.
+	Original netip.AddrPort
+	// Name, if not empty, is what a resolver of ours gave Original out for:
+	// what is asked for must be it.
+	Name string
+	// Opaque is what a connection speaks that nobody reads, for its record;
+	// empty: TLS.
+	Opaque string
 	// Local is the local listener's own authority (host:port) for base URLs and
 	// DoorAWS.
 	Local string
@@ -61,3 +72,10 @@ func ConnFrom(ctx context.Context) *Conn {
 	c, _ := ctx.Value(connKey{}).(*Conn)
 	return c
 }
+
+// Unclear is a Conn.Refusal: where the connection goes cannot be told, or is
+// told in two ways. The text is for the agent's developer.
+type Unclear string
+
+// Error implements error.
+func (u Unclear) Error() string { return string(u) }

@@ -3,12 +3,13 @@ package front
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"runtime/debug"
 	"time"
+
+	"github.com/attache-dev/attache/proxy/sniff"
 )
 
 // clientConn is an accepted connection that can be read ahead.
@@ -92,9 +93,9 @@ func (c *clientConn) peek(enough func([]byte) bool) error {
 	return nil
 }
 
-// maxPeek bounds a ClientHello: post-quantum key shares and grease included,
-// real ones stay under 4 KiB.
-const maxPeek = 64 << 10
+// maxPeek bounds a ClientHello and its records: post-quantum key shares and
+// grease included, real ones stay under 4 KiB.
+const maxPeek = 80 << 10
 
 // protocol is what a client speaks inside a connection.
 type protocol int
@@ -139,49 +140,15 @@ func (c *clientConn) sniff(timeout time.Duration) (protocol, error) {
 	return p, err
 }
 
-// errHello ends the reading of a ClientHello.
-var errHello = errors.New("hello was read")
-
-// hello reads the ClientHello ahead and returns its SNI. crypto/tls parses it,
-// on a connection that cannot write, so that it is read as the handshake will
-// read it.
-func (c *clientConn) hello(timeout time.Duration) (sni string, err error) {
+// hello reads the ClientHello ahead.
+func (c *clientConn) hello(timeout time.Duration) (h sniff.Hello, err error) {
 	_ = c.SetReadDeadline(time.Now().Add(timeout))
 	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
-	rec := &recorder{Conn: c.Conn, r: bytes.NewReader(c.ahead)}
-	seen := false
-	err = tls.Server(rec, &tls.Config{ //nolint:gosec // nothing is negotiated
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			sni, seen = h.ServerName, true
-			return nil, errHello
-		},
-	}).Handshake()
-	c.ahead = append(c.ahead, rec.read...)
-	if !seen {
-		return "", err
-	}
-	return sni, nil
+	var bad error
+	err = c.peek(func(b []byte) bool {
+		var more bool
+		h, more, bad = sniff.ReadHello(b)
+		return !more
+	})
+	return h, errors.Join(err, bad)
 }
-
-// recorder reads a connection, keeps what it read, and writes nothing.
-type recorder struct {
-	net.Conn
-	r    *bytes.Reader
-	read []byte
-}
-
-func (r *recorder) Read(p []byte) (int, error) {
-	if r.r.Len() > 0 {
-		return r.r.Read(p)
-	}
-	if len(r.read) > maxPeek {
-		return 0, errors.New("ClientHello is too large")
-	}
-	n, err := r.Conn.Read(p)
-	r.read = append(r.read, p[:n]...)
-	return n, err
-}
-
-func (r *recorder) Write(p []byte) (int, error)      { return len(p), nil }
-func (r *recorder) Close() error                     { return nil }
-func (r *recorder) SetWriteDeadline(time.Time) error { return nil }

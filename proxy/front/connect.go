@@ -19,6 +19,7 @@ import (
 	"github.com/attache-dev/attache/proxy/destination"
 	"github.com/attache-dev/attache/proxy/http1"
 	"github.com/attache-dev/attache/proxy/intercept"
+	"github.com/attache-dev/attache/proxy/sniff"
 )
 
 const (
@@ -90,27 +91,33 @@ func (f *Front) insideTLS(ctx context.Context, c *clientConn, conn *proxy.Conn) 
 	pass := false
 	if conn.Dest.IsIP() {
 		// The name is the SNI; a rule may name the IP where there is none.
-		sni, err := c.hello(timeout)
+		hello, err := c.hello(timeout)
 		if err != nil {
 			f.tlsFailed(ctx, conn, err)
 			return
 		}
-		if !f.nameFromSNI(ctx, conn, sni) {
+		if !f.nameFromSNI(ctx, conn, hello.SNI) {
 			return
 		}
-		pass = f.passes(ctx, conn)
+		pass = f.passesHello(ctx, conn, hello)
 	} else if pass = f.passes(ctx, conn); pass {
-		sni, err := c.hello(timeout)
+		hello, err := c.hello(timeout)
 		if err != nil {
 			f.tlsFailed(ctx, conn, err)
 			return
 		}
-		if sni != "" && !strings.EqualFold(sni, conn.Dest.Host) {
+		if hello.SNI != "" && !strings.EqualFold(hello.SNI, conn.Dest.Host) {
 			f.refused(KindSNI)
 			f.Log.WarnContext(ctx, "SNI differs from the CONNECT name", "conn", conn.ID, "dest", conn.Dest.String())
 			return
 		}
+		pass = f.passesHello(ctx, conn, hello)
 	}
+	f.passOrIntercept(ctx, c, conn, pass)
+}
+
+// passOrIntercept tunnels TLS unread, or ends it here.
+func (f *Front) passOrIntercept(ctx context.Context, c *clientConn, conn *proxy.Conn, pass bool) {
 	if pass {
 		if err := f.Tunnel(ctx, conn, c); err != nil {
 			f.Log.DebugContext(ctx, "tunnel ended", "conn", conn.ID, "error", err)
@@ -131,6 +138,20 @@ func (f *Front) insideTLS(ctx context.Context, c *clientConn, conn *proxy.Conn) 
 // refusal must be answered.
 func (f *Front) passes(ctx context.Context, conn *proxy.Conn) bool {
 	return f.Passthrough != nil && conn.Refusal == nil && f.Passthrough(ctx, conn)
+}
+
+// passesHello is passes for a ClientHello. One that may hold an encrypted name
+// is not tunnelled, whether it does or not: the origin would read another name
+// than policy. Here it is TLS without ECH, which is refused inside.
+func (f *Front) passesHello(ctx context.Context, conn *proxy.Conn, h sniff.Hello) bool {
+	if !f.passes(ctx, conn) {
+		return false
+	}
+	if h.ECH {
+		conn.Refusal = proxy.Unclear("the client hides the name that it asks for (Encrypted Client Hello), and this destination is passed through unread; switch ECH off in the client")
+		return false
+	}
+	return true
 }
 
 // nameFromSNI gives a CONNECT to an address the name that the client asks for.

@@ -1,5 +1,6 @@
 // Package front holds the doors through which an agent's requests come in: the
-// explicit proxy (CONNECT and absolute-form) and base-URL listeners. It reads
+// explicit proxy (CONNECT and absolute-form), base-URL listeners, and the
+// listeners that connections are redirected to. It reads
 // requests, makes sure that CONNECT authority, SNI and each request's Host
 // name one destination, and hands them to one http.Handler. It decides
 // nothing: refusals of the caller travel with the connection, so that the
@@ -42,6 +43,7 @@ const (
 	KindSNI         = "sni"
 	KindTLS         = "client-tls"
 	KindUnattested  = "unattested"
+	KindDirect      = "direct"
 )
 
 // ErrClosed is returned by the Serve methods after [Front.Shutdown].

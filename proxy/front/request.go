@@ -21,6 +21,8 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request) {
 	delete(r.Header, "Proxy-Authorization")
 	delete(r.Header, "Proxy-Connection")
 	switch {
+	case conn.Dest.IsZero() && conn.Door == proxy.DoorTransparent:
+		f.serveOriginal(w, r, conn)
 	case conn.Dest.IsZero():
 		f.serveOuter(w, r, conn)
 	case r.Method == http.MethodConnect:

@@ -101,6 +101,9 @@ type Config struct {
 	// CloseTask closes a task that the agent w itself opened.
 	CloseTask func(id string, w *identity.Workload) error
 	Proofs    *injector.Proofs
+	// Stale says why the policy in force may not be used any more, nil while it
+	// may; nil: it always may.
+	Stale func() error
 	// Revoke ends the credential with a handle, after a leak.
 	Revoke  func(handle string)
 	Tracer  trace.Tracer // nil: no traces

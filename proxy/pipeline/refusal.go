@@ -14,6 +14,8 @@ import (
 // docs/errors.md use them.
 const (
 	CodeUnattested      = "unattested"
+	CodeUnclear         = "destination_unclear"
+	CodeStale           = "policy_stale"
 	CodeBadRequest      = "bad_request"
 	CodeBadPath         = "bad_path"
 	CodeDenied          = "denied"

@@ -12,6 +12,7 @@ import (
 	"github.com/attache-dev/attache/injector"
 	"github.com/attache-dev/attache/injector/guard"
 	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy"
 	"github.com/attache-dev/attache/proxy/destination"
 )
 
@@ -106,9 +107,8 @@ func (x *exchange) decide() *Refusal {
 // admit refuses what needs no policy: strangers, floods, methods that repeat
 // the request, unknown tasks.
 func (x *exchange) admit() *Refusal {
-	if err := x.conn.Refusal; err != nil {
-		return &Refusal{Status: http.StatusForbidden, Code: CodeUnattested, Err: err,
-			Reason: "the calling process is not part of the attested workload; start it under attache run"}
+	if f := x.turnedAway(); f != nil {
+		return f
 	}
 	if f := x.p.limited(); f != nil {
 		return f
@@ -130,6 +130,26 @@ func (x *exchange) admit() *Refusal {
 		x.task = x.p.cfg.Tasks.Current(w)
 	}
 	x.describeTask()
+	return nil
+}
+
+// turnedAway refuses for what is known of the connection, and of us.
+func (x *exchange) turnedAway() *Refusal {
+	err := x.conn.Refusal
+	if unclear, ok := errors.AsType[proxy.Unclear](err); ok {
+		return &Refusal{Status: http.StatusMisdirectedRequest, Code: CodeUnclear, Reason: string(unclear)}
+	}
+	if err != nil {
+		return &Refusal{Status: http.StatusForbidden, Code: CodeUnattested, Err: err,
+			Reason: "the calling process is not part of the attested workload; start it under attache run"}
+	}
+	if x.p.cfg.Stale == nil {
+		return nil
+	}
+	if err := x.p.cfg.Stale(); err != nil {
+		return &Refusal{Status: http.StatusServiceUnavailable, Code: CodeStale, RetryAfter: 10 * time.Second, Err: err,
+			Reason: "the policy in force is too old to decide by: " + err.Error()}
+	}
 	return nil
 }
 

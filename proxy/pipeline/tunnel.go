@@ -34,12 +34,17 @@ func (p *Pipeline) connRequest(c *proxy.Conn, t *identity.Task) *policy.Request 
 // that carries nothing for limits.tunnelIdleTimeout is cut.
 func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) error {
 	x := &exchange{p: p, state: p.state.Load(), conn: c, start: p.cfg.Now(), dest: c.Dest, protocol: policy.TLS}
-	x.task = p.cfg.Tasks.Current(c.Caller.Workload)
-	x.decision = x.state.Policies.DecideConn(p.connRequest(c, x.task))
+	if c.Opaque != "" {
+		x.protocol = c.Opaque
+	}
+	if c.Refusal == nil {
+		x.task = p.cfg.Tasks.Current(c.Caller.Workload)
+		x.decision = x.state.Policies.DecideConn(p.connRequest(c, x.task))
+	}
 	x.rec = audit.Record{
 		ID: newRecordID(), Time: x.start, Unsafe: p.cfg.Unsafe,
 		Decision: &audit.Decision{},
-		Request:  &audit.Request{Door: c.Door, Scheme: c.Dest.Scheme, Host: c.Dest.Host, Port: c.Dest.Port, Method: http.MethodConnect, Protocol: policy.TLS},
+		Request:  &audit.Request{Door: c.Door, Scheme: c.Dest.Scheme, Host: c.Dest.Host, Port: c.Dest.Port, Method: http.MethodConnect, Protocol: x.protocol},
 	}
 	x.describeCaller()
 	x.describeTask()
@@ -90,6 +95,10 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 // mayTunnel asks again what only this moment can tell. A tunnel counts as one
 // request.
 func (x *exchange) mayTunnel() *Refusal {
+	if f := x.turnedAway(); f != nil {
+		x.rec.Decision.Reason = f.Reason
+		return f
+	}
 	if x.decision.Verdict != policy.Passthrough { // the policy changed since it was asked
 		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: x.decision.Reason}
 	}

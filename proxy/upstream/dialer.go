@@ -25,7 +25,7 @@ type dialer struct {
 	timeout      time.Duration
 	allowPrivate bool
 	own          *ownAddresses
-	resolver     *net.Resolver
+	resolver     Resolver
 }
 
 // ownAddresses is the set of our own listeners.
@@ -88,11 +88,7 @@ func (d *dialer) addresses(ctx context.Context, addr string, pins []netip.AddrPo
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.AddrPort{netip.AddrPortFrom(a, port)}, nil
 	}
-	resolver := d.resolver
-	if resolver == nil {
-		resolver = net.DefaultResolver
-	}
-	found, err := resolver.LookupNetIP(ctx, "ip", host)
+	found, err := d.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return nil, fmt.Errorf("look up %s: %w", host, err)
 	}

@@ -31,9 +31,15 @@ type Config struct {
 	Limits   v1alpha1.Limits
 	Upstream v1alpha1.UpstreamConfig
 	Identity identity.Source // for destinations with clientSVID; may be nil
-	Resolver *net.Resolver   // nil: the system's
+	Resolver Resolver        // nil: the system's
 	// Dialed is called after each new upstream connection; may be nil.
 	Dialed func(destination.Destination)
+}
+
+// Resolver finds the addresses of a name, as *net.Resolver does for network
+// "ip". It is safe for concurrent use.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 // Key says which connections a request may share: the same destination,
@@ -60,6 +66,9 @@ type Pool struct {
 // New returns a Pool that knows no routes yet.
 func New(cfg Config) (*Pool, error) {
 	p := &Pool{cfg: cfg}
+	if cfg.Resolver == nil {
+		cfg.Resolver = net.DefaultResolver
+	}
 	p.dial = &dialer{timeout: cfg.Limits.DialTimeout.D(), allowPrivate: cfg.Upstream.AllowPrivate, own: &p.own, resolver: cfg.Resolver}
 	var err error
 	if p.parent, err = parentProxy(cfg.Upstream.ParentProxy); err != nil {
