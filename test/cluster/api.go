@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +68,7 @@ type Env struct {
 	bin       string
 	ca        *authority
 	url       string
+	mu        sync.Mutex // guards processes
 	processes []*Process
 	cancel    context.CancelFunc
 	accounts  chan struct{} // closed when the maker of service accounts ended
@@ -153,12 +156,12 @@ func (e *Env) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	e.processes = append(e.processes, etcd.process)
+	e.keep(etcd.process)
 	api, err := onFreePort(o.Address, func(port int) (*Process, error) { return e.startServer(ctx, o, port, etcd.port) }, o.Port)
 	if err != nil {
 		return err
 	}
-	e.processes = append(e.processes, api.process)
+	e.keep(api.process)
 	if e.Kubeconfig, err = e.writeKubeconfig("admin.kubeconfig", e.Config); err != nil {
 		return err
 	}
@@ -313,10 +316,40 @@ func (e *Env) Close() {
 	if e.accounts != nil {
 		<-e.accounts
 	}
-	for i := len(e.processes) - 1; i >= 0; i-- {
-		e.processes[i].Stop()
+	all := e.Processes()
+	for i := len(all) - 1; i >= 0; i-- {
+		all[i].Stop()
 	}
-	e.processes = nil
+}
+
+func (e *Env) keep(p *Process) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.processes = append(e.processes, p)
+}
+
+// Processes of the cluster, in the order in which they were started.
+func (e *Env) Processes() []*Process {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.processes)
+}
+
+// Start runs another program for as long as the cluster runs; its log is
+// Dir/NAME.log. Env adds to the environment of this process.
+func (e *Env) Start(name, program string, env []string, args ...string) (*Process, error) {
+	p, err := start(e.Dir, name, program, env, args...)
+	if err != nil {
+		return nil, err
+	}
+	e.keep(p)
+	return p, nil
+}
+
+// Await asks until ready answers without an error; an error tells that the
+// process ended or that it took too long, with the end of its log.
+func (p *Process) Await(ctx context.Context, ready func(context.Context) error) error {
+	return await(ctx, p, ready)
 }
 
 // moduleRoot is the folder of the project's go.mod, seen from the working

@@ -47,7 +47,7 @@ program() {
 	# A rename at the end: a server that runs keeps its file, and a build
 	# that is cut short leaves no half of one.
 	(cd "$dir" && GOFLAGS=-mod=readonly GOWORK=off CGO_ENABLED=0 nice -n "${CLUSTER_NICE:-10}" \
-		go build -ldflags "$flags" -o "$out.new" "$package")
+		go build -ldflags "$flags" -o "$out.new" "$package") 9>&-
 	mv "$out.new" "$out"
 	echo "$stamp" >"$out.version"
 	printf 'cluster  built %s in %d min %02d s\n' "$name" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))

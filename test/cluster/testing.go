@@ -39,7 +39,7 @@ func API(t testing.TB) *Env {
 		if !t.Failed() {
 			return
 		}
-		for _, p := range e.processes {
+		for _, p := range e.Processes() {
 			t.Logf("%s: %s", p.Name, p.Tail(15))
 		}
 		if kept, err := e.keepLogs(t.Name()); err == nil {
@@ -101,7 +101,7 @@ func (e *Env) keepLogs(test string) (string, error) {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return "", err
 	}
-	for _, p := range e.processes {
+	for _, p := range e.Processes() {
 		log, err := os.ReadFile(p.Log)
 		if err != nil {
 			return "", err
