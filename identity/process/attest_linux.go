@@ -49,6 +49,11 @@ func New(o Options) (*Attestor, error) {
 	return &Attestor{workload: o.Workload, tree: t, diag: d, digests: dg}, nil
 }
 
+// Enter makes the Attestor look connections up in the network namespace that
+// sock, a socket of NETLINK_SOCK_DIAG, was opened in, instead of its own. The
+// Attestor has a copy of its own: sock stays the caller's.
+func (a *Attestor) Enter(sock *os.File) error { return a.diag.enter(sock) }
+
 // Close releases the netlink socket; Attest refuses from then on.
 func (a *Attestor) Close() error { return a.diag.close() }
 

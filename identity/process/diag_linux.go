@@ -52,16 +52,56 @@ func openDiag() (*diag, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag: %w", err)
 	}
-	// Never reached by a kernel that works; a hang would hold every accept.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("open sock_diag: %w", err)
-	}
-	if err := unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("connect sock_diag: %w", err)
+	if err := connectDiag(fd); err != nil {
+		return nil, err
 	}
 	return &diag{fd: fd}, nil
+}
+
+// connectDiag readies fd, and closes it where it cannot.
+func connectDiag(fd int) error {
+	// Never reached by a kernel that works; a hang would hold every accept.
+	err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return fmt.Errorf("connect sock_diag: %w", err)
+	}
+	return nil
+}
+
+// enter asks on a copy of sock from now on.
+func (d *diag) enter(sock *os.File) error {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("enter a network namespace: %w", err)
+	}
+	fd := -1
+	var dupErr error
+	if err := raw.Control(func(s uintptr) { fd, dupErr = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return fmt.Errorf("enter a network namespace: %w", err)
+	}
+	if dupErr != nil {
+		return fmt.Errorf("enter a network namespace: %w", dupErr)
+	}
+	if proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || proto != unix.NETLINK_SOCK_DIAG {
+		_ = unix.Close(fd)
+		return errors.Join(errors.New("enter a network namespace: not a socket of sock_diag"), err)
+	}
+	if err := connectDiag(fd); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fd < 0 {
+		_ = unix.Close(fd)
+		return os.ErrClosed
+	}
+	_ = unix.Close(d.fd)
+	d.fd = fd
+	return nil
 }
 
 func (d *diag) close() error {

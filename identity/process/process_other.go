@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/attache-dev/attache/identity"
 )
@@ -31,6 +32,9 @@ func (a *Attestor) Attest(_ context.Context, conn net.Conn) (identity.Caller, er
 	}
 	return identity.Caller{Workload: a.w}, nil
 }
+
+// Enter is not supported on this platform.
+func (a *Attestor) Enter(*os.File) error { return errors.ErrUnsupported }
 
 // Close does nothing on this platform.
 func (a *Attestor) Close() error { return nil }

@@ -74,12 +74,17 @@ func limitCaps(keep uint64) error {
 	return nil
 }
 
-// hasSysAdmin reports whether the calling thread may make a mount namespace.
-func hasSysAdmin() bool {
+// hasCaps reports whether the calling thread has all of these capabilities.
+func hasCaps(want ...uint) bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if _, _, e := unix.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0); e != 0 {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	for _, c := range want {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return false
+		}
+	}
+	return true
 }

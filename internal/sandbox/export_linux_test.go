@@ -17,7 +17,7 @@ func ParseMount(line string) { parseMount(line) }
 // Filter is the seccomp program.
 func Filter(noUnix bool) []bpf.RawInstruction {
 	var out []bpf.RawInstruction
-	for _, i := range filter(noUnix) {
+	for _, i := range filter(noUnix, false) {
 		out = append(out, bpf.RawInstruction{Op: i.Code, Jt: i.Jt, Jf: i.Jf, K: i.K})
 	}
 	return out

@@ -103,6 +103,9 @@ func newView(o Options) (*view, error) {
 		}
 	}
 	v.defaults(hs, o)
+	if o.Isolate != nil {
+		v.hideSockets()
+	}
 	v.finish(own, o)
 	return v, nil
 }

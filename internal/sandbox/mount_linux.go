@@ -168,7 +168,7 @@ func mountAll(sp *spec) error {
 			return err
 		}
 	}
-	return nil
+	return mountResolv(sp)
 }
 
 // gone reports that a path is not there, or not for the child either.

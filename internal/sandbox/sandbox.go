@@ -22,6 +22,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/attache-dev/attache/internal/isolate"
 )
 
 // ErrUnconfined is matched by the error of [New] when this machine cannot
@@ -47,6 +49,17 @@ type Options struct {
 	// OnlyProxy, if not empty, lists the TCP ports that the child may connect
 	// to, on any address. It needs Landlock ABI 4 and does not cover UDP.
 	OnlyProxy []uint16
+	// Isolate, if set, gives the child a network namespace of its own, from
+	// which these sockets are all that leads out. New fails with an error that
+	// matches [isolate.ErrForbidden] where that is impossible, whatever
+	// UnsafeSameUser says.
+	Isolate *isolate.Spec
+	// Isolated is told of the sockets before the child runs, which its error
+	// prevents. It owns them; if nil they are closed and nothing answers.
+	Isolated func(*isolate.Sockets) error
+	// ResolvConf, if not empty, is a file that the child finds in place of
+	// /etc/resolv.conf.
+	ResolvConf string
 	// UnsafeSameUser starts the child unconfined where confinement is
 	// impossible. Where it is possible, it changes nothing.
 	UnsafeSameUser bool
@@ -77,6 +90,7 @@ type Confinement struct {
 	Cgroup     bool // the child has a cgroup of its own
 	OwnUser    bool // the child has a user id of its own
 	OnlyProxy  bool // the child's TCP connections are limited to given ports
+	NetNS      bool // the child has a network of its own with no way out but Options.Isolate's
 	// Unsafe is set when nothing is enforced because the user said
 	// --unsafe-same-user. Every record carries it.
 	Unsafe bool
@@ -100,6 +114,7 @@ func (c Confinement) String() string {
 	add(c.Cgroup, "cgroup")
 	add(c.OwnUser, "user")
 	add(c.OnlyProxy, "only-proxy")
+	add(c.NetNS, "netns")
 	if len(s) == 0 {
 		return "none"
 	}

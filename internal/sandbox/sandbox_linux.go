@@ -9,12 +9,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/internal/isolate"
 )
 
 // Sandbox is the place one child runs in. Its methods are called in order, by
@@ -58,7 +61,9 @@ func newSandbox(ctx context.Context, o Options, ways ...bool) (*Sandbox, error) 
 	cgroup, cgErr := newCgroup()
 	s.cgroup = cgroup
 	err := s.plan(ctx, ways)
-	if err != nil && o.UnsafeSameUser && o.User == nil && ctx.Err() == nil {
+	if err != nil && o.Isolate != nil {
+		err = isolate.Explain(err)
+	} else if err != nil && o.UnsafeSameUser && o.User == nil && ctx.Err() == nil {
 		s.spec = spec{Dir: o.Dir}
 		s.conf = Confinement{Unsafe: true, Limits: []string{"nothing is enforced: " + err.Error()}}
 		err = nil
@@ -89,7 +94,15 @@ func (s *Sandbox) plan(ctx context.Context, ways []bool) error {
 	}
 	base := spec{
 		Probe: true, Dir: s.opts.Dir, ABI: abi, Pin: v.pin, ReadOnly: v.readOnly, Cover: v.cover, Private: v.private,
-		Ports: s.opts.OnlyProxy, User: s.opts.User,
+		Ports: s.opts.OnlyProxy, User: s.opts.User, Net: s.opts.Isolate,
+	}
+	if s.opts.Isolate != nil {
+		// What Landlock alone hides cannot be relied on here: the resolver's
+		// configuration and sockets must be covered.
+		ways = slices.DeleteFunc(ways, func(mountNS bool) bool { return !mountNS })
+	}
+	if s.opts.ResolvConf != "" {
+		base.resolvConf(s.opts.ResolvConf)
 	}
 	if os.Geteuid() == 0 && s.opts.User == nil {
 		base.KeepCaps = keptCaps(abi >= 6)
@@ -107,6 +120,9 @@ func (s *Sandbox) plan(ctx context.Context, ways []bool) error {
 		s.describe(v, errors.Join(errs...))
 		return nil
 	}
+	if s.opts.Isolate != nil {
+		return fmt.Errorf("%w with a network of its own: %w", ErrUnconfined, errors.Join(errs...))
+	}
 	return fmt.Errorf("%w, neither with mounts nor with landlock alone: %w", ErrUnconfined, errors.Join(errs...))
 }
 
@@ -120,12 +136,12 @@ func (s *Sandbox) probe(ctx context.Context) error {
 	}
 	defer func() { _ = null.Close() }()
 	files := []*os.File{null, null, null}
-	p, status, err := s.launch(nil, files, &syscall.SysProcAttr{})
+	p, status, err := s.launch(nil, files, nil, &syscall.SysProcAttr{})
 	if err != nil && s.cgroup != "" {
 		// Made, but not ours to put processes in.
 		_ = removeCgroup(s.cgroup)
 		s.cgroup = ""
-		p, status, err = s.launch(nil, files, &syscall.SysProcAttr{})
+		p, status, err = s.launch(nil, files, nil, &syscall.SysProcAttr{})
 	}
 	if err != nil {
 		return fmt.Errorf("start stage: %w", err)
@@ -150,7 +166,7 @@ func (s *Sandbox) describe(v *view, failed error) {
 	sp := &s.spec
 	s.conf = Confinement{
 		Landlock: sp.ABI, NoNewPrivs: true, MountNS: sp.MountNS, UserNS: s.userNS(),
-		OwnUser: sp.User != nil, OnlyProxy: len(sp.Ports) > 0, Limits: v.limits,
+		OwnUser: sp.User != nil, OnlyProxy: len(sp.Ports) > 0, NetNS: sp.Net != nil, Limits: v.limits,
 	}
 	if sp.ABI < 6 {
 		s.conf.Limits = append(s.conf.Limits, "Landlock before ABI 6 (Linux 6.12) does not stop signals and abstract Unix sockets to processes of the same user")
@@ -159,13 +175,15 @@ func (s *Sandbox) describe(v *view, failed error) {
 		s.conf.Limits = append(s.conf.Limits,
 			fmt.Sprintf("no mount namespace (%v): folders that hold hidden paths, such as the home, cannot be listed nor get new entries, the child cannot make Unix sockets, and it can chmod what it owns", failed))
 	}
-	if len(sp.Ports) > 0 {
+	if len(sp.Ports) > 0 && sp.Net == nil {
 		s.conf.Limits = append(s.conf.Limits, "the limit to the proxy's ports covers TCP, not UDP")
 	}
 }
 
-// userNS reports whether the mount namespace needs a user namespace to own it.
-func (s *Sandbox) userNS() bool { return s.spec.MountNS && !hasSysAdmin() }
+// userNS reports whether the namespaces need a user namespace to own them.
+func (s *Sandbox) userNS() bool {
+	return s.spec.MountNS && !hasCaps(unix.CAP_SYS_ADMIN) || s.spec.Net != nil && !hasCaps(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE)
+}
 
 // Confinement is what is in force. It is known before the child starts.
 func (s *Sandbox) Confinement() Confinement { return s.conf }
@@ -208,23 +226,38 @@ func (s *Sandbox) Start(c Command) error {
 		}
 		return nil
 	}
-	p, status, err := s.launch(scrub(c.Env), files, attr)
+	join, theirs, err := s.joint()
 	if err != nil {
 		return fmt.Errorf("start child: %w", err)
 	}
+	p, status, err := s.launch(scrub(c.Env), files, theirs, attr)
+	if err != nil {
+		if join != nil {
+			_ = join.Close()
+		}
+		return fmt.Errorf("start child: %w", err)
+	}
 	s.proc = p
-	if text := readStatus(status); text != "" {
-		_, _ = p.Wait()
-		s.proc = nil
-		s.term.restore()
+	joined := s.join(join)
+	text := readStatus(status)
+	if joined == nil && text == "" {
+		return nil
+	}
+	_, _ = p.Wait() // the stage ends when nobody lets it go on
+	s.proc = nil
+	s.term.restore()
+	if text != "" {
 		return fmt.Errorf("start child: %s", text)
 	}
-	return nil
+	return fmt.Errorf("start child: %w", joined)
 }
 
 // launch clones the stage into its namespaces and cgroup. The caller reads
 // status to its end and waits for the process.
-func (s *Sandbox) launch(env []string, files []*os.File, attr *syscall.SysProcAttr) (*os.Process, *os.File, error) {
+func (s *Sandbox) launch(env []string, files []*os.File, join *os.File, attr *syscall.SysProcAttr) (*os.Process, *os.File, error) {
+	if join != nil {
+		defer func() { _ = join.Close() }()
+	}
 	sp, err := specFile(&s.spec)
 	if err != nil {
 		return nil, nil, err
@@ -239,15 +272,24 @@ func (s *Sandbox) launch(env []string, files []*os.File, attr *syscall.SysProcAt
 	if s.spec.MountNS {
 		attr.Cloneflags |= unix.CLONE_NEWNS
 	}
+	caps := []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+	if s.spec.Net != nil {
+		attr.Cloneflags |= unix.CLONE_NEWNET
+		caps = append(caps, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE)
+	}
 	if s.userNS() {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		// Exec takes what clone gave in the new namespace, unless ambient; the
 		// stage gives it back before it becomes the child.
-		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+		attr.AmbientCaps = caps
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 	}
-	p, err := s.startProcess("/proc/self/exe", []string{"attache", stageArg}, "", env, append(append([]*os.File(nil), files...), sp, w), attr)
+	files = append(append([]*os.File(nil), files...), sp, w)
+	if join != nil {
+		files = append(files, join)
+	}
+	p, err := s.startProcess("/proc/self/exe", []string{"attache", stageArg}, "", env, files, attr)
 	if err != nil {
 		_ = r.Close()
 		return nil, nil, err

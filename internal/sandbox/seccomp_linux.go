@@ -45,11 +45,15 @@ func (p *program) jump(op uint16, k uint32, jt, jf uint8) {
 
 // filter builds the seccomp program. noUnix also denies new Unix sockets, for
 // the case where socket files cannot be covered; socketpair still works.
-func filter(noUnix bool) program {
+// isolated allows sockets only of families that belong to a network namespace
+// (unix(7), ip(7), netlink(7)): vsock(7) of most kernels and some rarer ones
+// reach the host from any.
+func filter(noUnix, isolated bool) program {
 	const (
 		allow  = unix.SECCOMP_RET_ALLOW
 		eperm  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 		enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+		noFam  = unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)
 	)
 	arch := uint32(unix.AUDIT_ARCH_X86_64)
 	if runtime.GOARCH == "arm64" {
@@ -75,6 +79,16 @@ func filter(noUnix bool) program {
 	p.jump(unix.BPF_JEQ, 0, 0, 1)
 	p.ret(allow)
 	p.ret(eperm)
+	if isolated {
+		p.jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, 7)
+		p.load(offArg0) // an int: the kernel looks at the low 32 bits only
+		p.jump(unix.BPF_JEQ, unix.AF_UNIX, 4, 0)
+		p.jump(unix.BPF_JEQ, unix.AF_INET, 3, 0)
+		p.jump(unix.BPF_JEQ, unix.AF_INET6, 2, 0)
+		p.jump(unix.BPF_JEQ, unix.AF_NETLINK, 1, 0)
+		p.ret(noFam)
+		p.ret(allow)
+	}
 	if noUnix {
 		p.jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, 4)
 		p.load(offArg0)
@@ -94,8 +108,8 @@ func filter(noUnix bool) program {
 }
 
 // installFilter puts the filter on the calling thread.
-func installFilter(noUnix bool) error {
-	p := filter(noUnix)
+func installFilter(noUnix, isolated bool) error {
+	p := filter(noUnix, isolated)
 	prog := unix.SockFprog{Len: uint16(len(p)), Filter: &p[0]}
 	err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0)
 	runtime.KeepAlive(p)

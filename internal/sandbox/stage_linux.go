@@ -9,6 +9,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/internal/isolate"
 )
 
 // stageArg is the hidden first argument by which a program that calls
@@ -19,6 +21,7 @@ const stageArg = "__sandbox"
 const (
 	specFD   = 3 // memfd with the spec
 	statusFD = 4 // pipe; closed by exec, or carries the error
+	joinFD   = 5 // with a network of its own: socket to the launcher, see join
 )
 
 // exitStage is the exit code of a stage that failed.
@@ -43,6 +46,9 @@ type spec struct {
 	Private  []string // covered by an empty, writable folder
 	Ports    []uint16
 	User     *User
+	Net      *isolate.Spec // of the network namespace that the stage is in; nil: there is none
+	Resolv   string        // file that takes the place of ResolvAt
+	ResolvAt string
 }
 
 func (sp *spec) uid() int {
@@ -96,6 +102,11 @@ func stage() error {
 	}
 	if err := checkStdio(); err != nil {
 		return err
+	}
+	if sp.Net != nil {
+		if err := network(sp); err != nil {
+			return err
+		}
 	}
 	if sp.MountNS {
 		if err := mountAll(sp); err != nil {
@@ -161,7 +172,7 @@ func confine(sp *spec) error {
 			return err
 		}
 	}
-	return installFilter(sp.NoUnix)
+	return installFilter(sp.NoUnix, sp.Net != nil)
 }
 
 // become changes the calling thread's user, by raw calls: those of package
