@@ -33,6 +33,26 @@ type Problem struct {
 	Position Position `json:"position"`
 	Ref      Ref      `json:"-"`
 	Text     string   `json:"text"`
+	Reason   Reason   `json:"-"`
+}
+
+// Reason is the kind of a mistake, as a status condition of an object in a
+// cluster names it. The empty Reason is [ReasonInvalid].
+type Reason string
+
+// Reasons. Those after ReasonConflicted speak of what a rule refers to: the
+// object itself is good, and only that rule is not in force.
+const (
+	ReasonInvalid               Reason = "Invalid"
+	ReasonConflicted            Reason = "Conflicted"            // with an older object
+	ReasonProviderNotFound      Reason = "ProviderNotFound"      // or it is not accepted
+	ReasonRefNotPermitted       Reason = "RefNotPermitted"       // by allowedNamespaces
+	ReasonDestinationNotAllowed Reason = "DestinationNotAllowed" // by the provider's destinations
+)
+
+// Unresolved reports whether the mistake is in what a rule refers to.
+func (r Reason) Unresolved() bool {
+	return r == ReasonProviderNotFound || r == ReasonRefNotPermitted || r == ReasonDestinationNotAllowed
 }
 
 // Error implements error as "file:line:column: text".
@@ -77,9 +97,16 @@ func (ps Problems) sort() {
 
 // Bundle is a consistent set of documents. It is immutable once loaded.
 type Bundle struct {
-	Config    v1alpha1.AttacheConfig // defaults filled in
+	Config v1alpha1.AttacheConfig // defaults filled in
+	// Providers and Policies hold those of a cluster too, told by their Kind.
 	Providers []v1alpha1.CredentialProvider
 	Policies  []v1alpha1.AccessPolicy
+	// Grants are the allowedNamespaces of each ClusterCredentialProvider, by
+	// name; nil is none.
+	Grants map[string]*v1alpha1.NamespaceGrant
+	// Unresolved lists what is wrong with references of rules in the documents
+	// of a pod ([PlacePod]). Such rules deny what they match.
+	Unresolved Problems
 	// Generations holds a digest of each provider's spec, by name, the
 	// contents of the certificate files it names included (never a key's).
 	Generations map[string]string

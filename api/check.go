@@ -57,8 +57,14 @@ func (c *checker) sound(field string) bool {
 // check finds every mistake that decoding could not, after it has filled in
 // presets and defaults. Policies come last: they refer to the others.
 func (l *loader) check() {
+	l.checkAlone()
+	l.checkEnvironment()
+}
+
+// checkAlone is check without what matters only to documents in one workload.
+func (l *loader) checkAlone() {
 	config := defaultConfig()
-	providers := map[string]*v1alpha1.CredentialProvider{}
+	providers := map[string]document{}
 	var first *Ref
 	for _, d := range l.docs {
 		c := d.checker(l)
@@ -66,7 +72,10 @@ func (l *loader) check() {
 		switch {
 		case d.provider != nil:
 			c.provider(&d.provider.Spec)
-			providers[d.ref.Name] = d.provider
+			if d.grant != nil {
+				c.namespaceGrant(d.grant)
+			}
+			providers[d.ref.Name] = d
 		case d.config != nil:
 			fillConfig(&d.config.Spec)
 			c.config(&d.config.Spec)
@@ -88,14 +97,27 @@ func (l *loader) check() {
 
 func (d document) checker(l *loader) *checker { return &checker{loader: l, ref: d.ref, dir: d.dir} }
 
-// checkShared finds conflicts between documents.
+// checkShared finds documents that describe one destination or name one
+// provider differently.
 func (l *loader) checkShared() {
 	type place struct {
 		at string
 		d  v1alpha1.Destination
 	}
-	byDest, byEnv, byName := map[string]place{}, map[string]string{}, map[string]string{}
-	destinations := func(c *checker, ds []v1alpha1.Destination) {
+	byDest, byName := map[string]place{}, map[string]string{}
+	for _, d := range l.docs {
+		c := d.checker(l)
+		var ds []v1alpha1.Destination
+		switch {
+		case d.provider != nil:
+			if first, seen := byName[d.ref.Name]; seen {
+				c.conflict("metadata.name", "is %s, which %s has already; rules name providers without namespace, rename one", quote(d.ref.Name), first)
+			}
+			byName[d.ref.Name] = c.where("metadata.name")
+			ds = d.provider.Spec.Destinations
+		case d.policy != nil:
+			ds = d.policy.Spec.Destinations
+		}
 		for i, d := range ds {
 			field := fmt.Sprintf("spec.destinations[%d]", i)
 			key := net.JoinHostPort(d.Host, strconv.Itoa(d.Port))
@@ -106,44 +128,43 @@ func (l *loader) checkShared() {
 			if !seen {
 				byDest[key] = place{c.where(field), d}
 			} else if diff := differs(first.d, d); diff != "" {
-				c.bad(field, "describes %s otherwise than %s does: %s differs; make them equal or remove one", key, first.at, diff)
+				c.conflict(field, "describes %s otherwise than %s does: %s differs; make them equal or remove one", key, first.at, diff)
 			}
 		}
 	}
+}
+
+// checkEnvironment finds providers that set one variable of one agent.
+func (l *loader) checkEnvironment() {
+	byEnv := map[string]string{}
 	opener := "" // of doors for AWS SDKs
 	env := func(c *checker, field, name string) {
 		if first, seen := byEnv[name]; seen {
 			if strings.Contains(field, ".doors[") {
-				c.bad(field, "sets %s for the agent, which %s sets already; give this door to one provider", name, first)
+				c.conflict(field, "sets %s for the agent, which %s sets already; give this door to one provider", name, first)
 				return
 			}
-			c.bad(field, "is %s, which %s sets already; choose another variable", quote(name), first)
+			c.conflict(field, "is %s, which %s sets already; choose another variable", quote(name), first)
 		} else if name != "" {
 			byEnv[name] = c.where(field)
 		}
 	}
 	for _, d := range l.docs {
-		switch c := d.checker(l); {
-		case d.provider != nil:
-			if first, seen := byName[d.ref.Name]; seen {
-				c.bad("metadata.name", "is %s, which the provider at %s has already in another namespace; rules name providers without namespace, rename one", quote(d.ref.Name), first)
+		if d.provider == nil {
+			continue
+		}
+		c := d.checker(l)
+		for j, p := range d.provider.Spec.Placeholders {
+			env(c, fmt.Sprintf("spec.placeholders[%d].env", j), p.Env)
+		}
+		if a := d.provider.Spec.AWS; a != nil {
+			for j, door := range a.Doors {
+				env(c, fmt.Sprintf("spec.aws.doors[%d]", j), doorEnv[door])
 			}
-			byName[d.ref.Name] = c.where("metadata.name")
-			destinations(c, d.provider.Spec.Destinations)
-			for j, p := range d.provider.Spec.Placeholders {
-				env(c, fmt.Sprintf("spec.placeholders[%d].env", j), p.Env)
-			}
-			if a := d.provider.Spec.AWS; a != nil {
-				for j, door := range a.Doors {
-					env(c, fmt.Sprintf("spec.aws.doors[%d]", j), doorEnv[door])
-				}
-				opener = c.oneOpener(a, opener)
-			}
-			for j, b := range d.provider.Spec.BaseURLs {
-				env(c, fmt.Sprintf("spec.baseURLs[%d].env", j), b.Env)
-			}
-		case d.policy != nil:
-			destinations(c, d.policy.Spec.Destinations)
+			opener = c.oneOpener(a, opener)
+		}
+		for j, b := range d.provider.Spec.BaseURLs {
+			env(c, fmt.Sprintf("spec.baseURLs[%d].env", j), b.Env)
 		}
 	}
 }
@@ -151,6 +172,9 @@ func (l *loader) checkShared() {
 func (c *checker) where(field string) string {
 	r := c.ref
 	r.Field = field
+	if c.place == PlacePod { // the objects are not in files
+		return r.String()
+	}
 	return locate(c.positions, r).String()
 }
 
@@ -161,6 +185,8 @@ func differs(a, b v1alpha1.Destination) string {
 		return "scheme"
 	case !slices.Equal(a.Addresses, b.Addresses):
 		return "addresses"
+	case !slices.Equal(a.CIDRs, b.CIDRs):
+		return "cidrs"
 	case a.CAFile != b.CAFile:
 		return "caFile"
 	case a.CABundle != b.CABundle:
@@ -182,6 +208,9 @@ var (
 )
 
 func (c *checker) metadata() {
+	if c.clusterWide() && c.ref.Namespace != "" {
+		c.bad("metadata.namespace", "has no place in a %s, which belongs to the cluster; remove it", c.ref.Kind)
+	}
 	if c.ref.Name != "" && !nameRule.MatchString(c.ref.Name) {
 		c.bad("metadata.name", "is %s; must be lower-case letters, digits, - and ., at most 253 of them", quote(c.ref.Name))
 	}
@@ -214,6 +243,7 @@ func (c *checker) destinations(ds []v1alpha1.Destination) {
 		c.port(field+".port", d.Port)
 		oneOf(c, field+".scheme", d.Scheme, SchemeHTTPS, SchemeHTTP)
 		c.addresses(field+".addresses", d.Addresses)
+		c.networks(field, d)
 		c.ca(field, &d.CAFile, d.CABundle)
 		if d.OnlyCA && !c.has(field+".caFile") && !c.has(field+".caBundle") {
 			c.bad(field+".onlyCA", "is true without a certificate authority; give caFile or caBundle")
@@ -258,6 +288,8 @@ func (c *checker) addresses(field string, addresses []string) {
 			c.bad(at, "is %s; must be an IP address with an optional port, such as 192.0.2.1 or 127.0.0.1:8443 or [::1]:8443", quote(s))
 		} else if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() {
 			c.bad(at, "is %s; must be the plain address of one host", quote(s))
+		} else if c.foreign() && (a.IsLoopback() || a.IsLinkLocalUnicast()) {
+			c.bad(at, "is %s, an address of the pod itself or of its node; only the cluster's operator may pin a name there", quote(s))
 		}
 	}
 }
@@ -270,7 +302,9 @@ type certFile struct {
 
 // ca checks roots given as file or text, and makes the file's path absolute.
 func (c *checker) ca(field string, file *string, bundle string) {
-	if *file != "" {
+	if *file != "" && c.place == PlacePod {
+		c.bad(field+".caFile", "names a file of the sidecar, which no object in a cluster can; give caBundle")
+	} else if *file != "" {
 		written := *file
 		*file = c.resolve(written)
 		c.files[*file] = true

@@ -114,6 +114,9 @@ func (c *checker) awsURL(field, raw string) {
 // awsIdentity checks what proves the workload: a token or its X.509-SVID.
 func (c *checker) awsIdentity(a *v1alpha1.AWS) {
 	const f = "spec.aws"
+	if a.TokenFile != "" && c.place == PlacePod {
+		c.bad(f+".tokenFile", "would be read by the sidecar, which no object in a cluster can ask for; leave it out for the workload's own token")
+	}
 	if a.TokenFile != "" {
 		a.TokenFile = c.resolve(a.TokenFile)
 		if c.has(f + ".audience") {
@@ -355,7 +358,7 @@ func (c *checker) oneOpener(a *v1alpha1.AWS, first string) string {
 		return c.where(at)
 	}
 	if c.sound(at) {
-		c.bad(at, "is a door beside the one at %s; SDKs take the first that they find, open them all in one provider", first)
+		c.conflict(at, "is a door beside the one at %s; SDKs take the first that they find, open them all in one provider", first)
 	}
 	return first
 }

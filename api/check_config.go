@@ -38,6 +38,10 @@ func (c *checker) config(s *v1alpha1.AttacheConfigSpec) {
 	if c.sound("spec.audit") && s.Audit.SegmentBytes > s.Audit.MaxBytes/2 {
 		c.bad("spec.audit.segmentBytes", "is %d; must be at most half of maxBytes (%d), so that one segment can be closed while the next is written", s.Audit.SegmentBytes, s.Audit.MaxBytes)
 	}
+	if c.place == PlacePod && c.has("spec.audit.dir") {
+		c.bad("spec.audit.dir", "is a folder of attache run; a sidecar has its own, remove it")
+	}
+	c.cluster(&s.Cluster)
 	c.limits(&s.Limits)
 	c.upstream(&s.Upstream)
 	c.admin(&s.Admin)

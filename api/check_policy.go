@@ -16,8 +16,9 @@ import (
 
 var ruleName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?$`)
 
-func (c *checker) policy(s *v1alpha1.AccessPolicySpec, providers map[string]*v1alpha1.CredentialProvider) {
+func (c *checker) policy(s *v1alpha1.AccessPolicySpec, providers map[string]document) {
 	oneOf(c, "spec.mode", s.Mode, ModeEnforce, ModeAudit)
+	c.targetRefs(s.TargetRefs)
 	c.destinations(s.Destinations)
 	for i, w := range s.Workloads {
 		c.selector(fmt.Sprintf("spec.workloads[%d]", i), w)
@@ -164,7 +165,7 @@ func (c *checker) ruleAction(field string, r *v1alpha1.Rule) {
 // credential checks what a rule asks of a provider, above all that the rule
 // sends it nowhere that the provider does not list: otherwise whoever may
 // write a policy could send any provider's credential to a host of their own.
-func (c *checker) credential(field string, r *v1alpha1.Rule, providers map[string]*v1alpha1.CredentialProvider) {
+func (c *checker) credential(field string, r *v1alpha1.Rule, providers map[string]document) {
 	ref, at := r.Credential, field+".credential"
 	c.scopes(at+".scope", ref.Scope)
 	c.resources(at+".resources", ref.Resources)
@@ -175,13 +176,21 @@ func (c *checker) credential(field string, r *v1alpha1.Rule, providers map[strin
 	if ref.Provider == "" {
 		return
 	}
-	p := providers[ref.Provider]
-	if p == nil {
+	d, found := providers[ref.Provider]
+	if !found {
+		if why, ok := c.withheld[ref.Provider]; ok {
+			c.dangling(why.Reason, at+".provider", "%s", why.Text)
+			return
+		}
 		hint := "no document defines a CredentialProvider"
 		if len(providers) > 0 {
 			hint = suggest(ref.Provider, slices.Collect(maps.Keys(providers)))
 		}
-		c.bad(at+".provider", "no CredentialProvider is named %s; %s", quote(ref.Provider), hint)
+		c.dangling(ReasonProviderNotFound, at+".provider", "no CredentialProvider is named %s; %s", quote(ref.Provider), hint)
+		return
+	}
+	p := d.provider
+	if !c.mayUse(at+".provider", d) {
 		return
 	}
 	if p.Spec.AWS != nil {
@@ -202,17 +211,17 @@ func (c *checker) destinationFor(at, field, host string, ports []int, p *v1alpha
 	ds := p.Spec.Destinations
 	switch {
 	case host == "*":
-		c.bad(at, `is "*", but provider %s gives its credential only to %s; name those hosts`, quote(p.Metadata.Name), hostsOf(ds))
+		c.dangling(ReasonDestinationNotAllowed, at, `is "*", but provider %s gives its credential only to %s; name those hosts`, quote(p.Metadata.Name), hostsOf(ds))
 		return
 	case !covered(ds, host, 0):
-		c.bad(at, "is %s, but provider %s gives its credential only to %s; change one of them", quote(host), quote(p.Metadata.Name), hostsOf(ds))
+		c.dangling(ReasonDestinationNotAllowed, at, "is %s, but provider %s gives its credential only to %s; change one of them", quote(host), quote(p.Metadata.Name), hostsOf(ds))
 		return
 	case len(ports) == 0 && !covered(ds, host, 443) && !covered(ds, host, 80):
-		c.bad(at, "is %s on ports 443 and 80, but provider %s gives its credential only to %s; add ports to the rule", quote(host), quote(p.Metadata.Name), hostsOf(ds))
+		c.dangling(ReasonDestinationNotAllowed, at, "is %s on ports 443 and 80, but provider %s gives its credential only to %s; add ports to the rule", quote(host), quote(p.Metadata.Name), hostsOf(ds))
 	}
 	for i, port := range ports {
 		if !covered(ds, host, port) {
-			c.bad(fmt.Sprintf("%s.ports[%d]", field, i), "is %d with host %s, but provider %s gives its credential only to %s; change one of them", port, quote(host), quote(p.Metadata.Name), hostsOf(ds))
+			c.dangling(ReasonDestinationNotAllowed, fmt.Sprintf("%s.ports[%d]", field, i), "is %d with host %s, but provider %s gives its credential only to %s; change one of them", port, quote(host), quote(p.Metadata.Name), hostsOf(ds))
 		}
 	}
 }

@@ -31,7 +31,12 @@ func (c *checker) provider(s *v1alpha1.CredentialProviderSpec) {
 		}
 		if d.Scheme == SchemeHTTP && !s.UnsafeCleartext {
 			c.bad(field+".scheme", "is http, which would send the credential in clear text; use https, or set spec.unsafeCleartext: true")
+		} else if d.Scheme == SchemeHTTP && c.place == PlacePod && len(d.CIDRs) == 0 {
+			c.bad(field+".scheme", "is http without cidrs; in a cluster a credential goes in clear text to named networks only")
 		}
+	}
+	if s.UnsafeCleartext && c.foreign() {
+		c.bad("spec.unsafeCleartext", "is for a ClusterCredentialProvider; use https, or ask the cluster's operator for one")
 	}
 	if s.OAuth2 != nil {
 		c.oauth2(s.OAuth2, s)
@@ -101,7 +106,12 @@ func (c *checker) oauth2(o *v1alpha1.OAuth2, s *v1alpha1.CredentialProviderSpec)
 	c.ca(f, &o.CAFile, o.CABundle)
 	c.addresses(f+".addresses", o.Addresses)
 	oneOf(c, f+".grant", o.Grant, GrantClientCredentials, GrantTokenExchange, GrantJWTBearer)
-	oneOf(c, f+".clientAuth", o.ClientAuth, ClientAuthPrivateKeyJWT, ClientAuthJWTSVID, ClientAuthJWTSPIFFE, ClientAuthNone)
+	auth := []string{ClientAuthPrivateKeyJWT, ClientAuthJWTSVID, ClientAuthJWTSPIFFE, ClientAuthNone}
+	if c.place != PlaceRun {
+		auth = append(auth, ClientAuthSecretBasic, ClientAuthSecretPost, ClientAuthTLS)
+	}
+	oneOf(c, f+".clientAuth", o.ClientAuth, auth...)
+	c.clientSecret(o)
 	oneOf(c, f+".body", o.Body, BodyForm, BodyJSON)
 	if o.Grant == GrantClientCredentials && o.ClientAuth == ClientAuthNone {
 		c.bad(f+".clientAuth", "is none, so grant clientCredentials would prove nothing; must be one of privateKeyJWT, jwtSVID, jwtSPIFFE")
@@ -165,7 +175,7 @@ func (c *checker) extra(field string, extra map[string]string) {
 func (c *checker) apiKey(k *v1alpha1.APIKey, cleartext *bool) {
 	const f = "spec.apiKey"
 	var given []string
-	for _, name := range []string{"file", "env", "vault"} {
+	for _, name := range []string{"file", "env", "vault", "secretRef"} {
 		if c.has(f + "." + name) {
 			given = append(given, name)
 		}
@@ -174,7 +184,15 @@ func (c *checker) apiKey(k *v1alpha1.APIKey, cleartext *bool) {
 	case len(given) == 0 && c.sound(f):
 		c.bad(f, "names no source; give exactly one of file, env, vault")
 	case len(given) > 1:
-		c.bad(f+"."+given[1], "stands beside %s; give exactly one of file, env, vault", given[0])
+		c.bad(f+"."+given[1], "stands beside %s; give exactly one of file, env, vault, secretRef", given[0])
+	}
+	for _, name := range []string{"file", "env"} {
+		if c.place == PlacePod && c.has(f+"."+name) {
+			c.bad(f+"."+name, "would be read by the sidecar, which no object in a cluster can ask for; give secretRef or vault")
+		}
+	}
+	if k.SecretRef != nil {
+		c.secretRef(f+".secretRef", k.SecretRef.Name, k.SecretRef.Key)
 	}
 	if k.File != "" {
 		k.File = c.resolve(k.File)
@@ -277,6 +295,7 @@ func (c *checker) baseURLs(s *v1alpha1.CredentialProviderSpec) {
 		c.port(field+".port", b.Port)
 		oneOf(c, field+".scheme", b.Scheme, SchemeHTTP, SchemeHTTPS)
 		c.listen(field+".listen", b.Listen, true)
+		c.ownPorts(field+".listen", b.Listen)
 		if why := badPath(b.Path); b.Path != "" && why != "" {
 			c.bad(field+".path", "is %s; %s", quote(b.Path), why)
 		}

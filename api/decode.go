@@ -15,8 +15,8 @@ import (
 
 // Bounds of one file: aliases can make a small file a huge document.
 const (
-	maxNodes = 200_000
-	maxDepth = 64
+	maxFileNodes = 200_000
+	maxDepth     = 64
 )
 
 var (
@@ -32,6 +32,7 @@ type decoder struct {
 	positions map[Ref]Position
 	problems  *Problems
 	nodes     int
+	maxNodes  int
 	exceeded  bool // a bound was reported for this file
 	// optional lists required fields that a preset fills in.
 	optional map[string]bool
@@ -101,11 +102,11 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, field string, depth int)
 }
 
 func (d *decoder) tooLarge(n *yaml.Node, field string, depth int) bool {
-	if d.nodes++; d.nodes <= maxNodes && depth <= maxDepth {
+	if d.nodes++; d.nodes <= d.maxNodes && depth <= maxDepth {
 		return false
 	}
 	if !d.exceeded {
-		d.problem(n, field, "is too large once aliases are expanded; write at most %d values, %d deep", maxNodes, maxDepth)
+		d.problem(n, field, "is too large once aliases are expanded; write at most %d values, %d deep", d.maxNodes, maxDepth)
 	}
 	d.exceeded = true
 	return true
@@ -156,7 +157,7 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, field string) bool {
 
 // emptyAllowed lists the fields whose empty text means something.
 func emptyAllowed(field string) bool {
-	return field == "spec.identity.listen" || strings.HasSuffix(field, "]") && strings.Contains(field, "abels[")
+	return field == "spec.identity.listen" || strings.HasPrefix(field, "spec.targetRefs[") && strings.HasSuffix(field, ".group") || strings.HasSuffix(field, "]") && strings.Contains(field, "abels[")
 }
 
 func (d *decoder) duration(n *yaml.Node, v reflect.Value, field string) bool {

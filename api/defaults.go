@@ -21,6 +21,9 @@ const (
 	ClientAuthJWTSVID       = "jwtSVID"
 	ClientAuthJWTSPIFFE     = "jwtSPIFFE"
 	ClientAuthNone          = "none"
+	ClientAuthSecretBasic   = "clientSecretBasic" // in a cluster, by its broker
+	ClientAuthSecretPost    = "clientSecretPost"
+	ClientAuthTLS           = "tlsClientAuth"
 
 	BodyForm = "form"
 	BodyJSON = "json"
@@ -43,6 +46,12 @@ const (
 
 	RevokeIAMDeny = "iamDeny"
 	RevokeMinIO   = "minio"
+
+	TargetNamespace      = "Namespace"
+	TargetServiceAccount = "ServiceAccount"
+
+	InjectExplicit    = "explicit"
+	InjectTransparent = "transparent"
 
 	ModeEnforce = "enforce"
 	ModeAudit   = "audit"

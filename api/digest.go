@@ -42,6 +42,7 @@ func (l *loader) digest(b *Bundle) {
 	writeJSON(h, b.Config)
 	writeJSON(h, providers)
 	writeJSON(h, policies)
+	writeJSON(h, b.Grants)
 	for _, f := range b.files {
 		l.hashFile(h, f)
 	}

@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -38,12 +39,17 @@ A preset fills in every other field of its provider; what you write wins, maps a
 
 // TestDocs keeps docs/configuration.md equal to the Go documentation.
 func TestDocs(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "v1alpha1/types.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	g := generator{t: t, types: map[string]*ast.StructType{}, docs: map[string]string{}}
-	for _, decl := range file.Decls {
+	sources, _ := filepath.Glob("v1alpha1/*.go")
+	var decls []ast.Decl
+	for _, name := range sources {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
+	}
+	for _, decl := range decls {
 		gen, ok := decl.(*ast.GenDecl)
 		if !ok || gen.Tok != token.TYPE {
 			continue
@@ -57,9 +63,11 @@ func TestDocs(t *testing.T) {
 		}
 	}
 	g.b.WriteString(docsHead)
-	for _, kind := range []string{"CredentialProvider", "AccessPolicy", "AttacheConfig"} {
+	for _, kind := range []string{
+		"CredentialProvider", "CredentialProviderSpec", "ClusterCredentialProvider", "ClusterCredentialProviderSpec",
+		"AccessPolicy", "AccessPolicySpec", "ClusterAccessPolicy", "AttacheConfig", "AttacheConfigSpec", "Revocation", "RevocationSpec",
+	} {
 		g.table(kind)
-		g.table(kind + "Spec")
 	}
 	g.table("ObjectMeta")
 	for len(g.queue) > 0 {
@@ -93,7 +101,11 @@ type generator struct {
 
 var spaces = regexp.MustCompile(`\s+`)
 
+// markers are instructions to controller-gen.
+var markers = regexp.MustCompile(`(?m)^\+.*$`)
+
 func oneLine(s string) string {
+	s = markers.ReplaceAllString(s, "")
 	return strings.ReplaceAll(strings.TrimSpace(spaces.ReplaceAllString(s, " ")), "|", `\|`)
 }
 
@@ -112,6 +124,9 @@ func (g *generator) table(name string) {
 			tag = reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("json")
 		}
 		field, opts, _ := strings.Cut(tag, ",")
+		if base := typeName(f.Type); field == "" && base != "TypeMeta" {
+			fmt.Fprintf(&g.b, "| … | %s | the fields of %s |\n", g.link(f.Type), base)
+		}
 		if field == "" {
 			continue
 		}
@@ -125,7 +140,7 @@ func (g *generator) table(name string) {
 			doc = oneLine(g.docs[strings.TrimLeft(typeName(f.Type), "[]*")])
 		}
 		required := ""
-		if !strings.Contains(opts, "omitempty") {
+		if !strings.Contains(opts, "omitempty") && !strings.Contains(f.Doc.Text(), "+optional") {
 			required = " **R**"
 		}
 		fmt.Fprintf(&g.b, "| `%s`%s | %s | %s |\n", field, required, g.link(f.Type), doc)
@@ -161,6 +176,7 @@ func (g *generator) link(e ast.Expr) string {
 	words := map[string]string{
 		"string": "text", "bool": "true/false", "int": "number", "int64": "number", "float64": "number", "map": "mapping of text",
 		"Duration": "duration", "RawMessage": "any", "AgentCredentials": "strip, pass", "AnswerCredentials": "seal, pass", "Durability": "process, power",
+		"OwnerList": "list of text",
 	}
 	word, ok := words[name]
 	if !ok {

@@ -34,12 +34,15 @@ var ErrNoDocuments = errors.New("no configuration documents")
 // Mistakes are answered all at once, as [Problems].
 //
 // Paths in documents (caFile, file) are relative to the document's folder.
-func Load(dir string) (*Bundle, error) {
+func Load(dir string) (*Bundle, error) { return LoadFor(PlaceRun, dir) }
+
+// LoadFor is [Load] for documents that are used elsewhere than in attache run.
+func LoadFor(place Place, dir string) (*Bundle, error) {
 	files, err := configFiles(dir)
 	if err != nil {
 		return nil, err
 	}
-	l := newLoader()
+	l := newLoader(place)
 	for _, file := range files {
 		data, err := readBounded(file)
 		if err != nil {
@@ -53,10 +56,14 @@ func Load(dir string) (*Bundle, error) {
 
 // Parse loads documents from memory. The name stands for the file in
 // positions; paths in the documents are relative to the working folder.
-func Parse(name string, data []byte) (*Bundle, error) {
-	l := newLoader()
-	if len(data) > MaxFileBytes {
-		return nil, Problems{{Position: Position{name, 1, 1}, Text: tooBig(int64(len(data)))}}
+func Parse(name string, data []byte) (*Bundle, error) { return ParseFor(PlaceRun, name, data) }
+
+// ParseFor is [Parse] for documents that are used elsewhere than in attache
+// run. The documents of a pod may have [MaxPodBytes].
+func ParseFor(place Place, name string, data []byte) (*Bundle, error) {
+	l := newLoader(place)
+	if most := place.maxBytes(); len(data) > most {
+		return nil, Problems{{Position: Position{name, 1, 1}, Text: tooBig(int64(len(data)), most)}}
 	}
 	l.add(name, "", data)
 	return l.finish(name)
@@ -115,13 +122,13 @@ func readBounded(path string) ([]byte, error) {
 		return nil, plainPathError(err)
 	}
 	if len(data) > MaxFileBytes {
-		return nil, errors.New(tooBig(info.Size()))
+		return nil, errors.New(tooBig(info.Size(), MaxFileBytes))
 	}
 	return data, nil
 }
 
-func tooBig(n int64) string {
-	return fmt.Sprintf("is %d bytes long; a file may have %d, split it", n, MaxFileBytes)
+func tooBig(n int64, most int) string {
+	return fmt.Sprintf("is %d bytes long; a file may have %d, split it", n, most)
 }
 
 // plainPathError drops the path, which the message's position already has.
@@ -132,17 +139,25 @@ func plainPathError(err error) error {
 	return fmt.Errorf("cannot be read: %w", err)
 }
 
-// document is one decoded document; exactly one of the pointers is set.
+// document is one decoded document; exactly one of provider, policy and config
+// is set.
 type document struct {
 	ref      Ref
 	dir      string // for relative paths
 	provider *v1alpha1.CredentialProvider
+	grant    *v1alpha1.NamespaceGrant // of a ClusterCredentialProvider
 	policy   *v1alpha1.AccessPolicy
 	config   *v1alpha1.AttacheConfig
 }
 
 type loader struct {
-	problems  Problems
+	place    Place
+	problems Problems
+	// unresolved are the mistakes in references that do not make a pod's
+	// documents bad.
+	unresolved Problems
+	// withheld says why rules cannot use a provider that exists, by name.
+	withheld  map[string]Problem
 	positions map[Ref]Position
 	docs      []document
 	seen      map[Ref]Position // where each kind/namespace/name was first met
@@ -151,8 +166,9 @@ type loader struct {
 	certs     map[string]certFile
 }
 
-func newLoader() *loader {
+func newLoader(place Place) *loader {
 	return &loader{
+		place:     place,
 		positions: map[Ref]Position{},
 		seen:      map[Ref]Position{},
 		files:     map[string]bool{},
@@ -161,7 +177,7 @@ func newLoader() *loader {
 }
 
 func (l *loader) add(file, dir string, data []byte) {
-	d := &decoder{file: file, positions: l.positions, problems: &l.problems}
+	d := &decoder{file: file, positions: l.positions, problems: &l.problems, maxNodes: l.place.maxNodes()}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var n yaml.Node
@@ -205,7 +221,7 @@ func (l *loader) document(d *decoder, dir string, n *yaml.Node) {
 		d.problem(n, "", "is %s; a document is a mapping with apiVersion, kind, metadata and spec", describe(n))
 		return
 	}
-	kinds := []string{v1alpha1.KindAccessPolicy, v1alpha1.KindAttacheConfig, v1alpha1.KindCredentialProvider}
+	kinds := []string{v1alpha1.KindAccessPolicy, v1alpha1.KindAttacheConfig, v1alpha1.KindClusterAccessPolicy, v1alpha1.KindClusterCredentialProvider, v1alpha1.KindCredentialProvider}
 	d.ref = Ref{Kind: text(n, "kind"), Namespace: text(n, "metadata", "namespace"), Name: text(n, "metadata", "name")}
 	switch kind := child(n, "kind"); {
 	case kind == nil:
@@ -233,19 +249,22 @@ func (l *loader) document(d *decoder, dir string, n *yaml.Node) {
 
 func (l *loader) decode(d *decoder, dir string, n *yaml.Node) {
 	doc := document{ref: d.ref, dir: dir}
-	var target reflect.Value
 	switch d.ref.Kind {
 	case v1alpha1.KindCredentialProvider:
 		doc.provider = &v1alpha1.CredentialProvider{}
-		target = reflect.ValueOf(doc.provider)
-	case v1alpha1.KindAccessPolicy:
+		d.decode(n, reflect.ValueOf(doc.provider).Elem(), "", 0)
+	case v1alpha1.KindClusterCredentialProvider:
+		var p v1alpha1.ClusterCredentialProvider
+		d.decode(n, reflect.ValueOf(&p).Elem(), "", 0)
+		doc.provider = &v1alpha1.CredentialProvider{TypeMeta: p.TypeMeta, Metadata: p.Metadata, Spec: p.Spec.CredentialProviderSpec}
+		doc.grant = p.Spec.AllowedNamespaces
+	case v1alpha1.KindAccessPolicy, v1alpha1.KindClusterAccessPolicy: // alike but for the kind
 		doc.policy = &v1alpha1.AccessPolicy{}
-		target = reflect.ValueOf(doc.policy)
+		d.decode(n, reflect.ValueOf(doc.policy).Elem(), "", 0)
 	default:
 		doc.config = &v1alpha1.AttacheConfig{}
-		target = reflect.ValueOf(doc.config)
+		d.decode(n, reflect.ValueOf(doc.config).Elem(), "", 0)
 	}
-	d.decode(n, target.Elem(), "", 0)
 	l.docs = append(l.docs, doc)
 }
 
@@ -259,11 +278,19 @@ func (l *loader) finish(dir string) (*Bundle, error) {
 		l.problems.sort()
 		return nil, l.problems
 	}
-	b := &Bundle{positions: l.positions, Config: defaultConfig()}
+	return l.bundle(), nil
+}
+
+// bundle makes a bundle of documents that are good.
+func (l *loader) bundle() *Bundle {
+	b := &Bundle{positions: l.positions, Config: defaultConfig(), Grants: map[string]*v1alpha1.NamespaceGrant{}, Unresolved: l.unresolved}
 	for _, d := range l.docs {
 		switch {
 		case d.provider != nil:
 			b.Providers = append(b.Providers, *d.provider)
+			if d.ref.Kind == v1alpha1.KindClusterCredentialProvider {
+				b.Grants[d.ref.Name] = d.grant
+			}
 		case d.policy != nil:
 			b.Policies = append(b.Policies, *d.policy)
 		default:
@@ -275,7 +302,7 @@ func (l *loader) finish(dir string) (*Bundle, error) {
 	}
 	slices.Sort(b.files)
 	l.digest(b)
-	return b, nil
+	return b
 }
 
 // deep returns the node at a path of keys, or the nearest one above it.

@@ -57,6 +57,9 @@ type rule struct {
 	decision  Decision
 	outcome   int  // equal for rules that decide alike
 	flagged   bool // credentialCall
+	// unresolved says what is wrong with what the rule refers to: where the rule
+	// wins, it denies.
+	unresolved string
 }
 
 // variant is a rule for one of its hosts and one of its paths: what a request
@@ -77,6 +80,9 @@ type issuer struct {
 	scopes       []string         // where a rule names none
 	aws          *awsscope.Policy // the most that sessions of an aws provider may do, where a rule names nothing
 	destinations []place
+	// grant names the namespaces that may use a provider of the cluster.
+	cluster bool
+	grant   *v1alpha1.NamespaceGrant
 }
 
 // place is a destination of a provider.
@@ -94,6 +100,8 @@ type compiler struct {
 	variants []*variant
 	outcomes map[string]int
 	rules    int
+	// unresolved holds what the loader found wrong with references of rules.
+	unresolved map[api.Ref]string
 }
 
 // Compile compiles the policies of b. An error is of type [Problems] and holds
@@ -114,7 +122,13 @@ func Compile(b *api.Bundle) (*Set, error) {
 
 // compile does all of [Compile] that finds mistakes.
 func compile(b *api.Bundle) (*compiler, error) {
-	c := &compiler{bundle: b, issuers: map[string]*issuer{}, outcomes: map[string]int{}}
+	c := &compiler{bundle: b, issuers: map[string]*issuer{}, outcomes: map[string]int{}, unresolved: map[api.Ref]string{}}
+	for _, p := range b.Unresolved {
+		if end := strings.IndexByte(p.Ref.Field, ']'); end > 0 {
+			p.Ref.Field = p.Ref.Field[:end+1] // spec.rules[i]
+		}
+		c.unresolved[p.Ref] = p.Text
+	}
 	for i := range b.Providers {
 		c.addIssuer(&b.Providers[i])
 	}
@@ -142,7 +156,10 @@ func hasWhen(p v1alpha1.AccessPolicy) bool {
 // addIssuer notes where a provider's credentials may go. A destination that
 // the loader should have refused covers nothing.
 func (c *compiler) addIssuer(p *v1alpha1.CredentialProvider) {
-	is := &issuer{name: p.Metadata.Name, ttl: p.Spec.TTL.D()}
+	is := &issuer{
+		name: p.Metadata.Name, ttl: p.Spec.TTL.D(),
+		cluster: p.Kind == v1alpha1.KindClusterCredentialProvider, grant: c.bundle.Grants[p.Metadata.Name],
+	}
 	if p.Spec.OAuth2 != nil {
 		is.scopes = p.Spec.OAuth2.Scopes
 	}
@@ -167,6 +184,11 @@ func (c *compiler) addIssuer(p *v1alpha1.CredentialProvider) {
 	c.issuers[is.name] = is
 }
 
+// serves reports whether workloads of a namespace may use the provider.
+func (is *issuer) serves(namespace string) bool {
+	return !is.cluster || api.Granted(is.grant, namespace, map[string]string{"kubernetes.io/metadata.name": namespace})
+}
+
 // covers reports whether the provider's credentials may go where r goes.
 func (is *issuer) covers(r *Request) bool {
 	for i := range is.destinations {
@@ -180,7 +202,7 @@ func (is *issuer) covers(r *Request) bool {
 
 func (c *compiler) addPolicy(doc *v1alpha1.AccessPolicy) {
 	p := &policy{
-		ref:  api.Ref{Kind: v1alpha1.KindAccessPolicy, Namespace: doc.Metadata.Namespace, Name: doc.Metadata.Name},
+		ref:  api.Ref{Kind: cmp.Or(doc.Kind, v1alpha1.KindAccessPolicy), Namespace: doc.Metadata.Namespace, Name: doc.Metadata.Name},
 		name: doc.Metadata.Name,
 	}
 	if doc.Metadata.Namespace != "" {
@@ -239,6 +261,7 @@ func (c *compiler) addRule(p *policy, field string, doc *v1alpha1.Rule) {
 		name: doc.Name, action: doc.Action, reason: doc.Reason,
 		ports: unique(doc.Ports), methods: unique(doc.Methods), protocols: unique(doc.Protocols), flagged: doc.CredentialCall,
 	}
+	r.unresolved = c.unresolved[ref]
 	c.rules++
 	c.checkAction(p, field, doc)
 	c.checkLists(p, field, doc)
@@ -466,7 +489,9 @@ func (c *compiler) grant(r *rule, doc *v1alpha1.CredentialRef) Grant {
 		Role:        doc.Role,
 		TTL:         cmp.Or(doc.TTL.D(), defaultTTL),
 	}
-	if r.provider = c.issuers[doc.Provider]; r.provider == nil {
+	if r.provider = c.issuers[doc.Provider]; r.provider == nil && r.unresolved != "" {
+		return g // the rule only denies
+	} else if r.provider == nil {
 		c.report(r.policy, field+".provider", "%q is no CredentialProvider of this set", doc.Provider)
 	} else {
 		if doc.TTL == 0 && r.provider.ttl > 0 {

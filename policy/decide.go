@@ -208,6 +208,12 @@ func (s *Set) opened(q *search) Decision {
 	if what := s.calls.match(q.r, q.path); what != "" && !v.flagged && d.Grant.AWS == nil {
 		return v.withdraw(d, fmt.Sprintf("the call hands out credentials (%s), which rule %q of policy %q does not name; to allow it the rule needs credentialCall: true", what, v.name, v.policy.name))
 	}
+	if v.unresolved != "" {
+		return v.withdraw(d, fmt.Sprintf("rule %q of policy %q asks for a credential that it cannot have (%s); its owner must correct it", v.name, v.policy.name, v.unresolved))
+	}
+	if d.Verdict == Inject && !v.provider.serves(q.r.Workload.Namespace) {
+		return v.withdraw(d, fmt.Sprintf("rule %q of policy %q asks for a credential of provider %q, which namespace %q may not use; its owner must add it to spec.allowedNamespaces", v.name, v.policy.name, v.provider.name, bounded(q.r.Workload.Namespace)))
+	}
 	if d.Verdict == Inject && !v.provider.covers(q.r) {
 		return v.withdraw(d, fmt.Sprintf("rule %q of policy %q asks for a credential of provider %q, which may not go to %s; it must be among the provider's destinations", v.name, v.policy.name, v.provider.name, place{port: q.r.Port, scheme: q.r.Scheme}.describe(q.r.Host)))
 	}

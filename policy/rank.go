@@ -3,6 +3,8 @@ package policy
 import (
 	"cmp"
 	"slices"
+
+	"github.com/attache-dev/attache/api"
 )
 
 // specificity says how much a variant asks for. Its fields are compared in
@@ -197,4 +199,5 @@ func (c *compiler) reportConflict(first, second *variant) {
 	c.report(second.policy, second.field,
 		"rule %q of policy %q and rule %q of policy %q%s match the same requests (host %s, %s) with equal specificity but different outcomes; make one more specific, or remove one",
 		second.name, second.policy.name, first.name, first.policy.name, where, second.host.source, path)
+	c.problems[len(c.problems)-1].Reason = api.ReasonConflicted
 }

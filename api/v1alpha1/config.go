@@ -1,0 +1,172 @@
+package v1alpha1
+
+// AttacheConfig configures the program itself. A folder holds at most one.
+type AttacheConfig struct {
+	TypeMeta `json:",inline"`
+	Metadata ObjectMeta        `json:"metadata"`
+	Spec     AttacheConfigSpec `json:"spec"`
+}
+
+// AttacheConfigSpec is the body of an AttacheConfig. Every field has a
+// default.
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.trustDomain) || has(self.trustDomain)",message="trustDomain cannot be changed: every identity holds it; install another control plane"
+type AttacheConfigSpec struct {
+	// TrustDomain of the embedded issuer. Default attache.local.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[a-z0-9._-]+$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: every identity holds it; install another control plane"
+	TrustDomain string         `json:"trustDomain,omitempty"`
+	Workload    WorkloadConfig `json:"workload,omitempty"`
+	Identity    IdentityConfig `json:"identity,omitempty"`
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Humans   []HumanIssuer  `json:"humans,omitempty"`
+	Tasks    TasksConfig    `json:"tasks,omitempty"`
+	Audit    AuditConfig    `json:"audit,omitempty"`
+	Limits   Limits         `json:"limits,omitempty"`
+	Upstream UpstreamConfig `json:"upstream,omitempty"`
+	Admin    AdminConfig    `json:"admin,omitempty"`
+	Tracing  TracingConfig  `json:"tracing,omitempty"`
+	Cluster  ClusterConfig  `json:"cluster,omitempty"`
+}
+
+// WorkloadConfig describes the workload of attache run.
+type WorkloadConfig struct {
+	// Name is the last part of the SPIFFE ID spiffe://TRUSTDOMAIN/agent/NAME.
+	// Default: the base name of the command.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=64
+	Labels map[string]string `json:"labels,omitempty"` // for selectors and CEL
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Owner string `json:"owner,omitempty"` // accountable person or team
+}
+
+// IdentityConfig chooses the source of identity documents.
+type IdentityConfig struct {
+	// Source is embedded (default) or spiffe.
+	// +kubebuilder:validation:Enum=embedded;spiffe
+	Source string `json:"source,omitempty"`
+	// Socket of the SPIFFE Workload API; default $SPIFFE_ENDPOINT_SOCKET.
+	Socket string `json:"socket,omitempty"`
+	// IssuerURL is the iss of JWT-SVIDs; default: the discovery listener's URL.
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:Pattern=`^https?://[^\s]+$`
+	IssuerURL string `json:"issuerURL,omitempty"`
+	// Listen serves discovery and JWKS over HTTPS; "" means not at all.
+	Listen string `json:"listen,omitempty"`
+	// TLSCertFile and TLSKeyFile (PEM) serve that listener; default: a
+	// certificate of the embedded issuer's own authority.
+	TLSCertFile string `json:"tlsCertFile,omitempty"`
+	TLSKeyFile  string `json:"tlsKeyFile,omitempty"`
+	// SSHAgent is the socket of an ssh-agent, out of the child's reach, whose
+	// ECDSA P-256 keys sign JWT-SVIDs; they outlive this process. Default:
+	// keys in memory.
+	SSHAgent string `json:"sshAgent,omitempty"`
+	// RotateEvery is how long a signing key signs. Default 24h.
+	RotateEvery Duration `json:"rotateEvery,omitempty"`
+}
+
+// HumanIssuer is an OpenID provider whose tokens may open tasks.
+type HumanIssuer struct {
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:Pattern=`^https?://[^\s]+$`
+	Issuer string `json:"issuer"` // https URL, resolved by OpenID discovery
+	// Audiences of which the token must carry one: ours.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	Audiences []string `json:"audiences"`
+	// CAFile, CABundle and Addresses apply to the issuer's endpoints.
+	CAFile string `json:"caFile,omitempty"`
+	// +kubebuilder:validation:MaxLength=262144
+	CABundle string `json:"caBundle,omitempty"`
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=64
+	Addresses []string `json:"addresses,omitempty"`
+	// MaxAge of iat. Default 10m.
+	MaxAge Duration `json:"maxAge,omitempty"`
+	// RequireBinding asks for may_act.sub or azp naming the workload. Default true.
+	RequireBinding *bool `json:"requireBinding,omitempty"`
+}
+
+// TasksConfig bounds tasks.
+type TasksConfig struct {
+	MaxTTL Duration `json:"maxTTL,omitempty"` // default 1h
+}
+
+// AuditConfig configures the record spool.
+type AuditConfig struct {
+	// Dir of the spool. Default: audit below the state folder.
+	Dir          string `json:"dir,omitempty"`
+	MaxBytes     int64  `json:"maxBytes,omitempty"`     // default 1 GiB
+	SegmentBytes int64  `json:"segmentBytes,omitempty"` // default 64 MiB
+	// OnFull is refuse (default) or overwrite (drop the oldest closed segment).
+	// +kubebuilder:validation:Enum=refuse;overwrite
+	OnFull string `json:"onFull,omitempty"`
+	// +kubebuilder:validation:Enum=process;power
+	Durability Durability `json:"durability,omitempty"` // process (default) or power, for rules that say nothing
+	Heartbeat  Duration   `json:"heartbeat,omitempty"`  // default 30s
+}
+
+// Limits of the data path. Zero means the default.
+type Limits struct {
+	MaxHeaderBytes  int      `json:"maxHeaderBytes,omitempty"`  // default 65536
+	MaxHeaders      int      `json:"maxHeaders,omitempty"`      // default 200
+	MaxConnections  int      `json:"maxConnections,omitempty"`  // default 10000
+	MaxStreams      int      `json:"maxStreams,omitempty"`      // h2 streams a connection, default 250
+	HeaderTimeout   Duration `json:"headerTimeout,omitempty"`   // default 10s
+	IdleTimeout     Duration `json:"idleTimeout,omitempty"`     // default 3m
+	DialTimeout     Duration `json:"dialTimeout,omitempty"`     // default 10s
+	TLSTimeout      Duration `json:"tlsTimeout,omitempty"`      // default 10s
+	ResponseTimeout Duration `json:"responseTimeout,omitempty"` // to the answer's head; default 10m
+	// ContinueTimeout is how long a body waits for an origin's 100 Continue;
+	// default 3s.
+	ContinueTimeout Duration `json:"continueTimeout,omitempty"`
+	// TunnelIdleTimeout ends a tunnel, WebSocket or passthrough connection
+	// through which nothing passes; default 10m.
+	TunnelIdleTimeout Duration `json:"tunnelIdleTimeout,omitempty"`
+	DrainTimeout      Duration `json:"drainTimeout,omitempty"`      // default 20s
+	MaxIdlePerHost    int      `json:"maxIdlePerHost,omitempty"`    // connections to an origin, default 256
+	OriginIdleTimeout Duration `json:"originIdleTimeout,omitempty"` // of those; default 90s
+	// MaxAnswerHeaderBytes bounds an answer's head; default 1 MiB, at most 16 MiB.
+	MaxAnswerHeaderBytes int `json:"maxAnswerHeaderBytes,omitempty"`
+	// MaxReplayBytes is the largest body that is kept to repeat a request after
+	// a stale credential; default 64 KiB, at most 16 MiB.
+	MaxReplayBytes    int `json:"maxReplayBytes,omitempty"`
+	LeafCacheSize     int `json:"leafCacheSize,omitempty"`     // default 1024
+	CredentialCache   int `json:"credentialCache,omitempty"`   // default 4096
+	MaxRequestsPerSec int `json:"maxRequestsPerSec,omitempty"` // 0: unlimited
+}
+
+// UpstreamConfig says how upstreams are reached.
+type UpstreamConfig struct {
+	// ParentProxy is http://host:port; default: Attaché's own environment.
+	// "none" ignores the environment.
+	ParentProxy string `json:"parentProxy,omitempty"`
+	// AllowPrivate lets unpinned names resolve to private (RFC 1918, ULA)
+	// addresses; never to loopback, link-local or metadata addresses.
+	AllowPrivate bool `json:"allowPrivate,omitempty"`
+}
+
+// AdminConfig is the operator's own listener, out of the agent's reach.
+type AdminConfig struct {
+	// Listen is a Unix socket path ("unix:/…") or host:port. Default: a Unix
+	// socket in the state folder.
+	Listen string `json:"listen,omitempty"`
+}
+
+// TracingConfig exports OpenTelemetry traces.
+type TracingConfig struct {
+	// OTLPEndpoint is an http(s) URL; empty: no export.
+	OTLPEndpoint string `json:"otlpEndpoint,omitempty"`
+	// SampleRatio of traces that the agent did not start. Default 0.01.
+	SampleRatio *float64 `json:"sampleRatio,omitempty"`
+}
