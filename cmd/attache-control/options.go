@@ -25,6 +25,7 @@ type options struct {
 	apiListen, webhookListen, discoveryListen, metricsListen string
 
 	webhookSecret, webhookCertDir, webhookConfiguration string
+	webhookNames                                        []string
 	caSecret                                            string
 
 	defaults    string
@@ -47,6 +48,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.webhookSecret, "webhook-secret", "attache-webhook-cert", "Secret of the webhook's certificate, which this program rotates")
 	f.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "folder with tls.crt and tls.key that something else rotates, such as cert-manager; then --webhook-secret is unused")
 	f.StringVar(&o.webhookConfiguration, "webhook-configuration", "attache", "name of the mutating and of the validating webhook configuration, whose caBundle this program sets")
+	f.StringSliceVar(&o.webhookNames, "webhook-names", nil, "further DNS names of the webhook's certificate, for an API server that reaches it by URL")
 	f.StringVar(&o.caSecret, "ca-secret", "attache-ca", "Secret of the authority of the trust domain")
 	f.StringVar(&o.defaults, "defaults", "", "file with the AttacheConfig that the leader applies at its start")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time write status")

@@ -1,9 +1,6 @@
 package main
 
-import (
-	"context"
-	"errors"
-)
+import "context"
 
 // role is one duty of the control plane. A replica has some or all of them.
 type role struct {
@@ -27,5 +24,3 @@ func roleNames() []string {
 	}
 	return names
 }
-
-func addWebhook(context.Context, *host) error { return errors.New("is not there yet") }

@@ -50,6 +50,21 @@ func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
 		return err
 	}
 	h := &host{options: o, log: log, mgr: mgr, health: &health{}}
+	// Probes are answered at once: a role may have to wait for the cluster.
+	probes, stopProbes := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopProbes()
+	probesDone := make(chan error, 1)
+	go func() {
+		probesDone <- serveHTTP(probes, h.metricsListen, nil, newServer(h.health.handler(metrics.Registry), log))
+	}()
+	if err := h.addRoles(ctx); err != nil {
+		return err
+	}
+	return h.serve(ctx, probesDone)
+}
+
+// addRoles makes the roles of this replica.
+func (h *host) addRoles(ctx context.Context) error {
 	var synced atomic.Bool
 	h.health.add("caches", func() error {
 		if !synced.Load() {
@@ -58,20 +73,17 @@ func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
 		return nil
 	})
 	for _, r := range roles() {
-		if !o.has(r.name) {
+		if !h.has(r.name) {
 			continue
 		}
 		if err := r.add(ctx, h); err != nil {
 			return fmt.Errorf("role %s: %w", r.name, err)
 		}
 	}
-	if err := h.run(func(ctx context.Context) error {
+	return h.run(func(ctx context.Context) error {
 		synced.Store(true)
 		return h.serveSidecars(ctx)
-	}); err != nil {
-		return err
-	}
-	return h.serve(ctx)
+	})
 }
 
 // newManager makes the client and the caches. Secrets are seen in the control
@@ -100,16 +112,10 @@ func newManager(config *rest.Config, o options, log *slog.Logger) (ctrl.Manager,
 	return mgr, nil
 }
 
-// serve answers probes at once, runs the manager, and drains: when ctx ends,
-// readiness does, and everything else once no endpoint can name this replica.
-func (h *host) serve(ctx context.Context) error {
+// serve runs the manager, and drains: when ctx ends, readiness does, and
+// everything else once no endpoint can name this replica.
+func (h *host) serve(ctx context.Context, probesDone <-chan error) error {
 	base := context.WithoutCancel(ctx)
-	probes, stopProbes := context.WithCancel(base)
-	defer stopProbes()
-	probesDone := make(chan error, 1)
-	go func() {
-		probesDone <- serveHTTP(probes, h.metricsListen, nil, newServer(h.health.handler(metrics.Registry), h.log))
-	}()
 	running, stop := context.WithCancel(base)
 	defer stop()
 	done := make(chan error, 1)

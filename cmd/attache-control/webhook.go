@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/webhook/certs"
+	"github.com/attache-dev/attache/webhook/server"
+)
+
+// addWebhook serves admission.
+func addWebhook(ctx context.Context, h *host) error {
+	config := schema.GroupVersionKind{Group: "attache.dev", Version: "v1alpha1", Kind: v1alpha1.KindAttacheConfig}
+	if err := h.waitForKind(ctx, config); err != nil {
+		return err
+	}
+	nameservers, err := resolvers("/etc/resolv.conf")
+	if err != nil {
+		return err
+	}
+	m := server.NewMetrics()
+	source, err := server.NewCluster(ctx, server.ClusterOptions{
+		Cache: h.mgr.GetCache(), Live: h.mgr.GetAPIReader(),
+		Fixed: server.Fixed{
+			Image: h.image, ImagePullPolicy: h.imagePullPolicy,
+			// The Service's port, wherever this process listens.
+			Control:    fmt.Sprintf("%s.%s.svc:8443", h.service, h.namespace),
+			APIServers: apiServers(os.Getenv), Nameservers: nameservers,
+		},
+		Roots:   client.ObjectKey{Namespace: h.namespace, Name: h.caSecret},
+		Metrics: m, Log: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	queue := server.NewEventQueue(m, h.log)
+	s, err := server.New(server.Options{Source: source, Events: queue.Add, Metrics: m, Log: h.log})
+	if err != nil {
+		return err
+	}
+	cert, err := h.webhookCertificate()
+	if err != nil {
+		return err
+	}
+	for _, c := range []prometheus.Collector{m, cert.Collector()} {
+		if err := metrics.Registry.Register(c); err != nil {
+			return err
+		}
+	}
+	h.health.add("webhook certificate", cert.Ready)
+	h.health.add("webhook", func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		return source.Ready(ctx)
+	})
+	if err := h.run(func(ctx context.Context) error { return queue.Run(ctx, h.mgr.GetEventRecorder("attache-control")) }); err != nil {
+		return err
+	}
+	return h.run(func(ctx context.Context) error {
+		if err := serveHTTP(ctx, h.webhookListen, cert.TLS(), newServer(s.Handler(), h.log)); err != nil {
+			return fmt.Errorf("admission webhook: %w", err)
+		}
+		return nil
+	})
+}
+
+// webhookCertificate is made here, or read from where something else makes it.
+func (h *host) webhookCertificate() (*certs.Certificate, error) {
+	if h.webhookCertDir == "" {
+		return certs.Rotate(h.mgr, certs.Options{
+			Secret:  client.ObjectKey{Namespace: h.namespace, Name: h.webhookSecret},
+			Service: h.service, Configuration: h.webhookConfiguration, ExtraNames: h.webhookNames, Log: h.log,
+		})
+	}
+	cert, watch, err := certs.FromFiles(h.webhookCertDir)
+	if err != nil {
+		return nil, err
+	}
+	return cert, h.run(watch)
+}
+
+// waitForKind waits until the API server has a kind of ours, which a chart may
+// install at the same time.
+func (h *host) waitForKind(ctx context.Context, gvk schema.GroupVersionKind) error {
+	const most = 2 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for told := false; ; told = true {
+		_, err := h.mgr.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		if err == nil {
+			return nil
+		}
+		if !told {
+			h.log.Warn("waiting for a custom resource definition", "kind", gvk.Kind, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			if meta.IsNoMatchError(err) {
+				return fmt.Errorf("the API server has no %s; install Attaché's custom resource definitions", gvk)
+			}
+			return fmt.Errorf("ask for %s: %w", gvk, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// apiServers is the API server's Service, as the kubelet tells every pod.
+func apiServers(env func(string) string) []netip.AddrPort {
+	a, err := netip.ParseAddrPort(net.JoinHostPort(env("KUBERNETES_SERVICE_HOST"), env("KUBERNETES_SERVICE_PORT")))
+	if err != nil {
+		return nil // not in a pod
+	}
+	return []netip.AddrPort{a}
+}
+
+// resolvers are the nameservers of this process.
+func resolvers(file string) ([]netip.Addr, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("find the cluster's nameservers: %w", err)
+	}
+	defer f.Close()
+	var list []netip.Addr
+	for s := bufio.NewScanner(f); s.Scan(); {
+		words := strings.Fields(s.Text())
+		if len(words) < 2 || words[0] != "nameserver" {
+			continue
+		}
+		// A loopback resolver is this host's, not the pods'.
+		if a, err := netip.ParseAddr(words[1]); err == nil && !a.IsLoopback() {
+			list = append(list, a)
+		}
+	}
+	return list, nil
+}
