@@ -75,6 +75,8 @@ from its environment and files; SDKs that insist on one get a placeholder.`,
 	f.StringSliceVar(&o.NoProxy, "no-proxy", nil, "hosts that the agent reaches directly")
 	f.StringVar(&runAs, "user", "", "run the agent as this user (name or uid:gid); needs root")
 	f.BoolVar(&o.OnlyProxy, "only-proxy", false, "let the agent open TCP connections to Attaché's ports only")
+	f.StringVar(&o.Isolate, "isolate", "", "give the agent a network of its own whose only way out is Attaché: always (the value of --isolate alone), or auto: where this machine can")
+	f.Lookup("isolate").NoOptDefVal = run.IsolateAlways
 	f.BoolVar(&o.UnsafeSameUser, "unsafe-same-user", false, "run although the agent cannot be confined here; every record says so")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "print nothing about the start")
 	return c

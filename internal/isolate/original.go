@@ -1,19 +1,16 @@
 package isolate
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+
+	"github.com/attache-dev/attache/proxy/redirect"
 )
 
-// ErrDirect says that a connection was made to the listener itself: it names
-// no destination.
-var ErrDirect = errors.New("connection was made to the listener itself")
-
 // Original is the address that the peer of c, accepted by one of
-// [Sockets.Transparent], connected to. The error matches [ErrDirect] if that
-// was the listener.
+// [Sockets.Transparent], connected to. The error matches
+// [redirect.ErrNotRedirected] if that was the listener.
 func Original(c net.Conn) (netip.AddrPort, error) {
 	t, ok := c.LocalAddr().(*net.TCPAddr)
 	if !ok {
@@ -23,7 +20,7 @@ func Original(c net.Conn) (netip.AddrPort, error) {
 	a = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 	for _, p := range own() {
 		if p.Contains(a.Addr()) {
-			return netip.AddrPort{}, ErrDirect
+			return netip.AddrPort{}, redirect.ErrNotRedirected
 		}
 	}
 	return a, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/internal/dataplane"
+	"github.com/attache-dev/attache/internal/isolate"
 )
 
 // doors are the open ports of a run. They are opened before the sandbox, which
@@ -107,7 +108,9 @@ func (d *doors) all() []net.Listener {
 func (d *doors) addrs() []net.Addr {
 	var out []net.Addr
 	for _, ln := range d.all() {
-		out = append(out, ln.Addr())
+		if _, ok := ln.(*isolate.Late); !ok { // the address of another network
+			out = append(out, ln.Addr())
+		}
 	}
 	if d.extra != nil {
 		out = append(out, d.extra.Addr())

@@ -35,6 +35,7 @@ type Options struct {
 	NoProxy        []string
 	User           *sandbox.User
 	OnlyProxy      bool
+	Isolate        string // a network of its own for the agent; empty: none, see IsolateAlways
 	UnsafeSameUser bool
 	Quiet          bool // no start-up lines on Stderr
 
@@ -89,6 +90,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.HumanTokenFile != "" && o.Task == "" {
 		return o, fmt.Errorf("%w: --human-token-file needs --task PURPOSE: a human's token opens a task", ErrUsage)
+	}
+	if o.Isolate != "" && o.Isolate != IsolateAlways && o.Isolate != IsolateAuto {
+		return o, fmt.Errorf("%w: --isolate is %q; must be %s or %s", ErrUsage, o.Isolate, IsolateAlways, IsolateAuto)
 	}
 	if o.Listen == "" {
 		o.Listen = "127.0.0.1:0"

@@ -14,6 +14,7 @@ import (
 	"github.com/attache-dev/attache/identity/process"
 	"github.com/attache-dev/attache/internal/dataplane"
 	"github.com/attache-dev/attache/internal/footprint"
+	"github.com/attache-dev/attache/internal/isolate"
 	"github.com/attache-dev/attache/internal/sandbox"
 	"github.com/attache-dev/attache/internal/trust"
 )
@@ -88,23 +89,14 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	if err != nil {
 		return 1, err
 	}
-	d, err := openDoors(ctx, o, b)
+	so := sandbox.Options{Dir: cwd, Hide: o.hidden(b), ReadOnly: []string{o.Config, trustDir}, User: o.User, UnsafeSameUser: o.UnsafeSameUser}
+	box, so, d, iso, err := o.enclose(ctx, b, so, trustDir)
 	if err != nil {
 		return 1, err
 	}
 	defer d.close()
-	so := sandbox.Options{Dir: cwd, Hide: o.hidden(b), ReadOnly: []string{o.Config, trustDir}, User: o.User, UnsafeSameUser: o.UnsafeSameUser}
-	if o.OnlyProxy {
-		so.OnlyProxy = d.ports()
-	}
-	box, err := sandbox.New(ctx, so)
-	if err != nil {
-		if errors.Is(err, sandbox.ErrUnconfined) {
-			err = fmt.Errorf("%w; --unsafe-same-user starts it all the same and every record says so", err)
-		}
-		return 1, err
-	}
 	defer func() { _ = box.Close() }()
+	defer func() { err = errors.Join(err, iso.close()) }()
 	// Before any secret is in memory.
 	node, err := findNode(ctx, so)
 	if err != nil {
@@ -130,6 +122,9 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 		return 1, err
 	}
 	defer func() { _ = attestor.Close() }()
+	if iso != nil {
+		iso.plane, iso.attestor = p, attestor
+	}
 	if err := p.open(ctx, d, attestor); err != nil {
 		return 1, err
 	}
@@ -159,6 +154,39 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	defer footprint.KeepHeap()()
 	go footprint.KeepTrimmed(watchCtx)
 	return box.Wait(ctx)
+}
+
+// enclose opens the doors and makes the sandbox for them: with a network of its
+// own where that is wanted and, with [IsolateAuto], possible. The isolation is
+// nil without.
+func (o *Options) enclose(ctx context.Context, b *api.Bundle, so sandbox.Options, trustDir string) (*sandbox.Sandbox, sandbox.Options, *doors, *isolation, error) {
+	if o.Isolate != "" {
+		box, iso, own, d, err := o.isolated(ctx, b, so, trustDir)
+		if err == nil {
+			return box, own, d, iso, nil
+		}
+		if o.Isolate != IsolateAuto || !errors.Is(err, isolate.ErrForbidden) {
+			return nil, so, nil, nil, err
+		}
+		o.say("no network of its own for the agent: %v", err)
+		o.say("not enforced here: programs that ignore the proxy's variables reach the network past Attaché, without a credential and a record")
+	}
+	d, err := openDoors(ctx, o, b)
+	if err != nil {
+		return nil, so, nil, nil, err
+	}
+	if o.OnlyProxy {
+		so.OnlyProxy = d.ports()
+	}
+	box, err := sandbox.New(ctx, so)
+	if err != nil {
+		d.close()
+		if errors.Is(err, sandbox.ErrUnconfined) {
+			err = fmt.Errorf("%w; --unsafe-same-user starts it all the same and every record says so", err)
+		}
+		return nil, so, nil, nil, err
+	}
+	return box, so, d, nil, nil
 }
 
 // documentStatus is 2 for a mistake in the documents, as for every mistake of

@@ -19,7 +19,7 @@ import (
 // the proxy, what no honest client does.
 func agent(name string, args []string) int {
 	do, ok := map[string]func(proxy string, args []string) error{
-		"garbage": garbage, "no-sni": noSNI, "reset-flood": resetFlood, "headers": manyHeaders, "silence": silence, "aws-keys": awsKeys,
+		"garbage": garbage, "no-sni": noSNI, "reset-flood": resetFlood, "headers": manyHeaders, "silence": silence, "aws-keys": awsKeys, "direct": direct,
 	}[name]
 	if !ok {
 		return 64
@@ -30,6 +30,18 @@ func agent(name string, args []string) int {
 	}
 	fmt.Println(name, "done")
 	return 0
+}
+
+// direct is a Go program that knows no proxy.
+func direct(_ string, args []string) error {
+	c := http.Client{Timeout: patience, Transport: &http.Transport{Proxy: nil}}
+	r, err := c.Get(args[0])
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	_, err = io.Copy(os.Stdout, r.Body)
+	return err
 }
 
 // garbage sends what is no HTTP, and no TLS inside of a tunnel.

@@ -42,6 +42,10 @@ func build(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run it, too
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	attacheBinary = filepath.Join(dir, "attache")
 	out, err := exec.Command("go", "build", "-o", attacheBinary, "-ldflags", "-X github.com/attache-dev/attache/internal/version.version=v0.0.0-e2e", "../../cmd/attache").CombinedOutput()
 	if err != nil {
@@ -57,8 +61,9 @@ type world struct {
 	dir    string // short: sockets live below it
 	config string
 	state  string
-	env    []string // of attache itself, beyond PATH and HOME
-	lines  []string // that the waiting agent was given
+	env    []string            // of attache itself, beyond PATH and HOME
+	cred   *syscall.Credential // attache's user; nil: ours
+	lines  []string            // that the waiting agent was given
 }
 
 func newWorld(t testing.TB) *world {
@@ -104,6 +109,9 @@ func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
 	// make a broken set-up look right.
 	c.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home"), "ATTACHE_STATE=" + w.state, "LANG=C.UTF-8"}, w.env...)
 	c.WaitDelay = patience
+	if w.cred != nil {
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: w.cred}
+	}
 	return c
 }
 
