@@ -554,7 +554,7 @@ func TestPosture(t *testing.T) {
 	if err := r.c.Get(t.Context(), types.NamespacedName{Name: r.ns}, ns); err != nil {
 		t.Fatal(err)
 	}
-	ns.Annotations = map[string]string{"attache.dev/owner": "team-a@example, team-b@example"}
+	ns.Annotations = map[string]string{"attache.dev/owners": "team-a@example, team-b@example"}
 	if err := r.c.Update(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/control/peer"
 	"github.com/attache-dev/attache/identity"
@@ -119,7 +120,7 @@ func readClaims(r *controlpb.JWTRequest) (map[string]any, error) {
 
 // mayAsk holds a request against the pod's compiled policy.
 func (s *Server) mayAsk(p peer.Pod, r *controlpb.JWTRequest) error {
-	if !slices.Contains(s.Audiences(p.UID), r.GetAudience()) {
+	if !api.AllowsAudience(s.Audiences(p.UID), r.GetAudience()) {
 		return deny(reasonPolicy, "no provider in the pod's policy has audience %q", r.GetAudience())
 	}
 	if c := r.GetClientId(); c != "" && c != p.ID.String() && !slices.Contains(s.ClientIDs(p.UID), c) {

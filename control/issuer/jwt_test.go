@@ -317,3 +317,13 @@ func TestRecordOrRefuse(t *testing.T) {
 		t.Errorf("got %v, want a refusal that says nothing of the cause", err)
 	}
 }
+
+// headerOf is the key id and the algorithm of a token.
+func headerOf(t testing.TB, token string) string {
+	t.Helper()
+	tok, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok.Headers[0].KeyID + " " + tok.Headers[0].Algorithm
+}

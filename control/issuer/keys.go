@@ -66,11 +66,12 @@ type Keys struct {
 	cert map[string]*tls.Certificate
 }
 
-// scheduleKey and rootsKey are the Secret's members.
-const (
-	scheduleKey = "schedule.json"
-	rootsKey    = "ca.crt" // public; for people
-)
+// RootsKey is the member of the ConfigMap, named as the Secret, that holds the
+// roots of the control plane's port in PEM.
+const RootsKey = "roots.pem"
+
+// scheduleKey is the Secret's member.
+const scheduleKey = "schedule.json"
 
 // OpenKeys reads the Secret, or makes it with new keys.
 func OpenKeys(ctx context.Context, c KeysConfig) (*Keys, error) {
@@ -140,6 +141,9 @@ func (k *Keys) Sync(ctx context.Context) error {
 		if s, err = k.sync(ctx); err == nil {
 			k.schedule.Store(s)
 			k.age.Set(float64(k.cfg.Now().Unix()))
+			if err := k.publish(ctx); err != nil {
+				k.cfg.Log.WarnContext(ctx, "roots not published; admission gives new pods the old ones", "configmap", k.cfg.Secret, "error", err)
+			}
 			return nil
 		}
 		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
@@ -184,12 +188,35 @@ func (k *Keys) write(ctx context.Context, sec *corev1.Secret, fresh bool, s *iss
 	if sec.Data == nil {
 		sec.Data = map[string][]byte{}
 	}
-	sec.Data[scheduleKey], sec.Data[rootsKey] = text, issuer.EncodePEM(s.ServingRoots()...)
+	sec.Data[scheduleKey] = text
 	if !fresh {
 		return k.cfg.Client.Update(ctx, sec)
 	}
 	sec.ObjectMeta = metav1.ObjectMeta{Namespace: k.cfg.Namespace, Name: k.cfg.Secret, Labels: map[string]string{"app.kubernetes.io/part-of": "attache"}}
 	return k.cfg.Client.Create(ctx, sec)
+}
+
+// publish writes the roots where admission reads them: a ConfigMap of the
+// control plane's own namespace, with the Secret's name.
+func (k *Keys) publish(ctx context.Context) error {
+	roots := string(k.ControlRoots())
+	cm := &corev1.ConfigMap{}
+	err := k.cfg.Client.Get(ctx, types.NamespacedName{Namespace: k.cfg.Namespace, Name: k.cfg.Secret}, cm)
+	switch {
+	case apierrors.IsNotFound(err):
+		cm.Name, cm.Namespace, cm.Data = k.cfg.Secret, k.cfg.Namespace, map[string]string{RootsKey: roots}
+		err = k.cfg.Client.Create(ctx, cm)
+	case err == nil && cm.Data[RootsKey] != roots:
+		if cm.Data == nil {
+			cm.Data = map[string]string{}
+		}
+		cm.Data[RootsKey] = roots
+		err = k.cfg.Client.Update(ctx, cm)
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return nil // another replica does it, or this one the next time
+	}
+	return err
 }
 
 // ControlRoots are the certificates, in PEM, by which sidecars verify the

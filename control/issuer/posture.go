@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/control/peer"
 )
@@ -58,7 +59,7 @@ func (s *Server) posture(ctx context.Context, f *facts, template, digest string,
 	if chain := s.ownerChain(ctx, p); len(chain) > 0 {
 		w.Posture[PostureOwnerChain], w.Posture[PostureController] = strings.Join(chain, ","), chain[len(chain)-1]
 	}
-	w.Owner, w.OwnerSource = s.Owner(f.ns, p)
+	w.Owner, w.OwnerSource = s.owner(f.ns, p)
 	return w, nil
 }
 
@@ -184,30 +185,17 @@ func (s *Server) above(ctx context.Context, namespace string, ref *metav1.OwnerR
 	return up
 }
 
-// ownerAnnotation names who answers for the pods of a namespace: one owner, or
-// several separated by commas, of which a pod may choose one by the same
-// annotation; the first is the default.
-const ownerAnnotation = "attache.dev/owner"
-
-// NamespaceOwner reads the owner from the namespace's annotation.
-func NamespaceOwner(ns *corev1.Namespace, pod *corev1.Pod) (owner, source string) {
-	return ChooseOwner(strings.Split(ns.Annotations[ownerAnnotation], ","), pod, "namespace")
-}
-
-// ChooseOwner takes the owner that the pod asks for, if it is among those
-// allowed, else the first of them. The source says so.
-func ChooseOwner(allowed []string, pod *corev1.Pod, source string) (string, string) {
-	var list []string
-	for _, o := range allowed {
-		if o = strings.TrimSpace(o); o != "" {
-			list = append(list, o)
-		}
-	}
+// owner is who answers for a pod: of those that AttacheConfig or its namespace
+// name, the one that it chose, or the first. Admission refuses to choose
+// another; one that is taken off the list later falls to the first.
+func (s *Server) owner(ns *corev1.Namespace, p *corev1.Pod) (owner, source string) {
+	list, source := api.Owners(s.Cluster(), ns.Name, ns.Annotations)
 	if len(list) == 0 {
 		return "", ""
 	}
-	if want := strings.TrimSpace(pod.Annotations[ownerAnnotation]); want != "" && slices.Contains(list, want) {
-		return want, source + ", chosen by pod"
+	owner, err := api.ChooseOwner(list, p.Annotations[api.OwnerAnnotation])
+	if err != nil {
+		owner = list[0]
 	}
-	return list[0], source
+	return owner, source
 }

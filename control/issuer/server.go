@@ -20,12 +20,12 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api/controlpb"
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/identity/issuer"
 )
 
@@ -52,13 +52,14 @@ type Config struct {
 	Audience string
 	// Sidecar is what admission calls its own in a pod.
 	Sidecar Names
-	// Audiences are those of a pod's compiled policy, ClientIDs those under
-	// which it may sign client assertions (RFC 7523) beside its SPIFFE ID.
-	// What a nil func or an empty answer does not name is refused.
+	// Audiences are those of a pod's compiled policy (see
+	// [api.AllowsAudience]), ClientIDs those under which it may sign client
+	// assertions (RFC 7523) beside its SPIFFE ID. What a nil func or an empty
+	// answer does not name is refused.
 	Audiences, ClientIDs func(podUID string) []string
-	// Owner says who answers for a pod, given its namespace, and where that is
-	// said. Default: [NamespaceOwner].
-	Owner func(ns *corev1.Namespace, pod *corev1.Pod) (owner, source string)
+	// Cluster is the operator's part of the AttacheConfig, for the owners of
+	// pods. Never nil. Default: an empty one.
+	Cluster func() *v1alpha1.ClusterConfig
 	// Frozen reports labels that a pod keeps as they were when it was first
 	// attested. Default: all.
 	Frozen func(namespace, label string) bool
@@ -146,8 +147,8 @@ func (c *Config) defaults() {
 	if c.ClientIDs == nil {
 		c.ClientIDs = none
 	}
-	if c.Owner == nil {
-		c.Owner = NamespaceOwner
+	if c.Cluster == nil {
+		c.Cluster = func() *v1alpha1.ClusterConfig { return &v1alpha1.ClusterConfig{} }
 	}
 	if c.Frozen == nil {
 		c.Frozen = func(string, string) bool { return true }

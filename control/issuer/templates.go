@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
 )
 
 // Templates says whether a pod's sidecar is one of ours.
@@ -55,6 +57,7 @@ type Set struct {
 	of        func(pod map[string]any) (string, error)
 	log       *slog.Logger
 	now       func() time.Time
+	more      func() *v1alpha1.ClusterConfig
 
 	mu     sync.Mutex // guards what was read
 	at     time.Time
@@ -63,6 +66,10 @@ type Set struct {
 }
 
 var _ Templates = (*Set)(nil)
+
+// Config makes the set hold what the AttacheConfig accepts, too
+// (spec.cluster.acceptedTemplates). Call it before the set is used.
+func (s *Set) Config(c func() *v1alpha1.ClusterConfig) { s.more = c }
 
 // setAge is how long a read set is used.
 const setAge = 5 * time.Second
@@ -143,11 +150,10 @@ func (s *Set) List(ctx context.Context) ([]Accepted, error) {
 
 // key names a member: ConfigMaps take letters, digits, dots and dashes.
 func (a Accepted) key() string {
-	d := "any"
-	if a.Digest != "" {
-		d = a.Digest[len("sha256:") : len("sha256:")+16]
+	if d := imageDigest(a.Digest); d != "" {
+		return a.Template + "." + d[len("sha256:"):len("sha256:")+16]
 	}
-	return a.Template + "." + d
+	return a.Template + ".tag"
 }
 
 // Accept adds a template with its image to the set, unless it is there. A
@@ -225,6 +231,14 @@ func (s *Set) read(ctx context.Context, age time.Duration) (map[string]Accepted,
 			continue
 		}
 		out[k] = a
+	}
+	if s.more != nil {
+		for _, t := range s.more().AcceptedTemplates {
+			a := Accepted{Template: t.Hash, Digest: t.Digest}
+			if _, ok := out[a.key()]; !ok {
+				out[a.key()] = a
+			}
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

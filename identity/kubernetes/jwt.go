@@ -94,7 +94,8 @@ func (s *Source) fetch(ctx context.Context, st *state, req *controlpb.JWTRequest
 			return token{}, fmt.Errorf("pod identity: %w: %w", identity.ErrUnavailable, err)
 		}
 		r, err := controlpb.NewIdentityClient(conn).JWT(ctx, req)
-		if status.Code(err) == codes.Unauthenticated && !again {
+		// Closed by another call that came to the same end, or ended by age.
+		if c := status.Code(err); !again && (c == codes.Unauthenticated || c == codes.Canceled && ctx.Err() == nil) {
 			s.conn.drop(conn)
 			continue
 		}
