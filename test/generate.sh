@@ -9,3 +9,8 @@ command -v protoc >/dev/null || { echo "installing protobuf-compiler"; apt-get i
 (cd tools && go build -o "$bin/" google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc)
 PATH=$bin:$PATH protoc --go_out=. --go_opt=paths=source_relative \
 	--go-grpc_out=. --go-grpc_opt=paths=source_relative api/controlpb/control.proto
+
+(cd tools && go build -o "$bin/" sigs.k8s.io/controller-tools/cmd/controller-gen)
+"$bin/controller-gen" object paths=./api/v1alpha1 paths=./api/crd
+# Dangerous types: spec.tracing.sampleRatio is a fraction.
+"$bin/controller-gen" crd:allowDangerousTypes=true paths=./api/crd output:crd:dir=charts/attache/files/crds

@@ -92,7 +92,7 @@ type ClusterAccessPolicy struct {
 }
 
 // TargetRef attaches a policy, as LocalPolicyTargetReference of the Gateway API.
-// +kubebuilder:validation:XValidation:rule="!has(self.group) || self.group == ”",message="Namespace and ServiceAccount are of the core group; leave group out"
+// +kubebuilder:validation:XValidation:rule="!has(self.group) || size(self.group) == 0",message="Namespace and ServiceAccount are of the core group; leave group out"
 type TargetRef struct {
 	// +kubebuilder:validation:MaxLength=253
 	Group string `json:"group,omitempty"` // "" (core)

@@ -29,7 +29,7 @@ type AccessPolicySpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	Destinations []Destination `json:"destinations,omitempty"`
-	// +kubebuilder:validation:MaxItems=512
+	// +kubebuilder:validation:MaxItems=1024
 	// +listType=map
 	// +listMapKey=name
 	Rules []Rule `json:"rules"`

@@ -1,5 +1,7 @@
 // Package v1alpha1 holds the documents that configure Attaché. The same YAML
 // works in a folder on a laptop and as custom resources in a cluster.
+//
+// +kubebuilder:object:generate=true
 package v1alpha1
 
 import (
