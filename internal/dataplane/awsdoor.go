@@ -114,6 +114,20 @@ func NeedsAWSPort(b *api.Bundle) bool {
 	return a.local()
 }
 
+// DoorPlaceholders are the placeholders that a bundle's AWS doors need beside
+// those that stand in the agent's environment.
+func DoorPlaceholders(b *api.Bundle) []placeholder.Spec {
+	a := findAWSDoors(b)
+	if a.provider == nil {
+		return nil
+	}
+	specs := a.specs()
+	for _, ph := range a.provider.Spec.Placeholders { // none in the environment unless that is a door
+		specs = append(specs, placeholder.Spec{Env: ph.Env, Prefix: ph.Prefix, Provider: a.provider.Metadata.Name})
+	}
+	return specs
+}
+
 // AWSDoors names the provider whose placeholder keys AWS SDKs find, and its
 // doors; provider is empty if there is none.
 func (p *Plane) AWSDoors() (provider string, doors []string) {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,10 +45,17 @@ type Config struct {
 	UsedTokens   string
 	Placeholders *placeholder.Set // nil: drawn for the bundle's providers
 	CA           *intercept.CA    // nil: made anew
-	Resolver     *net.Resolver    // of upstream names; nil: the system's
-	Tracer       trace.Tracer     // nil: no traces
-	Unsafe       []string         // unsafe flags in force, for every record
-	Log          *slog.Logger
+	// Resolver finds the addresses of upstream names; nil: the system's.
+	Resolver upstream.Resolver
+	// Broker makes minters for roots that are out of our reach; nil: there are
+	// none.
+	Broker func(v1alpha1.CredentialProvider) (minting.Minter, error)
+	// Stale says why the policy in force may not be used any more; nil: it
+	// always may.
+	Stale  func() error
+	Tracer trace.Tracer // nil: no traces
+	Unsafe []string     // unsafe flags in force, for every record
+	Log    *slog.Logger
 	// Say tells the user about edits, Warn what was lost at the end; nil: nobody.
 	Say, Warn func(text string)
 }
@@ -124,7 +130,7 @@ func (p *Plane) build() (err error) {
 	p.pipe = pipeline.New(pipeline.Config{
 		Tasks: p.tasks, Minter: p.cache, Source: c.Source, Upstream: p.upstream, Spool: c.Spool, Vault: vault, AWSDoor: p.aws.door,
 		Placeholders: p.holders, OpenTask: p.openAgentTask, CloseTask: p.closeAgentTask, Proofs: p.proofs, Revoke: p.revokeHandle,
-		Tracer: c.Tracer, Limits: p.spec.Limits, Unsafe: c.Unsafe, Log: c.Log, Metrics: p.metrics, Now: time.Now,
+		Stale: c.Stale, Tracer: c.Tracer, Limits: p.spec.Limits, Unsafe: c.Unsafe, Log: c.Log, Metrics: p.metrics, Now: time.Now,
 	})
 	p.tasks.OnClose(func(t *identity.Task, reason string) { p.endTask(t, reason, vault) })
 	if err := p.Apply(b); err != nil {

@@ -37,6 +37,13 @@ func (p *Plane) ServeProxy(ln net.Listener) {
 	p.serve(func() error { return p.front.ServeProxy(p.doors, ln) })
 }
 
+// ServeTransparent serves, at ln, connections that were redirected there. AWS
+// SDKs find the instance metadata service if that is one of the doors.
+func (p *Plane) ServeTransparent(ln net.Listener, o front.Transparent) {
+	o.Metadata = p.AWSMetadata()
+	p.serve(func() error { return p.front.ServeTransparent(p.doors, ln, o) })
+}
+
 // ServeAWS serves, at ln, the doors at which AWS SDKs fetch placeholder keys.
 func (p *Plane) ServeAWS(ln net.Listener) {
 	p.aws.addr = ln.Addr().String()

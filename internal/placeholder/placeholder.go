@@ -42,7 +42,11 @@ const (
 	valueBytes = 16 // 128 random bits
 	markDigits = 2 * markBytes
 	tailDigits = markDigits + 2*valueBytes // hex after the prefix
-	maxDecoded = 64 << 10                  // longest Basic credential looked into
+	// shortestKnown is 128 bits in base32: what the shortest value has behind
+	// its mark.
+	shortestKnown = 26
+	shortest      = min(tailDigits, len(knownMark)+shortestKnown)
+	maxDecoded    = 64 << 10 // longest Basic credential looked into
 )
 
 // New draws values for specs. Variables must be distinct.
@@ -57,6 +61,48 @@ func New(specs []Spec) (*Set, error) {
 		}
 		s.byEnv[spec.Env] = len(s.entries)
 		s.entries = append(s.entries, entry{spec, spec.Prefix + s.mark + randomHex(valueBytes)})
+	}
+	return s, nil
+}
+
+// knownMark is common to the values that admission makes for a pod.
+const knownMark = "attache"
+
+// Known is a placeholder whose value somebody else drew.
+type Known struct {
+	Spec
+	Value string
+}
+
+// Restore returns the set of values that stand in an environment already, and
+// draws those of more. A value is its prefix, "attache" and at least 128 random
+// bits in lower-case letters and digits.
+func Restore(known []Known, more []Spec) (*Set, error) {
+	s := &Set{mark: knownMark, byEnv: map[string]int{}}
+	add := func(spec Spec, value string) error {
+		if _, twice := s.byEnv[spec.Env]; twice || spec.Env == "" {
+			return fmt.Errorf("placeholder %q is declared twice, or without a variable", spec.Env)
+		}
+		s.byEnv[spec.Env] = len(s.entries)
+		s.entries = append(s.entries, entry{spec, value})
+		return nil
+	}
+	for _, k := range known {
+		random, ok := strings.CutPrefix(k.Value, k.Prefix+knownMark)
+		if !ok || len(random) < shortestKnown || strings.Trim(random, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+			return nil, fmt.Errorf("placeholder %s: its value is not one that Attaché makes", k.Env)
+		}
+		if err := add(k.Spec, k.Value); err != nil {
+			return nil, err
+		}
+	}
+	for _, spec := range more {
+		if _, there := s.byEnv[spec.Env]; there {
+			continue
+		}
+		if err := add(spec, spec.Prefix+knownMark+randomHex(valueBytes)); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -130,7 +176,7 @@ func (s *Set) Lookup(value string) (env, provider string, ok bool) {
 // value, also inside the Base64 of Basic credentials and percent-encoded, and
 // returns its variable. Values of other runs are not found.
 func (s *Set) Contains(text string) (name string, ok bool) {
-	if s == nil || len(s.entries) == 0 || len(text) < tailDigits {
+	if s == nil || len(s.entries) == 0 || len(text) < shortest {
 		return "", false
 	}
 	if name, ok := s.find(text); ok {

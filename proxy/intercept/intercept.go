@@ -1,5 +1,6 @@
 // Package intercept is the certificate authority by which Attaché answers TLS
-// in an origin's place. Its key is made at each start and never leaves memory.
+// in an origin's place. Its key never leaves memory: that of the process, or
+// ([Open]) a folder in memory that only the sidecar of a pod has.
 package intercept
 
 import (
@@ -27,7 +28,7 @@ import (
 const (
 	// backdate forgives clients whose clock is behind.
 	backdate = time.Hour
-	// rootLife outlives any one start of the program; the key dies with it.
+	// rootLife outlives the program, and a pod; the key dies with it.
 	rootLife = 2 * 365 * 24 * time.Hour
 	// leafLife bounds a leaf; it is renewed in its last quarter.
 	leafLife = 24 * time.Hour
@@ -71,31 +72,48 @@ func New(now func() time.Time, cacheSize int) (*CA, error) {
 	if now == nil {
 		now = time.Now
 	}
+	cert, key, err := newRoot(now())
+	if err != nil {
+		return nil, err
+	}
+	return newCA(now, cacheSize, cert, key)
+}
+
+func newCA(now func() time.Time, cacheSize int, cert *x509.Certificate, key *ecdsa.PrivateKey) (*CA, error) {
 	if cacheSize <= 0 {
 		cacheSize = defaultCacheSize
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make the interception root's key: %w", err)
 	}
 	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the leaf key: %w", err)
 	}
+	hosts, err := lru.New[string, *host](cacheSize)
+	if err != nil {
+		return nil, fmt.Errorf("make the leaf cache: %w", err)
+	}
+	return &CA{now: now, cert: cert, der: cert.Raw, key: key, leafKey: leafKey, hosts: hosts}, nil
+}
+
+// newRoot makes a root and its key.
+func newRoot(now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the interception root's key: %w", err)
+	}
 	serial, err := newSerial()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,
-		// The name differs at each start: verifiers that find two roots of one
-		// name may try the wrong one only.
+		// The name differs from root to root: verifiers that find two of one name
+		// may try the wrong one only.
 		Subject: pkix.Name{
 			Organization: []string{"Attache"},
 			CommonName:   "Attache interception " + hex.EncodeToString(serial.Bytes()[:4]),
 		},
-		NotBefore:             now().Add(-backdate),
-		NotAfter:              now().Add(rootLife),
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(rootLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
@@ -103,17 +121,13 @@ func New(now func() time.Time, cacheSize int) (*CA, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
-		return nil, fmt.Errorf("sign the interception root: %w", err)
+		return nil, nil, fmt.Errorf("sign the interception root: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("read the interception root: %w", err)
+		return nil, nil, fmt.Errorf("read the interception root: %w", err)
 	}
-	hosts, err := lru.New[string, *host](cacheSize)
-	if err != nil {
-		return nil, fmt.Errorf("make the leaf cache: %w", err)
-	}
-	return &CA{now: now, cert: cert, der: der, key: key, leafKey: leafKey, hosts: hosts}, nil
+	return cert, key, nil
 }
 
 // PEM returns the root certificate, for clients to trust.

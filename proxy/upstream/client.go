@@ -28,7 +28,7 @@ func (p *Pool) Client(addresses []string, caPEM []byte) *http.Client {
 	}
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return p.dial.dial(ctx, network, addr, pins, p.isParent(addr))
+			return p.dial.dial(ctx, network, addr, &Route{pins: pins}, p.isParent(addr))
 		},
 		TLSClientConfig:        cfg,
 		TLSHandshakeTimeout:    p.cfg.Limits.TLSTimeout.D(),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -42,20 +43,20 @@ func (o *ownAddresses) has(a netip.AddrPort) bool {
 		(*m)[netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())]
 }
 
-// dial connects to addr ("host:port"), to the pins if there are any, else to
-// what the name resolves to. Several addresses race, see [race].
-func (d *dialer) dial(ctx context.Context, network, addr string, pins []netip.AddrPort, trusted bool) (net.Conn, error) {
+// dial connects to addr ("host:port"), to the route's pins if there are any,
+// else to what the name resolves to. A trusted address is not checked. Several addresses race, see [race].
+func (d *dialer) dial(ctx context.Context, network, addr string, route *Route, trusted bool) (net.Conn, error) {
 	if d.timeout > 0 { // for the look-up and all attempts together
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.timeout)
 		defer cancel()
 	}
 	nd := &net.Dialer{KeepAlive: 30 * time.Second}
-	pinned := len(pins) > 0
+	pinned := len(route.pins) > 0
 	nd.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-		return d.check(address, pinned || trusted)
+		return d.check(address, pinned || trusted, route.networks)
 	}
-	addrs, err := d.addresses(ctx, addr, pins)
+	addrs, err := d.addresses(ctx, addr, route.pins)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +101,7 @@ func (d *dialer) addresses(ctx context.Context, addr string, pins []netip.AddrPo
 }
 
 // check is called by the runtime for each address right before connect(2).
-func (d *dialer) check(address string, operator bool) error {
+func (d *dialer) check(address string, operator bool, networks []netip.Prefix) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("%w: %s", ErrAddress, address)
@@ -111,7 +112,14 @@ func (d *dialer) check(address string, operator bool) error {
 	if operator {
 		return nil
 	}
-	return CheckAddress(ap.Addr(), d.allowPrivate)
+	if len(networks) == 0 {
+		return CheckAddress(ap.Addr(), d.allowPrivate)
+	}
+	// The operator says where the name may point, private space included.
+	if a := ap.Addr().Unmap(); !slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return fmt.Errorf("%w: %v is in none of the destination's cidrs", ErrAddress, a)
+	}
+	return CheckAddress(ap.Addr(), true)
 }
 
 // checkBeyond checks what of a destination can be checked when a parent proxy

@@ -30,7 +30,7 @@ func parentAddress(u *url.URL) string {
 // is of its own name and of an authority that the system trusts: neither what a
 // destination's roots nor its client certificate are for.
 func (p *Pool) connectParent(ctx context.Context, u *url.URL) (net.Conn, error) {
-	c, err := p.dial.dial(ctx, "tcp", parentAddress(u), nil, true)
+	c, err := p.dial.dial(ctx, "tcp", parentAddress(u), public, true)
 	if err != nil {
 		return nil, fmt.Errorf("dial parent proxy: %w", err)
 	}

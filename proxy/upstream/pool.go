@@ -138,7 +138,7 @@ func (p *Pool) Send(r *http.Request, d destination.Destination, who Who) (*http.
 // ViaParent reports whether d is reached through a parent proxy, which sees
 // everything that is not encrypted end to end.
 func (p *Pool) ViaParent(d destination.Destination) bool {
-	if len(p.routes.Load().Find(d).pins) > 0 {
+	if p.routes.Load().Find(d).direct() {
 		return false
 	}
 	u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
@@ -149,7 +149,7 @@ func (p *Pool) transport(d destination.Destination, who Who) (*reach, error) {
 	route := p.routes.Load().Find(d)
 	key := Key{Dest: d, Route: route.id}
 	var parent *url.URL
-	if len(route.pins) == 0 { // a pinned name is reached directly
+	if !route.direct() {
 		u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
 		if err != nil {
 			return nil, fmt.Errorf("choose parent proxy: %w", err)
@@ -209,7 +209,7 @@ func (p *Pool) clientSVID(w *identity.Workload) func(*tls.CertificateRequestInfo
 // parent proxy where there is one.
 func (p *Pool) DialRaw(ctx context.Context, d destination.Destination) (net.Conn, error) {
 	route := p.routes.Load().Find(d)
-	if len(route.pins) == 0 {
+	if !route.direct() {
 		u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
 		if err != nil {
 			return nil, fmt.Errorf("choose parent proxy: %w", err)
@@ -221,7 +221,7 @@ func (p *Pool) DialRaw(ctx context.Context, d destination.Destination) (net.Conn
 			return p.dialParent(ctx, u, d)
 		}
 	}
-	c, err := p.dial.dial(ctx, "tcp", d.HostPort(), route.pins, false)
+	c, err := p.dial.dial(ctx, "tcp", d.HostPort(), route, false)
 	if err == nil && p.cfg.Dialed != nil {
 		p.cfg.Dialed(d)
 	}

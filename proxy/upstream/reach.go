@@ -60,7 +60,7 @@ func (p *Pool) newReach(d destination.Destination, route *Route, parent *url.URL
 		cfg.GetClientCertificate = p.clientSVID(who.Workload)
 	}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := p.dial.dial(ctx, network, addr, route.pins, parent != nil)
+		c, err := p.dial.dial(ctx, network, addr, route, parent != nil)
 		if err == nil && p.cfg.Dialed != nil {
 			p.cfg.Dialed(d)
 		}

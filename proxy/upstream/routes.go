@@ -14,10 +14,11 @@ import (
 	"github.com/attache-dev/attache/proxy/destination"
 )
 
-// Route is how one destination is reached: pins, roots and names as the
+// Route is how one destination is reached: pins, networks, roots and names as the
 // operator wrote them. The zero Route is the public internet.
 type Route struct {
 	pins       []netip.AddrPort
+	networks   []netip.Prefix // in which every address must be; none: any that is public
 	roots      *x509.CertPool // nil: the system's
 	rootsID    string
 	serverName string
@@ -104,6 +105,13 @@ func newRoute(d *v1alpha1.Destination) (*Route, error) {
 		return nil, err
 	}
 	r := &Route{pins: pins, serverName: d.ServerName, clientSVID: d.ClientSVID}
+	for _, c := range d.CIDRs {
+		p, err := netip.ParsePrefix(c)
+		if err != nil {
+			return nil, fmt.Errorf("cidrs: %q is no network", c)
+		}
+		r.networks = append(r.networks, p.Masked())
+	}
 	pem := []byte(d.CABundle)
 	if d.CAFile != "" {
 		b, err := os.ReadFile(d.CAFile)
@@ -122,6 +130,10 @@ func newRoute(d *v1alpha1.Destination) (*Route, error) {
 	var sb strings.Builder
 	for _, p := range pins {
 		sb.WriteString(p.String())
+		sb.WriteByte(',')
+	}
+	for _, n := range r.networks {
+		sb.WriteString(n.String())
 		sb.WriteByte(',')
 	}
 	fmt.Fprintf(&sb, "|%s|%s|%t", r.rootsID, r.serverName, r.clientSVID)
@@ -144,3 +156,7 @@ func pool(pem []byte, only bool) (*x509.CertPool, error) {
 	}
 	return p, nil
 }
+
+// direct says that the operator names where the destination's addresses are:
+// no parent proxy, which would look the name up by itself, is in between.
+func (r *Route) direct() bool { return len(r.pins) > 0 || len(r.networks) > 0 }

@@ -1,0 +1,119 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/controlpb"
+	"github.com/attache-dev/attache/control/xds/client"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/identity/kubernetes"
+)
+
+// cluster is the control plane.
+type cluster struct {
+	o      *Options
+	log    *slog.Logger
+	source *kubernetes.Source
+	xds    *client.Client
+	to     Follower // set by Follow before xds runs
+}
+
+// NewCluster returns a [Control] over the control plane that o names.
+func NewCluster(o *Options) (Control, error) {
+	c := &cluster{o: o, log: o.Log}
+	var err error
+	c.source, err = kubernetes.New(kubernetes.Config{
+		Control: o.Control, ControlCA: []byte(o.ControlCA), TokenFile: o.TokenFile, PodUID: o.PodUID, Log: o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.xds, err = client.New(client.Config{
+		Target: o.Control, TLS: c.source.TLS(), PodUID: o.PodUID, Log: o.Log,
+		Apply: c.apply, Revoke: func(r *controlpb.Revocation) { c.to.Revoke(revocation(r)) },
+	})
+	return c, err
+}
+
+// Attest implements [Control]. The identity is kept alive until ctx ends.
+func (c *cluster) Attest(ctx context.Context) (identity.Source, error) {
+	go func() {
+		if err := c.source.Run(ctx); err != nil && ctx.Err() == nil {
+			c.log.Error("the pod's identity is not renewed any more", "cause", err)
+		}
+	}()
+	if err := c.source.Wait(ctx); err != nil {
+		return nil, err
+	}
+	return c.source, ctx.Err()
+}
+
+// Ready implements the check of probes.
+func (c *cluster) Ready() error { return c.source.Ready() }
+
+// Workload implements [Control].
+func (c *cluster) Workload() *identity.Workload { return c.source.Workload() }
+
+// Stale implements [Control].
+func (c *cluster) Stale() error {
+	if err := c.source.Ready(); err != nil { // never beyond the SVID
+		return err
+	}
+	fresh := c.xds.Fresh()
+	if fresh.IsZero() {
+		return errors.New("the control plane has sent none yet")
+	}
+	if age := time.Since(fresh); age > PolicyLife {
+		return fmt.Errorf("the control plane last confirmed it %s ago, and it lasts %s", age.Round(time.Second), PolicyLife)
+	}
+	return nil
+}
+
+// Follow implements [Control].
+func (c *cluster) Follow(ctx context.Context, to Follower) error {
+	c.to = to
+	return c.xds.Run(ctx)
+}
+
+// noDocuments stands for a bundle without any: nothing is allowed.
+const noDocuments = "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: default}\n"
+
+func (c *cluster) apply(pb *controlpb.Bundle) error {
+	if w := pb.GetWorkload(); w != nil {
+		if err := c.source.Update(w); err != nil {
+			return err
+		}
+	}
+	docs := pb.GetDocuments()
+	if len(docs) == 0 {
+		docs = []byte(noDocuments)
+	}
+	b, err := api.ParseFor(api.PlacePod, "bundle", docs)
+	if err != nil {
+		c.to.Rejected(err)
+		return err
+	}
+	if err := c.to.Apply(b); err != nil {
+		err = b.Located(err)
+		c.to.Rejected(err)
+		return err
+	}
+	for _, p := range b.Unresolved {
+		c.log.Warn("a rule refers to what it may not use, and denies", "problem", p.Error())
+	}
+	return nil
+}
+
+func revocation(r *controlpb.Revocation) Revocation {
+	out := Revocation{ID: r.GetId(), Provider: r.GetProvider(), Handle: r.GetHandle(), Task: r.GetTask(), Owner: r.GetOwner(), Reason: r.GetReason()}
+	if t := r.GetNotBefore(); t.IsValid() {
+		out.Before = t.AsTime()
+	}
+	out.All = out.Provider == "" && out.Handle == "" && out.Task == ""
+	return out
+}

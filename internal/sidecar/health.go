@@ -1,0 +1,127 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+)
+
+// Steps of the start, in order: what /started waits for.
+const (
+	stepTrust    = "trust bundle"
+	stepAttest   = "attestation"
+	stepPolicy   = "first policy"
+	stepRedirect = "redirect"
+)
+
+// maxProbes bounds the connections to the health port, which the whole network
+// can reach.
+const maxProbes = 32
+
+// health answers probes. It shows no more than the state of the start and
+// metrics.
+type health struct {
+	mu    sync.Mutex // guards what follows
+	step  string     // under way; empty: started
+	cause error      // of the last attempt at it
+	ready func() error
+	reg   *prometheus.Registry
+}
+
+func newHealth() *health { return &health{step: stepTrust} }
+
+// begin says which step is under way.
+func (h *health) begin(step string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.step, h.cause = step, nil
+}
+
+// trouble says why the step is not done yet.
+func (h *health) trouble(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cause = err
+}
+
+// serving says how readiness is asked from now on.
+func (h *health) serving(ready func() error, reg *prometheus.Registry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ready, h.reg = ready, reg
+}
+
+func (h *health) started() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.step == "":
+		return nil
+	case h.cause != nil:
+		return fmt.Errorf("waiting for: %s: %w", h.step, h.cause)
+	}
+	return errors.New("waiting for: " + h.step)
+}
+
+func (h *health) isReady() error {
+	if err := h.started(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	ready := h.ready
+	h.mu.Unlock()
+	return ready()
+}
+
+func (h *health) metrics(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	reg := h.reg
+	h.mu.Unlock()
+	if reg == nil {
+		http.Error(w, "not yet", http.StatusServiceUnavailable)
+		return
+	}
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}).ServeHTTP(w, r)
+}
+
+func (h *health) handler() http.Handler {
+	probe := func(check func() error) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+			if err := check(); err != nil {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				_, _ = w.Write([]byte(err.Error() + "\n"))
+				return
+			}
+			_, _ = w.Write([]byte("ok\n"))
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /started", probe(h.started))
+	mux.HandleFunc("GET /ready", probe(h.isReady))
+	mux.HandleFunc("GET /metrics", h.metrics)
+	return mux
+}
+
+// serve answers at where until the returned function is called.
+func (h *health) serve(ctx context.Context, where string) (addr net.Addr, stop func(), err error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", where)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the health port: %w; choose another with --health", err)
+	}
+	s := &http.Server{
+		Handler: h.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
+	}
+	go func() { _ = s.Serve(netutil.LimitListener(ln, maxProbes)) }()
+	return ln.Addr(), func() { _ = s.Close() }, nil
+}
