@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,13 +33,14 @@ const doctorHost = "doctor.attache.example"
 func doctorCommand(g *global) *cobra.Command {
 	var inside, unsafeSameUser bool
 	var clients []string
+	var isolation string
 	c := &cobra.Command{
 		Use: "doctor [CLIENT...]", Short: "Try every runtime on this machine through Attaché",
-		Long:    "Doctor runs each runtime it finds (curl, git, Python, Node, Go, Java, …) in the\nsandbox of attache run against a test server of its own and says what works.",
+		Long:    "Doctor runs each runtime it finds (curl, git, Python, Node, Go, Java, …) in the\nsandbox of attache run against a test server of its own and says what works.\nThe client named isolation is attache run --isolate itself.",
 		Example: "  attache doctor\n  attache doctor curl node --output json",
 		RunE: func(c *cobra.Command, args []string) error {
 			if inside {
-				return doctorInside(c, g, args)
+				return doctorInside(c, g, args, isolation)
 			}
 			clients = args
 			if err := sandbox.Harden(); err != nil {
@@ -48,15 +50,22 @@ func doctorCommand(g *global) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&inside, "inside", false, "")
-	if err := c.Flags().MarkHidden("inside"); err != nil {
-		panic(err) // the flag is defined above
+	c.Flags().StringVar(&isolation, "isolation", "", "")
+	for _, name := range []string{"inside", "isolation"} {
+		if err := c.Flags().MarkHidden(name); err != nil {
+			panic(err) // the flag is defined above
+		}
 	}
 	c.Flags().BoolVar(&unsafeSameUser, "unsafe-same-user", false, "go on where the probes cannot be confined")
 	return c
 }
 
-// doctorInside is the child: it probes in the environment it was given.
-func doctorInside(c *cobra.Command, g *global, clients []string) error {
+// isolationClient stands for attache run --isolate among the findings.
+const isolationClient = "isolation"
+
+// doctorInside is the child: it probes in the environment it was given. What
+// it cannot probe from there it was told: isolation is empty if that works.
+func doctorInside(c *cobra.Command, g *global, clients []string, isolation string) error {
 	dir, err := os.MkdirTemp("", "attache-doctor-")
 	if err != nil {
 		return err
@@ -65,6 +74,13 @@ func doctorInside(c *cobra.Command, g *global, clients []string) error {
 	found, err := doctor.Run(c.Context(), doctor.Options{Env: os.Environ(), URL: "https://" + doctorHost + "/doctor", Dir: dir, Probe: doctor.Direct, Clients: clients})
 	if err != nil {
 		return err
+	}
+	if len(clients) == 0 || slices.Contains(clients, isolationClient) {
+		f := doctor.Finding{Client: isolationClient, Status: doctor.Works}
+		if isolation != "" {
+			f.Status, f.Why = doctor.Fails, isolation
+		}
+		found = append(found, f)
 	}
 	if g.json() {
 		return writeJSON(c.OutOrStdout(), found)
@@ -120,9 +136,13 @@ spec:
 	if err != nil {
 		return err
 	}
+	isolation := ""
+	if err := run.Isolation(ctx); err != nil {
+		isolation = err.Error()
+	}
 	status, err := run.Run(ctx, run.Options{
 		Config: config, State: filepath.Join(dir, "state"), Name: "doctor", Quiet: true, Log: log, Version: version.Get().Version,
-		UnsafeSameUser: unsafeSameUser, Command: append([]string{self, "doctor", "--inside", "--output", g.output, "--"}, clients...),
+		UnsafeSameUser: unsafeSameUser, Command: append([]string{self, "doctor", "--inside", "--isolation", isolation, "--output", g.output, "--"}, clients...),
 	})
 	if err == nil && status != 0 {
 		return exit(status)

@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		agent()
 		return
 	}
+	if os.Getenv(noIPv6Var) != "" {
+		withoutIPv6()
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -392,6 +396,43 @@ func TestResolvConf(t *testing.T) {
 	}
 	if got := newWorld(t).attempt("resolv", ""); got != "reached: "+strings.TrimSpace(isolate.ResolvConf) && !strings.Contains(got, "no such file") {
 		t.Errorf("resolv.conf: %s", got)
+	}
+}
+
+// noIPv6Var makes the test binary build a namespace in which IPv6 is switched
+// off, as on machines whose administrators do.
+const noIPv6Var = "ISOLATE_TEST_NO_IPV6"
+
+func withoutIPv6() {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("1"), 0)
+	if err != nil {
+		fmt.Println("cannot switch IPv6 off:", err)
+		return
+	}
+	_, kinds, err := isolate.Build(isolate.Spec{})
+	fmt.Println(kinds, err)
+	_, err = net.DialTimeout("tcp", "[2001:db8::9]:443", shortly)
+	fmt.Println(err)
+}
+
+// A machine without IPv6 has isolation all the same, and nothing leaves by it.
+func TestWithoutIPv6(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = []string{noIPv6Var + "=1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE},
+	}
+	out, err := cmd.CombinedOutput()
+	text := string(out)
+	if cmd.Process == nil || strings.Contains(text, "cannot switch IPv6 off") {
+		forbidden(t, fmt.Errorf("%w: %w: %s", isolate.ErrForbidden, err, text))
+	}
+	lines := strings.SplitN(text, "\n", 2)
+	if lines[0] != "[transparent dns-tcp dns-udp sock-diag] <nil>" || len(lines) < 2 || !strings.Contains(lines[1], "unreachable") && !strings.Contains(lines[1], "cannot assign") {
+		t.Errorf("without IPv6: %v %s", err, text)
 	}
 }
 

@@ -19,6 +19,9 @@ type Resolver struct {
 	Names *Names
 	// IPv6 says that the namespace has it; without, names have no AAAA.
 	IPv6 bool
+	// Host, in lower case, is the machine's own name: what the agent serves is
+	// found by it. Empty: none.
+	Host string
 }
 
 // Answer is the answer to a query, or nil where there is none to give.
@@ -82,9 +85,12 @@ func (r *Resolver) lookup(q dnsmessage.Question) (dnsmessage.ResourceBody, dnsme
 		return nil, dnsmessage.RCodeSuccess
 	}
 	var four, six netip.Addr
-	if strings.HasSuffix("."+name, ".localhost") { // RFC 6761 section 6.3
+	switch {
+	case strings.HasSuffix("."+name, ".localhost"): // RFC 6761 section 6.3
 		four, six = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
-	} else {
+	case name == r.Host:
+		four, six = own4(), own6()
+	default:
 		var err error
 		if four, six, err = r.Names.Addresses(name); err != nil {
 			return nil, dnsmessage.RCodeServerFailure

@@ -56,7 +56,7 @@ func short(m dnsmessage.Message) string {
 }
 
 func TestAnswers(t *testing.T) {
-	r := &Resolver{Names: NewNames((&clock{}).now), IPv6: true}
+	r := &Resolver{Names: NewNames((&clock{}).now), IPv6: true, Host: "box"}
 	const ok, none = "RCodeSuccess", "RCodeNameError"
 	for _, c := range []struct {
 		name string
@@ -71,6 +71,9 @@ func TestAnswers(t *testing.T) {
 		{"api.example.com.", 65, ok}, // HTTPS: would bring ECH keys and HTTP/3
 		{"localhost.", dnsmessage.TypeA, "127.0.0.1"},
 		{"a.localhost.", dnsmessage.TypeAAAA, "::1"},
+		{"Box.", dnsmessage.TypeA, "198.18.0.1"},
+		{"box.", dnsmessage.TypeAAAA, "fd61:7474:6163::1"},
+		{"box.example.", dnsmessage.TypeA, "198.18.1.2"},
 		{"x.invalid.", dnsmessage.TypeA, none},
 		{"1.2.3.4.", dnsmessage.TypeA, none},
 		{".", dnsmessage.TypeA, none},

@@ -82,7 +82,7 @@ func install(six bool) error {
 	}
 	err = nft.Flush()
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: install rules: %w: the kernel lacks nf_tables or one of nft_tproxy, nft_reject_inet; load them (modprobe nft_tproxy nft_reject_inet)", ErrForbidden, err)
+		return fmt.Errorf("isolate: install rules: %w: the kernel lacks nf_tables or one of nft_tproxy, nft_reject_inet; load them (modprobe nft_tproxy nft_reject_inet)", err)
 	}
 	if err != nil {
 		return fmt.Errorf("isolate: install rules: %w", err)

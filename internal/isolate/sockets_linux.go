@@ -45,8 +45,7 @@ type opened struct {
 
 // Build sets up the network namespace of the calling process, which must be new
 // and needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over it, and opens the
-// sockets that s wants. Errors match [ErrForbidden] where the kernel lacks
-// something.
+// sockets that s wants.
 func Build(s Spec) ([]*os.File, []string, error) {
 	if len(s.Ports) > maxDoors {
 		return nil, nil, fmt.Errorf("isolate: %d doors; at most %d", len(s.Ports), maxDoors)

@@ -34,14 +34,15 @@ func explain(err error, read func(string) ([]byte, error)) error {
 			causes = append(causes, strings.ReplaceAll(strings.TrimPrefix(s.path, "/proc/sys/"), "/", ".")+" is "+s.off+": "+s.cure)
 		}
 	}
-	if b, rerr := read("/proc/self/status"); rerr == nil && strings.Contains(string(b), "\nSeccomp:\t2\n") {
+	// What the stage reports is text.
+	denied := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSYS) || strings.Contains(err.Error(), unix.EPERM.Error())
+	if b, rerr := read("/proc/self/status"); denied && rerr == nil && strings.Contains(string(b), "\nSeccomp:\t2\n") {
 		causes = append(causes, "a seccomp filter is in force, as in most containers: start the container with a profile that allows unshare and clone with CLONE_NEWUSER (podman and docker: --security-opt seccomp=FILE, with --security-opt systempaths=unconfined for /proc)")
 	}
 	if len(causes) == 0 && errors.Is(err, unix.EINVAL) {
 		causes = append(causes, "the kernel was built without user or network namespaces (CONFIG_USER_NS, CONFIG_NET_NS)")
 	}
-	// What the stage reports is text.
-	if len(causes) == 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || strings.Contains(err.Error(), unix.EPERM.Error())) {
+	if len(causes) == 0 && denied {
 		causes = append(causes, "a security module (AppArmor, SELinux) or a chroot forbids them: see the kernel's log")
 	}
 	if len(causes) == 0 {

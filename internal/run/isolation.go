@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +38,16 @@ type isolation struct {
 	attestor *process.Attestor // as well
 	sockets  *isolate.Sockets
 	resolver sync.WaitGroup
+}
+
+// Isolation says why [IsolateAlways] would not start an agent here; nil: it
+// would.
+func Isolation(ctx context.Context) error {
+	box, err := sandbox.New(ctx, sandbox.Options{Dir: "/", Isolate: &isolate.Spec{}})
+	if err != nil {
+		return err
+	}
+	return box.Close()
 }
 
 // isolatedDoors is openDoors where the ports are the namespace's: it is empty,
@@ -120,7 +131,11 @@ func (i *isolation) join(s *isolate.Sockets) error {
 	if err := i.attestor.Enter(s.Diag); err != nil {
 		return err
 	}
-	r := &isolate.Resolver{Names: i.names, IPv6: s.IPv6}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "" // it is asked for by its name then as any other
+	}
+	r := &isolate.Resolver{Names: i.names, IPv6: s.IPv6, Host: strings.ToLower(host)}
 	i.resolver.Go(func() { r.Serve(s) })
 	for k, ln := range s.Doors {
 		i.doors[k].Give(ln)

@@ -135,7 +135,7 @@ func TestHostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := stageFor(t, uid)
 			t.Run("control", func(t *testing.T) { control(t, s, uid) })
-			roles := []string{roleFull, roleNoNS}
+			roles := []string{roleFull, roleNoNS, roleNet}
 			if uid == 0 {
 				roles = append(roles, roleOwnUID)
 			}

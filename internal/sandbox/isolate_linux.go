@@ -134,7 +134,19 @@ func outsideSockets() []string {
 			out = append(out, path)
 		}
 	}
-	if b, err := os.ReadFile("/proc/net/unix"); err == nil {
+	seen := map[string]bool{}
+	for _, proc := range processes() {
+		// The list of sockets is that of a network namespace. Containers have
+		// others, which may have sockets in folders of this machine.
+		ns, err := os.Readlink(proc + "/ns/net")
+		if err != nil || seen[ns] { // not ours to look at: see below
+			continue
+		}
+		seen[ns] = true
+		b, err := os.ReadFile(proc + "/net/unix")
+		if err != nil {
+			continue
+		}
 		for l := range strings.Lines(string(b)) {
 			// Num RefCount Protocol Flags Type St Inode Path, which may hold spaces
 			if i := strings.Index(l, " /"); i >= 0 {
@@ -142,8 +154,7 @@ func outsideSockets() []string {
 			}
 		}
 	}
-	// The list names only those of our own network namespace: containers'
-	// sockets are found as files.
+	// What other users' containers have is found as files.
 	left := socketEntries
 	for _, root := range []string{"/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"} {
 		real, err := filepath.EvalSymlinks(root)
@@ -166,6 +177,12 @@ func outsideSockets() []string {
 		})
 	}
 	return out
+}
+
+// processes lists folders of /proc, our own first.
+func processes() []string {
+	all, _ := filepath.Glob("/proc/[0-9]*") // only a bad pattern errs
+	return append([]string{"/proc/self"}, all...)
 }
 
 // hideSockets covers each socket alone: the folder may hold the child's work.

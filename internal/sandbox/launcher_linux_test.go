@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/attache-dev/attache/internal/isolate"
 	"github.com/attache-dev/attache/internal/sandbox"
 )
 
@@ -30,6 +31,7 @@ const (
 	roleFull   = "confined"
 	roleNoNS   = "landlock-only"
 	roleOwnUID = "own-user"
+	roleNet    = "isolated"    // with a network of its own
 	roleNoLL   = "no-landlock" // on a kernel without
 	roleUnsafe = "unsafe"      // the same, with --unsafe-same-user
 )
@@ -119,6 +121,8 @@ func launch(role, base string, args []string) (int, error) {
 	switch role {
 	case roleNoNS:
 		create = sandbox.NewLandlockOnly
+	case roleNet:
+		o.Isolate = &isolate.Spec{}
 	case roleOwnUID:
 		o.User = &sandbox.User{UID: 65533, GID: 65533}
 	case roleNoLL, roleUnsafe:
