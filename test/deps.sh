@@ -112,6 +112,7 @@ cluster)
 	apt_need ip iproute2
 	apt_need unshare util-linux
 	apt_need openssl openssl
+	apt_need jlink default-jdk-headless
 	;;
 bench)
 	apt_need nginx nginx-light
@@ -123,8 +124,8 @@ esac
 apt_install
 # test/servers installs the packages of the token server by itself.
 case $what in
-test | aws)
+test | aws | cluster)
 	npm_tree clients # has the newer node that the SDK wants
-	npm_tree aws
+	[ "$what" = cluster ] || npm_tree aws
 	;;
 esac

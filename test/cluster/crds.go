@@ -16,7 +16,7 @@ import (
 )
 
 // crdFolder of the chart, from the project's root.
-const crdFolder = "charts/attache/crds"
+const crdFolder = "charts/attache/files/crds"
 
 // InstallCRDs applies every custom resource definition of the chart and
 // returns when the API server serves them. Safe to call more than once.

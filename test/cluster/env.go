@@ -38,8 +38,14 @@ func (e *Env) ServiceAccount(token string) *rest.Config {
 // CA is the certificate, in PEM, that the API server's own chains to.
 func (e *Env) CA() []byte { return e.ca.PEM() }
 
-// Program is the path of a program that build.sh built.
-func (e *Env) Program(name string) string { return filepath.Join(e.bin, name) }
+// Program is the path of a program: of those that build.sh built, or as it
+// stands when it is a path itself.
+func (e *Env) Program(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(e.bin, name)
+}
 
 // WriteKubeconfig writes a file with which programs call as config does, and
 // returns its path.

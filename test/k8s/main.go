@@ -27,7 +27,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	if node.Sandboxed(o.dir, o.prepare) {
+	if node.Sandboxed(o.dir, o.prepare, o.after) {
 		os.Exit(inside(o))
 	}
 }

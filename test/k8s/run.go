@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/attache-dev/attache/test/cluster/node"
 )
 
@@ -17,6 +19,8 @@ import (
 type run struct {
 	runOptions
 	node           *node.Node
+	kube           *kubernetes.Clientset
+	world          *world
 	started        time.Time
 	passed, failed int
 }

@@ -38,6 +38,7 @@ type Node struct {
 	*cluster.Env
 	containerd, kubelet *cluster.Process
 	say                 func(format string, args ...any)
+	digests             map[string]string // by image name
 }
 
 // Options of a node.
@@ -59,7 +60,7 @@ type Options struct {
 // Start runs the node and returns when it is Ready and resolves names. The
 // program must be [Sandboxed]; then nobody needs to Close what this starts.
 func Start(ctx context.Context, o Options) (*Node, error) {
-	n := &Node{say: o.Say}
+	n := &Node{say: o.Say, digests: map[string]string{}}
 	if err := network(ctx); err != nil {
 		return nil, fmt.Errorf("network of the node: %w", err)
 	}
@@ -226,6 +227,7 @@ func (n *Node) Import(ctx context.Context, archive string) error {
 		return fmt.Errorf("import %s: cannot read the answer %q", archive, out)
 	}
 	name, digest := fields[1], strings.Trim(strings.SplitN(fields[2], ")", 2)[0], "()")
+	n.digests[name] = digest
 	repository := name[:strings.LastIndexByte(name, ':')]
 	_, err = n.ctr(ctx, "images", "tag", "--force", name, repository+"@"+digest)
 	return err
@@ -237,3 +239,6 @@ func (n *Node) KillContainer(ctx context.Context, id string) error {
 	_, err := n.ctr(ctx, "tasks", "kill", "--signal", "SIGKILL", strings.TrimPrefix(id, "containerd://"))
 	return err
 }
+
+// Digest of an imported image, "sha256:…", or "".
+func (n *Node) Digest(image string) string { return n.digests[image] }

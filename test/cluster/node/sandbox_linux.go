@@ -31,7 +31,9 @@ const (
 //
 // Everything that starts inside ends with the inner program, however that
 // ends: pods, their shims, daemons. Nothing inside reaches a network.
-func Sandboxed(dir string, prepare func(ctx context.Context) error) bool {
+//
+// After gets the status, when everything has ended.
+func Sandboxed(dir string, prepare func(ctx context.Context) error, after func(status int)) bool {
 	switch os.Getenv(stageVariable) {
 	case stageRun:
 		return true
@@ -56,6 +58,7 @@ func Sandboxed(dir string, prepare func(ctx context.Context) error) bool {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
+	after(code)
 	os.Exit(code)
 	return false
 }
@@ -151,6 +154,18 @@ func mounts(dir string) error {
 		return err
 	}
 	return nil
+}
+
+// AddHosts gives programs inside the sandbox names for an address, besides
+// those of the cluster's DNS.
+func AddHosts(address string, names ...string) error {
+	// The file is a mount: it can be appended to, never replaced.
+	f, err := os.OpenFile("/etc/hosts", os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s %s\n", address, strings.Join(names, " "))
+	return errors.Join(err, f.Close())
 }
 
 // bindOverLink binds from over to, or over what to links to; some systems
