@@ -24,10 +24,11 @@ type host struct {
 	mgr    manager.Manager // client, caches, runnables; its runnables start once the caches are synced
 	health *health
 
-	// apiTLS is the configuration of the sidecars' gRPC port. The issuer role,
-	// or whoever stands in for it, sets it.
+	// apiTLS is the configuration of the sidecars' gRPC port, see useAPITLS.
 	apiTLS   *tls.Config
 	services []func(grpc.ServiceRegistrar)
+
+	identityParts
 }
 
 // serveAPI adds a service to the sidecars' gRPC port.

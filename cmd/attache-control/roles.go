@@ -14,6 +14,7 @@ type role struct {
 func roles() []role {
 	return []role{
 		{"webhook", addWebhook},
+		{"issuer", addIssuer},
 	}
 }
 

@@ -75,6 +75,37 @@ const scheduleKey = "schedule.json"
 
 // OpenKeys reads the Secret, or makes it with new keys.
 func OpenKeys(ctx context.Context, c KeysConfig) (*Keys, error) {
+	k, err := newKeys(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.Sync(ctx); err != nil {
+		return nil, err
+	}
+	k.issuer, err = issuer.New(ctx, k.issuing)
+	return k, err
+}
+
+// ReadKeys reads the Secret and changes nothing: to export the public keys.
+func ReadKeys(ctx context.Context, c KeysConfig) (*Keys, error) {
+	k, err := newKeys(c)
+	if err != nil {
+		return nil, err
+	}
+	sec := &corev1.Secret{}
+	if err := k.cfg.Client.Get(ctx, types.NamespacedName{Namespace: k.cfg.Namespace, Name: k.cfg.Secret}, sec); err != nil {
+		return nil, fmt.Errorf("keys in secret %s/%s: %w", k.cfg.Namespace, k.cfg.Secret, err)
+	}
+	s, err := issuer.ParseSchedule(sec.Data[scheduleKey])
+	if err != nil {
+		return nil, fmt.Errorf("keys in secret %s/%s: %w", k.cfg.Namespace, k.cfg.Secret, err)
+	}
+	k.schedule.Store(s)
+	k.issuer, err = issuer.New(ctx, k.issuing)
+	return k, err
+}
+
+func newKeys(c KeysConfig) (*Keys, error) {
 	fill(&c.Secret, DefaultSecret)
 	fill(&c.RotateEvery, DefaultRotateEvery)
 	fill(&c.PublishAhead, DefaultPublishAhead)
@@ -101,12 +132,7 @@ func OpenKeys(ctx context.Context, c KeysConfig) (*Keys, error) {
 			return nil, fmt.Errorf("issuer: %w", err)
 		}
 	}
-	if err := k.Sync(ctx); err != nil {
-		return nil, err
-	}
-	var err error
-	k.issuer, err = issuer.New(ctx, k.issuing)
-	return k, err
+	return k, nil
 }
 
 // Issuer signs with the keys, and serves discovery.
@@ -236,6 +262,15 @@ func (k *Keys) ServerTLS(hosts ...string) *tls.Config {
 			}
 			return pool, nil
 		})
+}
+
+// WebTLS is the configuration of an HTTPS port of the control plane, such as
+// that of discovery; no client presents a certificate there.
+func (k *Keys) WebTLS(hosts ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return k.serving(hosts) },
+	}
 }
 
 // serving returns a certificate in the first half of its life, made by the

@@ -179,7 +179,9 @@ func handshake(t *testing.T, k *issuer.Keys, roots []byte, now time.Time) error 
 	client, server := net.Pipe()
 	defer func() { _ = client.Close(); _ = server.Close() }()
 	done := make(chan error, 1)
-	go func() { done <- tls.Server(server, k.ServerTLS("attache-control.attache-system.svc")).HandshakeContext(t.Context()) }()
+	go func() {
+		done <- tls.Server(server, k.ServerTLS("attache-control.attache-system.svc")).HandshakeContext(t.Context())
+	}()
 	c := tls.Client(client, &tls.Config{RootCAs: pool, ServerName: "attache-control.attache-system.svc", Time: func() time.Time { return now }, MinVersion: tls.VersionTLS13})
 	err := c.HandshakeContext(t.Context())
 	_ = client.Close()
