@@ -121,9 +121,7 @@ func startPlane(t *testing.T) *plane {
 	t.Helper()
 	e := cluster.API(t)
 	if err := e.InstallCRDs(t.Context()); err != nil {
-		if _, err := e.Kubectl(t.Context(), tmpCRD, "apply", "-f", "-"); err != nil {
-			t.Fatal(err)
-		}
+		t.Fatal(err)
 	}
 	p := &plane{Env: e, namespace: e.Namespace(t, nil), probes: "127.0.0.1:" + freePort(t), log: &syncBuffer{}}
 	port := freePort(t)
@@ -350,6 +348,9 @@ func TestWebhookInCluster(t *testing.T) {
 	t.Run("events are on the owner", p.events)
 	t.Run("a namespace is known at once", p.newNamespaces)
 	t.Run("modes are the operator's", p.modes)
+
+	t.Run("providers give placeholders and base URLs", p.providers)
+	t.Run("objects are checked while their author waits", p.objects)
 
 	t.Run("metrics", func(t *testing.T) {
 		text := p.metrics(t)
@@ -598,17 +599,78 @@ spec: {cluster: {injection: {modes: [explicit, transparent], mode: explicit}, na
 	})
 }
 
+const provider = `
+apiVersion: attache.dev/v1alpha1
+kind: CredentialProvider
+metadata: {name: %s}
+spec:
+  destinations: [{host: api.example.com}]
+  jwt: {}
+  placeholders: [{env: EXAMPLE_API_KEY, prefix: sk-}]
+  baseURLs: [{env: EXAMPLE_BASE_URL, host: api.example.com, path: /v1}]
+---
+apiVersion: attache.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: %[1]s}
+spec:
+  workloads: [{matchLabels: {app: agent}}]
+  rules:
+    - name: all
+      action: allow
+      hosts: [api.example.com]
+      credential: {provider: %[1]s}
+`
+
+func (p *plane) providers(t *testing.T) {
+	ns := p.optedIn(t)
+	p.apply(t, ns, fmt.Sprintf(provider, "example"))
+	eventually(t, "the provider's variables", func() error {
+		pod, err := p.pod(t, ns, fmt.Sprintf(plainPod, "agent"), "--dry-run=server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		agent := fmt.Sprint(pod["spec"].(object)["containers"])
+		sidecar := fmt.Sprint(pod["spec"].(object)["initContainers"].([]any)[0])
+		for text, in := range map[string]string{
+			"EXAMPLE_API_KEY": agent, "sk-attache": agent, "name:EXAMPLE_BASE_URL value:http://127.0.0.1:15100/v1": agent,
+			`"host":"api.example.com","port":443`: sidecar, `"prefix":"sk-","provider":"example"`: sidecar,
+		} {
+			if !strings.Contains(in, text) {
+				return fmt.Errorf("no %s in %s", text, in)
+			}
+		}
+		return nil
+	})
+	other := strings.Replace(fmt.Sprintf(plainPod, "agent"), "app: agent", "app: other", 1)
+	if pod, err := p.pod(t, ns, other, "--dry-run=server"); err != nil || strings.Contains(fmt.Sprint(pod), "EXAMPLE_API_KEY") {
+		t.Errorf("a pod that no policy selects has the placeholder: %v", err)
+	}
+}
+
+func (p *plane) objects(t *testing.T) {
+	ns := p.optedIn(t)
+	doc := func(text string, i int) string { return strings.Split(text, "---")[i] }
+	p.apply(t, ns, doc(fmt.Sprintf(provider, "good"), 0))
+	for name, c := range map[string]struct{ text, want string }{
+		"a host": {strings.Replace(doc(fmt.Sprintf(provider, "bad"), 0), "host: api.example.com}]", "host: '*.*.com'}]", 1), "spec.destinations[0].host"},
+		"CEL":    {strings.Replace(doc(fmt.Sprintf(provider, "good"), 1), "      action: allow", "      action: allow\n      when: 'nonsense('", 1), "spec.rules[0].when"},
+		"a mode": {"{apiVersion: attache.dev/v1alpha1, kind: AttacheConfig, metadata: {name: default}, spec: {cluster: {injection: {mode: transparent, modes: [transparent], resources: {cpuRequest: '2', cpuLimit: '1'}}}}}", "spec.cluster: resources: the cpu request is 0 or above the limit"},
+	} {
+		eventually(t, name, func() error { // the provider may be too new for the cache
+			_, err := p.create(t, ns, c.text, "--dry-run=server")
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "Attaché") {
+				return fmt.Errorf("%w; want %s", err, c.want)
+			}
+			return nil
+		})
+	}
+	dangling := doc(fmt.Sprintf(provider, "lonely"), 1)
+	if _, err := p.create(t, ns, dangling, "--warnings-as-errors", "--dry-run=server"); err == nil || !strings.Contains(err.Error(), "lonely") {
+		t.Errorf("a policy without its provider: %v", err)
+	}
+	p.apply(t, ns, dangling)
+}
+
 func pemOf(der []byte) string {
 	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
-
-const tmpCRD = `
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: attacheconfigs.attache.dev}
-spec:
-  group: attache.dev
-  scope: Cluster
-  names: {kind: AttacheConfig, plural: attacheconfigs, singular: attacheconfig}
-  versions: [{name: v1alpha1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
-`

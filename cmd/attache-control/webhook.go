@@ -17,16 +17,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/webhook/certs"
 	"github.com/attache-dev/attache/webhook/server"
 )
 
 // addWebhook serves admission.
 func addWebhook(ctx context.Context, h *host) error {
-	config := schema.GroupVersionKind{Group: "attache.dev", Version: "v1alpha1", Kind: v1alpha1.KindAttacheConfig}
-	if err := h.waitForKind(ctx, config); err != nil {
-		return err
+	for _, gvk := range server.Kinds() {
+		if err := h.waitForKind(ctx, gvk); err != nil {
+			return err
+		}
 	}
 	nameservers, err := resolvers("/etc/resolv.conf")
 	if err != nil {
@@ -38,17 +40,22 @@ func addWebhook(ctx context.Context, h *host) error {
 		Fixed: server.Fixed{
 			Image: h.image, ImagePullPolicy: h.imagePullPolicy,
 			// The Service's port, wherever this process listens.
-			Control:    fmt.Sprintf("%s.%s.svc:8443", h.service, h.namespace),
-			APIServers: apiServers(os.Getenv), Nameservers: nameservers,
+			Control:     fmt.Sprintf("%s.%s.svc:8443", h.service, h.namespace),
+			TrustDomain: h.trustDomain,
+			APIServers:  apiServers(os.Getenv), Nameservers: nameservers,
 		},
-		Roots:   client.ObjectKey{Namespace: h.namespace, Name: h.caSecret},
+		Roots: client.ObjectKey{Namespace: h.namespace, Name: h.caSecret},
+		Check: func(b *api.Bundle) error {
+			_, err := policy.Compile(b)
+			return err
+		},
 		Metrics: m, Log: h.log,
 	})
 	if err != nil {
 		return err
 	}
 	queue := server.NewEventQueue(m, h.log)
-	s, err := server.New(server.Options{Source: source, Events: queue.Add, Metrics: m, Log: h.log})
+	s, err := server.New(server.Options{Source: source, Validate: source.Validate, Events: queue.Add, Metrics: m, Log: h.log})
 	if err != nil {
 		return err
 	}

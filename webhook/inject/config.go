@@ -160,6 +160,18 @@ func (c Config) Check() error {
 	return nil
 }
 
+// DefaultMode is the mode of pods that choose none.
+func (c Config) DefaultMode() Mode {
+	c.setDefaults()
+	return c.Mode
+}
+
+// AllowedModes are those that namespaces and pods may choose.
+func (c Config) AllowedModes() []Mode {
+	c.setDefaults()
+	return c.Modes
+}
+
 func newTemplate(c Config) (*template, error) {
 	c.setDefaults()
 	if err := c.check(); err != nil {

@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -28,42 +25,38 @@ import (
 	"github.com/attache-dev/attache/webhook/inject"
 )
 
-// ConfigName is the AttacheConfig of a cluster.
-const ConfigName = "default"
-
 // RootsKey is the key of the ConfigMap that holds the roots of the sidecars'
 // gRPC port, in PEM.
 const RootsKey = "roots.pem"
 
-const (
-	labelInject = "attache.dev/inject"
-	enabled     = "enabled"
-)
-
-// ClusterOptions are the parts of a [Cluster]. All but Select are required.
+// ClusterOptions are the parts of a [Cluster]. All but Check and
+// Accept are required.
 type ClusterOptions struct {
 	Cache cache.Cache   // of the objects
 	Live  client.Reader // of the API itself
 	Fixed Fixed
 	// Roots is the ConfigMap with RootsKey.
 	Roots client.ObjectKey
-	// Select returns the providers that a pod may use; nil for none.
-	Select  func(ctx context.Context, pod Pod, namespace *metav1.ObjectMeta, config *v1alpha1.AttacheConfig) ([]v1alpha1.CredentialProvider, error)
-	Watch   []schema.GroupVersionKind // what Select reads
+	// Check finds the mistakes that package policy does.
+	Check func(*api.Bundle) error
+	// Accept is told of the templates that pods get from now on, before the
+	// first pod: the issuer must accept their sidecars. It is called again
+	// when they change, and often with the same; nil for nobody.
+	Accept  func(context.Context, inject.Template) error
 	Metrics *Metrics
 	Log     *slog.Logger
 }
 
 // Cluster is a [Source] from the caches of a cluster's objects. Settings are
-// made once for each namespace and kind of pod, and again when any of the
-// objects has changed.
+// made once for each namespace and kind of pod, and again when one of the
+// objects that concern it has changed.
 type Cluster struct {
 	ClusterOptions
-	changes atomic.Uint64 // counts changes of the objects
 	synced  []toolscache.InformerSynced
 	flights singleflight.Group
 
-	mu      sync.Mutex // guards all below
+	mu      sync.Mutex        // guards all below
+	changes map[string]uint64 // counts those of a namespace's objects; "" of the cluster's
 	entries map[string]*entry
 	good    *v1alpha1.AttacheConfig // the last that could be used
 	bad     string                  // why the newest cannot
@@ -71,28 +64,46 @@ type Cluster struct {
 
 // entry is what is known of one namespace.
 type entry struct {
-	changes uint64
+	version [2]uint64 // changes of the cluster and of the namespace
 	until   time.Time // of one that was read live; zero for the cache's
-	meta    metav1.ObjectMeta
-	plain   map[string]any // meta, as inject takes it
+	name    string
+	plain   map[string]any // metadata, as inject takes it
 	shared  inject.Config  // without providers
-	config  *v1alpha1.AttacheConfig
+	catalog *api.Catalog
 
 	mu   sync.Mutex // guards pods
 	pods map[string]inject.Config
 }
 
-// GVK of the cluster's AttacheConfig.
-var configGVK = schema.GroupVersionKind{Group: "attache.dev", Version: "v1alpha1", Kind: v1alpha1.KindAttacheConfig}
+// kinds of our own objects.
+var kinds = []string{
+	v1alpha1.KindAttacheConfig, v1alpha1.KindClusterCredentialProvider, v1alpha1.KindClusterAccessPolicy,
+	v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy,
+}
+
+func gvk(kind string) schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: group, Version: "v1alpha1", Kind: kind}
+}
+
+const group = "attache.dev"
+
+// Kinds lists what the API server must have, for [NewCluster] to watch it.
+func Kinds() []schema.GroupVersionKind {
+	var list []schema.GroupVersionKind
+	for _, k := range kinds {
+		list = append(list, gvk(k))
+	}
+	return list
+}
 
 // NewCluster registers what it watches with the cache, which need not be
 // started yet. It is ready when the cache is synced.
 func NewCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
-	c := &Cluster{ClusterOptions: o, entries: map[string]*entry{}}
+	c := &Cluster{ClusterOptions: o, entries: map[string]*entry{}, changes: map[string]uint64{}}
 	objects := []client.Object{namespaceMeta(), &corev1.LimitRange{}, &corev1.ConfigMap{}}
-	for _, gvk := range append([]schema.GroupVersionKind{configGVK}, o.Watch...) {
+	for _, kind := range kinds {
 		u := &unstructured.Unstructured{}
-		u.SetGroupVersionKind(gvk)
+		u.SetGroupVersionKind(gvk(kind))
 		objects = append(objects, u)
 	}
 	for _, obj := range objects {
@@ -100,11 +111,7 @@ func NewCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
 		if err != nil {
 			return nil, fmt.Errorf("watch %T %s: %w", obj, obj.GetObjectKind().GroupVersionKind().Kind, err)
 		}
-		h, err := i.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { c.changes.Add(1) },
-			UpdateFunc: c.updated,
-			DeleteFunc: func(any) { c.changes.Add(1) },
-		})
+		h, err := i.AddEventHandler(toolscache.ResourceEventHandlerFuncs{AddFunc: c.changed, UpdateFunc: c.updated, DeleteFunc: c.changed})
 		if err != nil {
 			return nil, err
 		}
@@ -113,13 +120,41 @@ func NewCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
 	return c, nil
 }
 
-// updated leaves out what a resync repeats.
-func (c *Cluster) updated(before, after any) {
-	a, okA := before.(metav1.Object)
-	b, okB := after.(metav1.Object)
-	if !okA || !okB || a.GetResourceVersion() != b.GetResourceVersion() {
-		c.changes.Add(1)
+// changed notes whose settings are to be made anew.
+func (c *Cluster) changed(v any) {
+	if gone, ok := v.(toolscache.DeletedFinalStateUnknown); ok {
+		v = gone.Obj
 	}
+	obj, ok := v.(client.Object)
+	if !ok {
+		return
+	}
+	namespace := obj.GetNamespace()
+	switch obj.(type) {
+	case *metav1.PartialObjectMetadata: // a namespace
+		namespace = obj.GetName()
+	case *corev1.ConfigMap:
+		if client.ObjectKeyFromObject(obj) != c.Roots {
+			return
+		}
+		namespace = ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes[namespace]++
+}
+
+// updated leaves out what changes nothing for us: status, and what a resync
+// repeats.
+func (c *Cluster) updated(before, after any) {
+	a, okA := before.(client.Object)
+	b, okB := after.(client.Object)
+	if okA && okB && a.GetGeneration() == b.GetGeneration() && maps.Equal(a.GetLabels(), b.GetLabels()) && maps.Equal(a.GetAnnotations(), b.GetAnnotations()) {
+		if _, plain := b.(*corev1.ConfigMap); !plain && a.GetGeneration() > 0 || a.GetResourceVersion() == b.GetResourceVersion() {
+			return
+		}
+	}
+	c.changed(after)
 }
 
 func namespaceMeta() *metav1.PartialObjectMetadata {
@@ -152,17 +187,25 @@ func (c *Cluster) Settings(ctx context.Context, pod Pod) (Settings, error) {
 	return Settings{e.plain, config}, nil
 }
 
+// version tells the states of what concerns a namespace apart.
+func (c *Cluster) version(namespace string) [2]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return [2]uint64{c.changes[""], c.changes[namespace]}
+}
+
 // namespace returns what is known of a namespace. The API server calls only for
 // namespaces that its own cache has as opted in: if ours does not, it is late
 // or early, and the API decides.
 func (c *Cluster) namespace(ctx context.Context, name string) (*entry, error) {
-	now := c.changes.Load()
 	c.mu.Lock()
-	e := c.entries[name]
+	e, now := c.entries[name], [2]uint64{c.changes[""], c.changes[name]}
 	c.mu.Unlock()
-	if e != nil && e.changes == now && (e.until.IsZero() || time.Now().Before(e.until)) {
+	if e != nil && e.version == now && (e.until.IsZero() || time.Now().Before(e.until)) {
 		return e, nil
 	}
+	// Who waits for another's read shares its result, which may be of the
+	// state before: as if the pod had come that much earlier.
 	v, err, _ := c.flights.Do(name, func() (any, error) { return c.read(context.WithoutCancel(ctx), name) })
 	if err != nil {
 		return nil, err
@@ -179,7 +222,7 @@ const (
 func (c *Cluster) read(ctx context.Context, name string) (*entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
-	e := &entry{changes: c.changes.Load(), pods: map[string]inject.Config{}} // before the reads
+	e := &entry{version: c.version(name), name: name, pods: map[string]inject.Config{}} // before the reads
 	m := namespaceMeta()
 	err := c.Cache.Get(ctx, client.ObjectKey{Name: name}, m)
 	if err != nil || m.Labels[labelInject] != enabled {
@@ -191,7 +234,6 @@ func (c *Cluster) read(ctx context.Context, name string) (*entry, error) {
 			return nil, fmt.Errorf("read namespace %q: %w", name, err)
 		}
 	}
-	e.meta = m.ObjectMeta
 	if e.plain, err = plainMeta(&m.ObjectMeta); err != nil {
 		return nil, err
 	}
@@ -199,13 +241,20 @@ func (c *Cluster) read(ctx context.Context, name string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.shared, e.config = shared, config
+	e.shared = shared
 	var ranges corev1.LimitRangeList
 	if err := c.Cache.List(ctx, &ranges, client.InNamespace(name)); err != nil {
 		return nil, fmt.Errorf("read LimitRanges: %w", err)
 	}
 	e.shared.LimitRange = limitRange(ranges.Items)
 	e.shared.Owners, _ = api.Owners(&config.Spec.Cluster, name, m.Annotations)
+	objects, err := c.objects(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if e.catalog, err = c.catalog(objects, name, m.Labels); err != nil {
+		return nil, fmt.Errorf("read objects: %w", err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.entries) >= maxEntries {
@@ -215,65 +264,6 @@ func (c *Cluster) read(ctx context.Context, name string) (*entry, error) {
 	return e, nil
 }
 
-// plainMeta is what inject reads of a namespace.
-func plainMeta(m *metav1.ObjectMeta) (map[string]any, error) {
-	b, err := json.Marshal(map[string]any{"name": m.Name, "labels": m.Labels, "annotations": m.Annotations})
-	if err != nil {
-		return nil, err
-	}
-	return decodeObject(b)
-}
-
-// maxPods bounds the kinds of pods of one namespace that are remembered.
-const maxPods = 256
-
-func (e *entry) forPod(ctx context.Context, c *Cluster, pod Pod) (inject.Config, error) {
-	if c.Select == nil {
-		return e.shared, nil
-	}
-	key := podKey(pod)
-	e.mu.Lock()
-	config, ok := e.pods[key]
-	e.mu.Unlock()
-	if ok {
-		return config, nil
-	}
-	providers, err := c.Select(ctx, pod, &e.meta, e.config)
-	if err != nil {
-		return inject.Config{}, fmt.Errorf("choose providers: %w", err)
-	}
-	config = e.shared
-	addProviders(&config, providers)
-	if err := config.Check(); err != nil {
-		// A provider's author must not keep a whole namespace from running.
-		c.Log.WarnContext(ctx, "providers' variables left out", "namespace", pod.Namespace, "err", err)
-		config = e.shared
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.pods) >= maxPods {
-		clear(e.pods)
-	}
-	e.pods[key] = config
-	return config, nil
-}
-
-// podKey leaves out labels that differ between pods of one owner by design.
-func podKey(p Pod) string {
-	var b strings.Builder
-	b.WriteString(p.ServiceAccount)
-	for _, k := range slices.Sorted(maps.Keys(p.Labels)) {
-		switch k {
-		case "controller-uid", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "job-name",
-			"batch.kubernetes.io/job-completion-index", "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index",
-			"pod-template-hash", "controller-revision-hash":
-			continue
-		}
-		fmt.Fprintf(&b, "\x00%s\x00%s", k, p.Labels[k])
-	}
-	return b.String()
-}
-
 // common makes the settings that all namespaces share, of the newest
 // AttacheConfig that can be used: a bad one does not stop pods.
 func (c *Cluster) common(ctx context.Context) (inject.Config, *v1alpha1.AttacheConfig, error) {
@@ -281,23 +271,42 @@ func (c *Cluster) common(ctx context.Context) (inject.Config, *v1alpha1.AttacheC
 	if err := c.Cache.Get(ctx, c.Roots, roots); err != nil || roots.Data[RootsKey] == "" {
 		return inject.Config{}, nil, fmt.Errorf("ConfigMap %s has no %s yet, by which sidecars trust the control plane: the issuer role writes it", c.Roots, RootsKey)
 	}
-	newest, err := c.readConfig(ctx)
+	config, err := c.readConfig(ctx)
+	shared, bad := inject.Config{}, ""
 	if err == nil {
-		var shared inject.Config
-		if shared, err = c.Fixed.config(&newest.Spec.Cluster, roots.Data[RootsKey]); err == nil {
-			c.inForce(newest, "")
-			return shared, newest, nil
+		shared, err = c.Fixed.config(&config.Spec.Cluster, roots.Data[RootsKey])
+	}
+	if err != nil {
+		bad = err.Error()
+		c.mu.Lock()
+		config = c.good
+		c.mu.Unlock()
+		if config == nil {
+			return inject.Config{}, nil, err
+		}
+		if shared, err = c.Fixed.config(&config.Spec.Cluster, roots.Data[RootsKey]); err != nil {
+			return inject.Config{}, nil, err
 		}
 	}
-	c.mu.Lock()
-	good := c.good
-	c.mu.Unlock()
-	if good == nil {
-		return inject.Config{}, nil, err
+	c.inForce(config, bad)
+	return shared, config, c.accept(ctx, shared)
+}
+
+// accept tells of the templates before a pod has one.
+func (c *Cluster) accept(ctx context.Context, shared inject.Config) error {
+	if c.Accept == nil {
+		return nil
 	}
-	c.inForce(good, err.Error())
-	shared, err := c.Fixed.config(&good.Spec.Cluster, roots.Data[RootsKey])
-	return shared, good, err
+	list, err := shared.Templates()
+	if err != nil {
+		return err
+	}
+	for _, t := range list {
+		if err := c.Accept(ctx, t); err != nil {
+			return fmt.Errorf("have the template of %s mode accepted: %w", t.Mode, err)
+		}
+	}
+	return nil
 }
 
 // inForce remembers the config, and says once that the newest is bad.
@@ -320,11 +329,11 @@ func (c *Cluster) inForce(good *v1alpha1.AttacheConfig, bad string) {
 
 func (c *Cluster) readConfig(ctx context.Context) (*v1alpha1.AttacheConfig, error) {
 	u := &unstructured.Unstructured{}
-	u.SetGroupVersionKind(configGVK)
-	if err := c.Cache.Get(ctx, client.ObjectKey{Name: ConfigName}, u); apierrors.IsNotFound(err) {
+	u.SetGroupVersionKind(gvk(v1alpha1.KindAttacheConfig))
+	if err := c.Cache.Get(ctx, client.ObjectKey{Name: api.ConfigName}, u); apierrors.IsNotFound(err) {
 		return &v1alpha1.AttacheConfig{}, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("read AttacheConfig %s: %w", ConfigName, err)
+		return nil, fmt.Errorf("read AttacheConfig %s: %w", api.ConfigName, err)
 	}
 	b, err := u.MarshalJSON()
 	if err != nil {
@@ -332,7 +341,7 @@ func (c *Cluster) readConfig(ctx context.Context) (*v1alpha1.AttacheConfig, erro
 	}
 	config := &v1alpha1.AttacheConfig{}
 	if err := json.Unmarshal(b, config); err != nil {
-		return nil, fmt.Errorf("%w: AttacheConfig %s: %w", inject.ErrConfig, ConfigName, err)
+		return nil, fmt.Errorf("%w: AttacheConfig %s: %w", inject.ErrConfig, api.ConfigName, err)
 	}
 	return config, nil
 }

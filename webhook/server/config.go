@@ -18,6 +18,7 @@ import (
 type Fixed struct {
 	Image, ImagePullPolicy string
 	Control                string // host:port of the sidecars' gRPC
+	TrustDomain            string
 	APIServers             []netip.AddrPort
 	Nameservers            []netip.Addr
 }
