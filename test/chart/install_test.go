@@ -3,6 +3,7 @@ package chart
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/attache-dev/attache/control/defaults"
 	"github.com/attache-dev/attache/test/cluster"
 )
 
@@ -19,6 +21,7 @@ import (
 // cluster's.
 func own(t *testing.T) *cluster.Env {
 	t.Helper()
+	program(t, "helm")
 	cluster.API(t) // skips where nothing is built
 	e, err := cluster.StartAPI(t.Context(), cluster.Options{Dir: t.TempDir(), NoControllerManager: true})
 	if err != nil {
@@ -45,6 +48,9 @@ func TestInstall(t *testing.T) {
 			}
 			run("install", "attache", chartDir, "--create-namespace")
 			rotate(t, ctx, c)
+			if err := defaults.Run(ctx, e.Config, defaults.Options{Namespace: release, Log: slog.New(slog.DiscardHandler)}); err != nil {
+				t.Fatal(err)
+			}
 			run("upgrade", "attache", chartDir, "--set", "sidecar.image.tag=v2", "--set", "control.replicas=1")
 			keptAfterUpgrade(t, ctx, c)
 
@@ -101,6 +107,9 @@ func keptAfterUpgrade(t *testing.T, ctx context.Context, c kubernetes.Interface)
 	hook, err := c.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "attache", metav1.GetOptions{})
 	if err != nil || len(hook.Webhooks[0].ClientConfig.CABundle) == 0 {
 		t.Errorf("the upgrade took the caBundle away: %v", err)
+	}
+	if len(hook.OwnerReferences) != 1 || hook.OwnerReferences[0].Name != release {
+		t.Errorf("the webhook stays when its namespace is deleted: owners %v", hook.OwnerReferences)
 	}
 	secret, err := c.CoreV1().Secrets(release).Get(ctx, "attache-ca", metav1.GetOptions{})
 	if err != nil || string(secret.Data["ca"]) != "key" {
