@@ -44,6 +44,9 @@ type KeysConfig struct {
 	// RotateEvery is how long a JWT key signs, PublishAhead how long any key
 	// is public before it signs. Default: 30 days, 24 hours.
 	RotateEvery, PublishAhead time.Duration
+	// X509TTL is the lifetime of X.509-SVIDs, which are renewed at half of it.
+	// Default: one hour.
+	X509TTL time.Duration
 	// Poll is how often the Secret is read. Default: 30 s.
 	Poll time.Duration
 	// Metrics registers gauges. Default: none are kept.
@@ -110,6 +113,7 @@ func newKeys(c KeysConfig) (*Keys, error) {
 	fill(&c.RotateEvery, DefaultRotateEvery)
 	fill(&c.PublishAhead, DefaultPublishAhead)
 	fill(&c.Poll, DefaultPoll)
+	fill(&c.X509TTL, issuer.DefaultX509TTL)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -122,7 +126,7 @@ func newKeys(c KeysConfig) (*Keys, error) {
 	k := &Keys{cfg: c, cert: map[string]*tls.Certificate{}}
 	k.issuing = issuer.Config{
 		TrustDomain: c.TrustDomain, URL: c.URL, RotateEvery: c.RotateEvery, PublishAhead: c.PublishAhead,
-		MaxJWTTTL: MaxJWT, Log: c.Log, Now: c.Now, Schedule: k.schedule.Load,
+		MaxJWTTTL: MaxJWT, X509TTL: c.X509TTL, Log: c.Log, Now: c.Now, Schedule: k.schedule.Load,
 	}
 	k.age = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "attache_issuer_keys_read_timestamp_seconds", Help: "When the Secret with the control plane's keys was last read.",
@@ -280,7 +284,7 @@ func (k *Keys) serving(hosts []string) (*tls.Certificate, error) {
 	defer k.mu.Unlock()
 	id := fmt.Sprintf("%q", slices.Sorted(slices.Values(hosts)))
 	if c := k.cert[id]; c != nil {
-		if l := c.Leaf; k.cfg.Now().Before(l.NotBefore.Add(l.NotAfter.Sub(l.NotBefore) / 2)) {
+		if k.cfg.Now().Before(c.Leaf.NotAfter.Add(-k.cfg.X509TTL / 2)) {
 			return c, nil
 		}
 	}

@@ -68,6 +68,7 @@ type rig struct {
 	set     *issuer.Set
 	metrics *prometheus.Registry
 	addr    string
+	stop    func() // ends the gRPC server
 	inject  inject.Config
 
 	mu        sync.Mutex // guards what follows
@@ -158,6 +159,7 @@ func (r *rig) serve(changes ...change) {
 }
 
 func (r *rig) listen() {
+	r.t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(r.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		r.t.Fatal(err)
@@ -166,6 +168,7 @@ func (r *rig) listen() {
 	r.server.Register(g)
 	r.addr = ln.Addr().String()
 	go func() { _ = g.Serve(ln) }() // until Stop
+	r.stop = g.Stop
 	if t, ok := r.t.(*testing.T); ok {
 		t.Cleanup(g.Stop)
 	}
@@ -177,6 +180,16 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	return w.r.log.Write(b)
+}
+
+// keysAuthority is the X.509 authority of now.
+func (r *rig) keysAuthority(t testing.TB) *x509.Certificate {
+	t.Helper()
+	b, err := r.keys.Issuer().Bundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.X509Authorities()[0]
 }
 
 func (r *rig) logged() string { r.mu.Lock(); defer r.mu.Unlock(); return r.log.String() }

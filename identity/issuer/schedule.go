@@ -21,6 +21,10 @@ const (
 	maxCross    = 10 // generations of serving roots whose pods still connect
 )
 
+// authorityBackdate is how far a clock may be behind, and still verifies the
+// control plane: there a sidecar learns that its clock is wrong.
+const authorityBackdate = time.Hour
+
 // Schedule is the keys that several issuers of one trust domain share, and
 // when each of them signs. All who hold the same schedule sign with the same
 // keys at any time, without talking to each other. It is not changed once
@@ -135,7 +139,7 @@ func newRoot(c Config, now, until time.Time, subject pkix.Name) (Term, error) {
 		SerialNumber:          serial(),
 		Subject:               subject,
 		URIs:                  []*url.URL{c.TrustDomain.ID().URL()},
-		NotBefore:             now.Add(-Backdate),
+		NotBefore:             now.Add(-authorityBackdate),
 		NotAfter:              until,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
@@ -160,7 +164,7 @@ func newServing(c Config, last *Term, now, from time.Time) (Term, error) {
 		SerialNumber: serial(),
 		// Of its own name: chains are built by name.
 		Subject:               pkix.Name{Organization: []string{"Attaché"}, CommonName: "control plane " + randomID()[:8]},
-		NotBefore:             now.Add(-Backdate),
+		NotBefore:             now.Add(-authorityBackdate),
 		NotAfter:              from.Add(servingLife),
 		IsCA:                  true,
 		BasicConstraintsValid: true,

@@ -109,7 +109,7 @@ func (i *Issuer) ServingCertificate(hosts ...string) (*tls.Certificate, error) {
 	t := &x509.Certificate{
 		SerialNumber:          serial(),
 		Subject:               pkix.Name{Organization: []string{"Attaché"}},
-		NotBefore:             now.Add(-Backdate),
+		NotBefore:             now.Add(-authorityBackdate),
 		NotAfter:              now.Add(i.cfg.X509TTL),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
