@@ -24,6 +24,7 @@ type Set struct {
 	version    string
 	durability v1alpha1.Durability
 	hosts      index
+	rehearses  bool // some guard rails are in audit mode
 	calls      credentialCallIndex
 	pool       activations
 }
@@ -32,6 +33,7 @@ type Set struct {
 type policy struct {
 	ref       api.Ref
 	name      string // namespace/name
+	cluster   bool   // a ClusterAccessPolicy
 	audit     bool
 	selectors []selector
 	selection selectionRank
@@ -115,6 +117,7 @@ func Compile(b *api.Bundle) (*Set, error) {
 		version:    b.Version,
 		durability: cmp.Or(b.Config.Spec.Audit.Durability, v1alpha1.DurabilityProcess),
 		hosts:      newIndex(c.variants),
+		rehearses:  slices.ContainsFunc(c.variants, (*variant).rehearsed),
 		calls:      newCredentialCallIndex(),
 	}
 	return s, nil
@@ -205,7 +208,10 @@ func (c *compiler) addPolicy(doc *v1alpha1.AccessPolicy) {
 		ref:  api.Ref{Kind: cmp.Or(doc.Kind, v1alpha1.KindAccessPolicy), Namespace: doc.Metadata.Namespace, Name: doc.Metadata.Name},
 		name: doc.Metadata.Name,
 	}
-	if doc.Metadata.Namespace != "" {
+	switch p.cluster = p.ref.Kind == v1alpha1.KindClusterAccessPolicy; {
+	case p.cluster:
+		p.name = "cluster:" + doc.Metadata.Name // no namespace has such a name
+	case doc.Metadata.Namespace != "":
 		p.name = doc.Metadata.Namespace + "/" + doc.Metadata.Name
 	}
 	switch doc.Spec.Mode {
@@ -218,6 +224,7 @@ func (c *compiler) addPolicy(doc *v1alpha1.AccessPolicy) {
 	for i := range doc.Spec.Workloads {
 		c.addSelector(p, fmt.Sprintf("spec.workloads[%d]", i), &doc.Spec.Workloads[i])
 	}
+	c.target(p, doc.Spec.TargetRefs)
 	p.selection = rankSelection(p.selectors)
 	names := map[string]bool{}
 	for i := range doc.Spec.Rules {

@@ -18,6 +18,7 @@ type search struct {
 	id          string // SPIFFE ID
 	path        string // canonical
 	enforceOnly bool   // leave out policies in audit mode
+	rehearse    bool   // look at guard rails in audit mode, and at nothing else
 	act         *activation
 
 	best     *variant
@@ -43,8 +44,23 @@ func (s *Set) Decide(r *Request) Decision {
 	}
 	s.scan(&q)
 	d := s.settle(&q)
+	if s.rehearses && d.Verdict != Deny {
+		s.rehearse(&q, &d)
+	}
 	s.end(&q)
 	return d
+}
+
+// rehearse notes which guard rail in audit mode would deny what d opens.
+func (s *Set) rehearse(q *search, d *Decision) {
+	r := search{set: s, r: q.r, id: q.id, path: q.path, act: q.act, rehearse: true}
+	s.scan(&r)
+	q.act = r.act
+	if r.best == nil {
+		return
+	}
+	d.WouldDeny = true
+	d.Reason += fmt.Sprintf("; policy %s is in audit mode and would deny: %s", r.best.policy.name, r.best.decision.Reason)
 }
 
 // begin checks what every decision needs. Its second result refuses.
@@ -126,7 +142,7 @@ func (q *search) consider(list []*variant) {
 			return
 		}
 		q.examined++
-		if q.enforceOnly && v.policy.audit {
+		if q.enforceOnly && v.policy.audit || v.rehearsed() != q.rehearse {
 			continue
 		}
 		if m, err := q.match(v); m == matched {
@@ -348,7 +364,7 @@ func (s *Set) DecideConn(r *Request) Decision {
 			if v.rank < q.best.rank {
 				break
 			}
-			if v.action != v1alpha1.ActionPassthrough && q.couldApply(v) {
+			if v.action != v1alpha1.ActionPassthrough && !v.rehearsed() && q.couldApply(v) {
 				d := s.refuse(fmt.Sprintf("rule %q of policy %q is at least as specific as passthrough rule %q, so the connection is intercepted", v.name, v.policy.name, q.best.name))
 				d.Policy, d.Rule = v.policy.name, v.name
 				return d

@@ -104,7 +104,7 @@ func (b *bucket) add(v *variant) {
 	if v.action == v1alpha1.ActionPassthrough {
 		b.passing = append(b.passing, v)
 	}
-	if v.policy.audit && !slices.ContainsFunc(b.audited, func(o *variant) bool {
+	if v.policy.audit && !v.policy.cluster && !slices.ContainsFunc(b.audited, func(o *variant) bool {
 		return o.policy == v.policy && slices.Equal(o.ports, v.ports)
 	}) {
 		b.audited = append(b.audited, v)

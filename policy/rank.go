@@ -13,6 +13,7 @@ import (
 // of these respects, its value there is greater. docs/policy.md describes the
 // order for users.
 type specificity struct {
+	layer     int
 	host      [2]int // class, labels
 	path      string // segment kinds from the left
 	methods   int
@@ -31,6 +32,7 @@ type selectionRank [5]int
 
 func (s *specificity) compare(o *specificity) int {
 	return cmp.Or(
+		cmp.Compare(s.layer, o.layer),
 		slices.Compare(s.host[:], o.host[:]),
 		cmp.Compare(s.path, o.path),
 		cmp.Compare(s.methods, o.methods),
@@ -43,8 +45,33 @@ func (s *specificity) compare(o *specificity) int {
 	)
 }
 
+// Layers, the first of [specificity]: whatever a namespace's rules say, they
+// cannot open what the cluster's deny; and what the cluster's open is only for
+// those of whom no rule of a namespace speaks.
+const (
+	layerDefault   = iota // rules of the cluster that open something
+	layerNamespace        // all rules of a namespace, or of files
+	layerGuardRail        // rules of the cluster that deny
+)
+
+func (r *rule) layer() int {
+	switch {
+	case !r.policy.cluster:
+		return layerNamespace
+	case r.denies():
+		return layerGuardRail
+	default:
+		return layerDefault
+	}
+}
+
+// rehearsed reports a guard rail in audit mode, which decides nothing: only
+// what it would deny is recorded.
+func (v *variant) rehearsed() bool { return v.policy.cluster && v.policy.audit && v.denies() }
+
 func rankVariant(v *variant) specificity {
 	s := specificity{
+		layer:     v.layer(),
 		host:      [2]int{int(v.host.class), v.host.labels},
 		path:      v.path.key(),
 		methods:   fewer(len(v.methods)),

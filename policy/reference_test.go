@@ -59,7 +59,7 @@ func reference(policies []v1alpha1.AccessPolicy, r *policy.Request) (verdict pol
 				if !ok || !referencePort(rule.Ports, r.Port) {
 					continue
 				}
-				audited = audited || p.Spec.Mode == "audit"
+				audited = audited || p.Spec.Mode == "audit" && p.Kind != v1alpha1.KindClusterAccessPolicy
 				for _, path := range append([]string{""}, rule.Paths...) {
 					if (path == "") != (len(rule.Paths) == 0) {
 						continue
@@ -71,10 +71,13 @@ func reference(policies []v1alpha1.AccessPolicy, r *policy.Request) (verdict pol
 			}
 		}
 	}
-	v, w, g := referenceSettle(all)
+	// Guard rails in audit mode decide nothing.
+	rehearsed := slices.ContainsFunc(all, referenceRehearsed)
+	all = slices.DeleteFunc(all, referenceRehearsed)
+	v, w, g := referenceLayers(all)
 	if v == policy.Deny && w != nil && w.policy.Spec.Mode == "audit" {
 		all = slices.DeleteFunc(all, func(m referenceMatch) bool { return m.policy.Spec.Mode == "audit" })
-		if v, _, _ := referenceSettle(all); len(all) > 0 && v == policy.Deny {
+		if v, _, _ := referenceLayers(all); len(all) > 0 && v == policy.Deny {
 			return v, false, ""
 		}
 		return policy.Allow, true, ""
@@ -82,7 +85,33 @@ func reference(policies []v1alpha1.AccessPolicy, r *policy.Request) (verdict pol
 	if len(all) == 0 && audited {
 		return policy.Allow, true, ""
 	}
-	return v, false, g
+	return v, rehearsed && v != policy.Deny, g
+}
+
+func referenceRehearsed(m referenceMatch) bool {
+	return m.policy.Kind == v1alpha1.KindClusterAccessPolicy && m.policy.Spec.Mode == "audit" && m.rule.Action == v1alpha1.ActionDeny
+}
+
+// referenceLayers asks first whether the cluster denies, then the rules of
+// namespaces, and the cluster's other rules where none of those matches.
+func referenceLayers(all []referenceMatch) (policy.Verdict, *referenceMatch, string) {
+	var layers [3][]referenceMatch
+	for _, m := range all {
+		switch {
+		case m.policy.Kind != v1alpha1.KindClusterAccessPolicy:
+			layers[1] = append(layers[1], m)
+		case m.rule.Action == v1alpha1.ActionDeny:
+			layers[0] = append(layers[0], m)
+		default:
+			layers[2] = append(layers[2], m)
+		}
+	}
+	for _, l := range layers {
+		if len(l) > 0 {
+			return referenceSettle(l)
+		}
+	}
+	return policy.Deny, nil, ""
 }
 
 // referenceSettle chooses among matches; a nil winner means default or
@@ -294,6 +323,9 @@ func randomPolicies(t testing.TB, rnd *rand.Rand, rules int) []v1alpha1.AccessPo
 	for i := range 1 + rnd.IntN(4) {
 		p := accessPolicy(fmt.Sprint("p", i))
 		p.Spec.Mode = one("", "enforce", "enforce", "audit")
+		if rnd.IntN(3) == 0 {
+			p.Kind = v1alpha1.KindClusterAccessPolicy
+		}
 		switch rnd.IntN(6) {
 		case 0:
 			p.Spec.Workloads = []v1alpha1.WorkloadSelector{{SPIFFEID: one("spiffe://attache.local/agent/worker", "spiffe://attache.local/agent/x")}}
@@ -416,7 +448,7 @@ func compareReference(t *testing.T, s *policy.Set, policies []v1alpha1.AccessPol
 // sets of rules, and checks that the random requests reach every verdict.
 func TestReference(t *testing.T) {
 	seen := map[string]int{}
-	for seed := range uint64(12) {
+	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		policies := randomPolicies(t, rnd, 12)
 		s := settleConflicts(t, policies)
@@ -434,9 +466,15 @@ func TestReference(t *testing.T) {
 			if d.Verdict == policy.Deny && d.Rule != "" {
 				seen["explicit"]++
 			}
+			if strings.HasPrefix(d.Policy, "cluster:") {
+				seen["cluster "+d.Verdict.String()]++
+			}
+			if d.WouldDeny && d.Verdict == policy.Inject {
+				seen["rehearsed"]++
+			}
 		}
 	}
-	for _, kind := range []string{"deny", "allow", "inject", "would deny", "ambiguous", "explicit"} {
+	for _, kind := range []string{"deny", "allow", "inject", "would deny", "ambiguous", "explicit", "cluster deny", "cluster allow", "cluster inject", "rehearsed"} {
 		if seen[kind] < 5 {
 			t.Errorf("only %d decisions were %s: %v", seen[kind], kind, seen)
 		}

@@ -94,14 +94,16 @@ type AWSGrant struct {
 // Decision is the outcome of [Set.Decide]. The zero Decision denies.
 type Decision struct {
 	Verdict      Verdict
-	Policy       string // namespace/name of the AccessPolicy, empty by default deny
+	Policy       string // namespace/name of the AccessPolicy, cluster:name, empty by default deny
 	Rule         string // name of the rule
 	Version      string // digest of the policy set
 	Reason       string // for people: why, and how to ask for access
 	PathTemplate string // template that matched, e.g. /repos/{owner}/{repo}
 	Grant        Grant  // for Inject
 	// WouldDeny is set when a policy in audit mode turned a deny into an
-	// Allow; such a call never carries a credential.
+	// Allow; such a call never carries a credential. It is also set where a
+	// ClusterAccessPolicy in audit mode would deny what others decide: it changes
+	// nothing else of their decision.
 	WouldDeny bool
 
 	AgentCredentials v1alpha1.AgentCredentials // what becomes of the agent's own
