@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/internal/secret"
 )
 
@@ -29,6 +30,12 @@ type Deps struct {
 	// Env returns a variable of Attaché's own environment that was taken from
 	// it (see apikey.Environment). nil reads and wipes at construction.
 	Env func(name string) (secret.Value, bool)
+	// Root reads a key of the Secret that a provider names. Only the broker can
+	// (its Secrets are those of one provider's namespace); nil elsewhere.
+	Root func(ctx context.Context, name, key string) (secret.Value, error)
+	// Broker mints for providers whose root is out of our reach; nil where there
+	// is no broker.
+	Broker func(p v1alpha1.CredentialProvider) (Minter, error)
 }
 
 // WithDefaults fills in what may be left out.

@@ -63,6 +63,15 @@ type Evidence struct {
 	Workload *identity.Workload
 	Task     *identity.Task // nil without a task
 	Source   identity.Source
+	Call     Call
+}
+
+// Call is the request that a credential is minted for first; later ones may
+// share it. The broker decides by it again.
+type Call struct {
+	Scheme, Host, Method, Path, Protocol string
+	Port                                 int
+	Record                               string // id of its audit record
 }
 
 // Credential kinds.

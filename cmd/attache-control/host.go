@@ -29,6 +29,7 @@ type host struct {
 	services []func(grpc.ServiceRegistrar)
 
 	identityParts
+	policyParts
 }
 
 // serveAPI adds a service to the sidecars' gRPC port.

@@ -15,6 +15,8 @@ func roles() []role {
 	return []role{
 		{"webhook", addWebhook},
 		{"issuer", addIssuer},
+		{"xds", addXDS},
+		{"broker", addBroker},
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/attache-dev/attache/control/reconcile"
 )
 
 // restConfig finds the cluster.
@@ -103,6 +105,7 @@ func newManager(config *rest.Config, o options, log *slog.Logger) (ctrl.Manager,
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Secret{}:    {Namespaces: map[string]cache.Config{o.namespace: {}}},
 				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{o.namespace: {}}},
+				&corev1.Pod{}:       {Transform: reconcile.Strip},
 			},
 		},
 	})

@@ -183,6 +183,18 @@ func (s *Server) Set(bundles map[string]*Bundle) {
 	}
 }
 
+// Bundle is what a pod is served, false if it is not known.
+func (s *Server) Bundle(uid string) (*Bundle, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.pods[uid]; e != nil {
+		if b := e.bundle.Load(); b != nil {
+			return b, true
+		}
+	}
+	return nil, false
+}
+
 // Delete forgets pods that are gone and ends their streams.
 func (s *Server) Delete(uids ...string) {
 	s.mu.Lock()
@@ -260,9 +272,18 @@ func (s *Server) open() []*stream {
 	return list
 }
 
-// seal computes the version: a digest of the digests of the parts, so that no
-// copy of shared documents is made for it.
+// seal notes when the bundle was set.
 func (b *Bundle) seal(now time.Time) {
+	b.prepare()
+	if b.set.IsZero() {
+		b.set = now
+	}
+}
+
+// prepare computes the version: a digest of the digests of the parts, so that no
+// copy of shared documents is made for it. It is called before a bundle is
+// shared.
+func (b *Bundle) prepare() {
 	if b.version != "" {
 		return
 	}
@@ -274,7 +295,22 @@ func (b *Bundle) seal(now time.Time) {
 	if err != nil { // text that is not UTF-8, which no Kubernetes object holds
 		panic("xds: marshal bundle: " + err.Error())
 	}
-	b.version, b.set = digest(data), now
+	b.version = digest(data)
+}
+
+// Same reports whether both are one resource to a client.
+func (b *Bundle) Same(o *Bundle) bool {
+	b.prepare()
+	o.prepare()
+	return b.version == o.version
+}
+
+// Digest identifies the documents.
+func (b *Bundle) Digest() string {
+	if b.docs != "" {
+		return b.docs
+	}
+	return digest(b.Documents)
 }
 
 // message is b as it is sent.

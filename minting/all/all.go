@@ -5,6 +5,7 @@ package all
 import (
 	"fmt"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/minting/apikey"
@@ -33,6 +34,13 @@ func Guarded(p v1alpha1.CredentialProvider, d minting.Deps, g *minting.Guard) (m
 // build makes the Minter and names the endpoint it asks.
 func build(p v1alpha1.CredentialProvider, d minting.Deps) (minting.Minter, string, error) {
 	name, s := p.Metadata.Name, p.Spec
+	if api.NeedsBroker(&s) && d.Root == nil {
+		if d.Broker == nil {
+			return nil, "", fmt.Errorf("provider %s: its root is a Secret of a cluster, which only the cluster's broker reads", name)
+		}
+		m, err := d.Broker(p)
+		return m, "broker", err
+	}
 	switch set := count(s.OAuth2 != nil, s.APIKey != nil, s.JWT != nil, s.AWS != nil); {
 	case set != 1:
 		return nil, "", fmt.Errorf("provider %s: has %d of oauth2, apiKey, jwt, aws; must have exactly one, or a preset", name, set)

@@ -70,8 +70,15 @@ func New(name string, spec v1alpha1.APIKey, d minting.Deps) (*Minter, error) {
 		}
 		m.src, m.end = v, v.spec.Address
 	}
+	if spec.SecretRef != nil {
+		n++
+		if d.Root == nil {
+			return nil, fmt.Errorf("provider %s: apiKey.secretRef: only the broker of a cluster reads Secrets", name)
+		}
+		m.src, m.end = root{*spec.SecretRef, d}, "secret:"+spec.SecretRef.Name
+	}
 	if n != 1 {
-		return nil, fmt.Errorf("provider %s: apiKey: names %d places; must be exactly one of file, env, vault", name, n)
+		return nil, fmt.Errorf("provider %s: apiKey: names %d places; must be exactly one of file, env, vault, secretRef", name, n)
 	}
 	return m, nil
 }
@@ -132,6 +139,20 @@ func (f *file) read(ctx context.Context, _ minting.Evidence) (string, time.Time,
 		return "", time.Time{}, fmt.Errorf("%w: key file %s is larger than %d bytes", minting.ErrUnavailable, f.path, maxKey)
 	}
 	return string(b), time.Time{}, nil
+}
+
+// root is a key in a Secret of the cluster.
+type root struct {
+	ref  v1alpha1.SecretRef
+	deps minting.Deps
+}
+
+func (r root) read(ctx context.Context, _ minting.Evidence) (string, time.Time, error) {
+	v, err := r.deps.Root(ctx, r.ref.Name, r.ref.Key)
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("read apiKey.secretRef: %w", err)
+	}
+	return v.Reveal(), time.Time{}, nil
 }
 
 // variable is a key that was in the environment.

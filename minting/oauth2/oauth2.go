@@ -1,5 +1,6 @@
-// Package oauth2 mints access tokens at an authorization server, with no
-// client secret anywhere: the workload proves itself by a JWT of its own.
+// Package oauth2 mints access tokens at an authorization server. The workload
+// proves itself by a JWT of its own; a client secret or certificate, where a
+// server knows nothing better, is read by the broker of a cluster alone.
 //
 // Grants are client credentials (RFC 6749 section 4.4), JWT bearer (RFC 7523
 // section 2.1) and token exchange (RFC 8693) with the human as subject and the
@@ -48,6 +49,9 @@ const (
 	AuthJWTSVID       = "jwtSVID"
 	AuthJWTSPIFFE     = "jwtSPIFFE"
 	AuthNone          = "none"
+	AuthSecretBasic   = "clientSecretBasic" // RFC 6749 section 2.3.1
+	AuthSecretPost    = "clientSecretPost"
+	AuthTLS           = "tlsClientAuth" // RFC 8705 section 2
 
 	PartyHuman    = "human"
 	PartyWorkload = "workload"
@@ -102,6 +106,9 @@ func New(name string, spec v1alpha1.OAuth2, d minting.Deps) (*Minter, error) {
 	if err := check(&spec); err != nil {
 		return nil, fmt.Errorf("provider %s: oauth2.%w", name, err)
 	}
+	if err := rooted(&spec, &d); err != nil {
+		return nil, fmt.Errorf("provider %s: oauth2.%w", name, err)
+	}
 	c, err := issuer.Connect(d, spec.Addresses, spec.CAFile, spec.CABundle, spec.Timeout.D())
 	if err != nil {
 		return nil, fmt.Errorf("provider %s: oauth2: %w", name, err)
@@ -138,7 +145,7 @@ func check(s *v1alpha1.OAuth2) error {
 		allowed     []string
 	}{
 		{"grant", s.Grant, []string{GrantClientCredentials, GrantTokenExchange, GrantJWTBearer}},
-		{"clientAuth", s.ClientAuth, []string{AuthPrivateKeyJWT, AuthJWTSVID, AuthJWTSPIFFE, AuthNone}},
+		{"clientAuth", s.ClientAuth, []string{AuthPrivateKeyJWT, AuthJWTSVID, AuthJWTSPIFFE, AuthNone, AuthSecretBasic, AuthSecretPost, AuthTLS}},
 		{"body", s.Body, []string{BodyForm, BodyJSON}},
 		{"subject", s.Subject, []string{PartyHuman, PartyWorkload}},
 		{"actor", s.Actor, []string{PartyWorkload, PartyNone}},
@@ -243,7 +250,7 @@ func (m *Minter) Mint(ctx context.Context, r minting.Request, e minting.Evidence
 }
 
 func (m *Minter) mint(ctx context.Context, r minting.Request, e minting.Evidence) (minting.Credential, error) {
-	if e.Workload == nil || e.Source == nil {
+	if e.Workload == nil || e.Source == nil && m.deps.Root == nil {
 		return minting.Credential{}, fmt.Errorf("%w: no attested workload", minting.ErrDenied)
 	}
 	ends, err := m.meta.endpoints(ctx)
@@ -364,7 +371,7 @@ func (m *Minter) revoke(ctx context.Context, ends endpoints, access secret.Value
 	}
 	sent = append(sent, assertion)
 	// RFC 7009 section 2.1 knows forms only.
-	a, err := m.post(ctx, ends.revocation, f, BodyForm, nil)
+	a, err := m.post(ctx, ends.revocation, f, BodyForm, nil, assertion)
 	if err != nil {
 		return fmt.Errorf("provider %s: revoke: %w", m.name, err)
 	}

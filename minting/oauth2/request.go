@@ -64,7 +64,7 @@ func (m *Minter) exchange(ctx context.Context, ends endpoints, w wish, e minting
 		if err != nil {
 			return token{}, err
 		}
-		a, err := m.post(ctx, ends.token, f, m.spec.Body, key)
+		a, err := m.post(ctx, ends.token, f, m.spec.Body, key, sent[len(sent)-1])
 		if err != nil {
 			return token{}, err
 		}
@@ -185,6 +185,13 @@ func (m *Minter) authenticate(ctx context.Context, f fields, ends endpoints, e m
 	r := identity.JWTRequest{Workload: e.Workload, Audience: m.audience(ends), TTL: assertionTTL}
 	kind := uriAssertionJWT
 	switch m.spec.ClientAuth {
+	case AuthSecretBasic: // in the header, see post
+		return m.clientSecret(ctx)
+	case AuthSecretPost:
+		return m.secretPost(ctx, f)
+	case AuthTLS:
+		f.set("client_id", m.spec.ClientID) // RFC 8705 section 2
+		return "", nil
 	case AuthNone:
 		f.setIf("client_id", m.spec.ClientID)
 		return "", nil
@@ -219,8 +226,9 @@ func (m *Minter) jwt(ctx context.Context, e minting.Evidence, r identity.JWTRequ
 	}
 }
 
-// post sends f and remembers the server's nonce.
-func (m *Minter) post(ctx context.Context, endpoint string, f fields, body string, key crypto.Signer) (issuer.Answer, error) {
+// post sends f and remembers the server's nonce. sent is what authenticate
+// returned.
+func (m *Minter) post(ctx context.Context, endpoint string, f fields, body string, key crypto.Signer, sent string) (issuer.Answer, error) {
 	b, kind, err := f.encode(body)
 	if err != nil {
 		return issuer.Answer{}, err
@@ -234,6 +242,9 @@ func (m *Minter) post(ctx context.Context, endpoint string, f fields, body strin
 	}
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set("Accept", "application/json")
+	if m.spec.ClientAuth == AuthSecretBasic {
+		m.secretBasic(req, sent)
+	}
 	origin := req.URL.Scheme + "://" + req.URL.Host
 	if key != nil {
 		p, err := dpop.Proof(key, req.Method, endpoint, "", m.nonces.Get(origin), m.deps.Now())

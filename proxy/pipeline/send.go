@@ -197,7 +197,9 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 	if g.AWS != nil {
 		x.aws.session(&req)
 	}
-	e := minting.Evidence{Workload: w, Task: x.task, Source: x.p.cfg.Source}
+	e := minting.Evidence{Workload: w, Task: x.task, Source: x.p.cfg.Source, Call: minting.Call{
+		Scheme: x.dest.Scheme, Host: x.dest.Host, Port: x.dest.Port, Method: x.req.Method, Path: x.path, Protocol: x.protocol, Record: x.rec.ID,
+	}}
 	c, err := x.p.cfg.Minter.Mint(ctx, req, e)
 	if errors.Is(err, minting.ErrPolicyTooLarge) && x.coarser() {
 		x.aws.session(&req)
@@ -305,7 +307,7 @@ func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.
 		},
 	}))
 	defer func() { mu.Lock(); over = true; mu.Unlock() }()
-	resp, err := x.p.cfg.Upstream.Send(out, x.dest, upstream.Who{Workload: x.conn.Caller.Workload, Task: x.task})
+	resp, err := x.p.cfg.Upstream.Send(out, x.dest, x.sender())
 	if err != nil {
 		return nil, x.upstreamRefusal(ctx, err)
 	}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/control/broker"
+	"github.com/attache-dev/attache/control/reconcile"
+	"github.com/attache-dev/attache/control/xds"
+	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy/upstream"
+	"github.com/attache-dev/attache/webhook/server"
+)
+
+// policyParts are what roles share of the pods' policies.
+type policyParts struct {
+	engineOf *reconcile.Engine
+	storeOf  *xds.Server
+}
+
+// policies are the pods' bundles, kept up to date from now on. The roles that
+// need them are added one after the other.
+func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, error) {
+	if h.engineOf != nil {
+		return h.engineOf, h.storeOf, nil
+	}
+	for _, gvk := range append(server.Kinds(), reconcile.RevocationKind()) {
+		if err := h.waitForKind(ctx, gvk); err != nil {
+			return nil, nil, err
+		}
+	}
+	identity, err := h.identity(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := kubernetes.NewForConfig(h.mgr.GetConfig())
+	if err != nil {
+		return nil, nil, fmt.Errorf("reach the cluster: %w", err)
+	}
+	replica, err := os.Hostname() // the pod's name
+	if err != nil {
+		return nil, nil, err
+	}
+	var e *reconcile.Engine
+	s := xds.New(xds.Config{Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(metrics.Registry), Log: h.log})
+	e, err = reconcile.New(reconcile.Config{
+		Cache: h.mgr.GetCache(), Client: h.mgr.GetClient(), Recorder: h.mgr.GetEventRecorder("attache-control"), Store: s, Workload: identity.Workload,
+		Check:       func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
+		TrustDomain: h.trustDomain, Namespace: h.namespace, Replica: replica, Elected: h.mgr.Elected(),
+		Ping: func(ctx context.Context) error {
+			return cluster.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
+		},
+		Registry: metrics.Registry, Log: h.log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := e.Watch(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := h.mgr.Add(e); err != nil {
+		return nil, nil, err
+	}
+	h.health.add("policies", e.Ready)
+	h.audiences, h.clientIDs, h.frozen = e.Audiences, e.ClientIDs, e.Frozen
+	h.cluster = func() *v1alpha1.ClusterConfig { return e.Cluster() }
+	h.engineOf, h.storeOf = e, s
+	return e, s, nil
+}
+
+// addXDS serves policies and revocations to sidecars.
+func addXDS(ctx context.Context, h *host) error {
+	_, s, err := h.policies(ctx)
+	if err != nil {
+		return err
+	}
+	if err := h.useAPITLS(ctx); err != nil {
+		return err
+	}
+	h.serveAPI(s.Register)
+	// A graceful stop waits for streams, so these are ended first.
+	return h.run(func(ctx context.Context) error {
+		<-ctx.Done()
+		s.Close()
+		return nil
+	})
+}
+
+// addBroker mints where a root cannot be avoided.
+func addBroker(ctx context.Context, h *host) error {
+	_, s, err := h.policies(ctx)
+	if err != nil {
+		return err
+	}
+	cluster, err := kubernetes.NewForConfig(h.mgr.GetConfig())
+	if err != nil {
+		return fmt.Errorf("reach the cluster: %w", err)
+	}
+	// Authorization servers are reached as a sidecar reaches them: at public
+	// addresses, or at those that the operator pins.
+	defaults, err := api.ParseFor(api.PlacePod, "defaults", []byte("{apiVersion: attache.dev/v1alpha1, kind: AttacheConfig, metadata: {name: default}, spec: {}}"))
+	if err != nil {
+		return err
+	}
+	out, err := upstream.New(upstream.Config{Limits: defaults.Config.Spec.Limits, Upstream: defaults.Config.Spec.Upstream})
+	if err != nil {
+		return err
+	}
+	b, err := broker.New(broker.Config{
+		Bundle: s.Bundle, Secrets: broker.Cluster{Client: cluster.CoreV1()}, Namespace: h.namespace,
+		Client:  out.Client,
+		Metrics: broker.NewMetrics(metrics.Registry), Log: h.log,
+		Record: func(ctx context.Context, e broker.Event) error {
+			h.log.LogAttrs(ctx, slog.LevelInfo, "mint", slog.Any("record", e))
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := h.useAPITLS(ctx); err != nil {
+		return err
+	}
+	h.serveAPI(b.Register)
+	return nil
+}
