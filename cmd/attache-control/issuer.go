@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"sync"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -215,6 +218,97 @@ func addIssuer(ctx context.Context, h *host) error {
 		}
 		return nil
 	})
+}
+
+// templatesCommand shows and retires templates.
+func templatesCommand(g *global) *cobra.Command {
+	c := &cobra.Command{Use: "templates", Short: "The sidecars' templates that are attested", Args: cobra.NoArgs}
+	namespace := c.PersistentFlags().String("namespace", "attache-system", "namespace of the control plane")
+	open := func() (client.Client, *issuer.Set, error) {
+		config, err := g.restConfig()
+		if err != nil {
+			return nil, nil, err
+		}
+		api, err := client.New(config, client.Options{Scheme: scheme.Scheme})
+		if err != nil {
+			return nil, nil, fmt.Errorf("reach the cluster: %w", err)
+		}
+		s, err := issuer.NewSet(api, *namespace, func(map[string]any) (string, error) { return "", nil }, nil)
+		return api, s, err
+	}
+	c.AddCommand(&cobra.Command{
+		Use: "list", Short: "List templates with the number of pods that have them", Args: cobra.NoArgs,
+		Example: "  attache-control templates list",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			api, s, err := open()
+			if err != nil {
+				return err
+			}
+			return listTemplates(cmd.Context(), g, cmd.OutOrStdout(), api, s, *namespace)
+		},
+	}, &cobra.Command{
+		Use: "retire NAME", Short: "Refuse identities to pods of a template and image from now on", Args: cobra.ExactArgs(1),
+		Long: `Refuse identities to pods of a template and image from now on: at their next
+token or renewal, within half an hour at most. Retire one when templates list
+shows no pods of it, or when its image must not run any more.`,
+		Example: "  attache-control templates retire 3f0c….1a2b…",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, s, err := open()
+			if err != nil {
+				return err
+			}
+			ok, err := s.Retire(cmd.Context(), args[0])
+			if err != nil {
+				return fmt.Errorf("retire %s: %w", args[0], err)
+			}
+			if !ok {
+				return fmt.Errorf("%s is not accepted; templates list shows the names", args[0])
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is retired\n", args[0])
+			return err
+		},
+	})
+	return c
+}
+
+// templateLine is one line of templates list.
+type templateLine struct {
+	Name string `json:"name"`
+	issuer.Accepted
+	Pods int `json:"pods"`
+}
+
+func listTemplates(ctx context.Context, g *global, w io.Writer, c client.Client, s *issuer.Set, namespace string) error {
+	set, err := s.List(ctx)
+	if err != nil {
+		return fmt.Errorf("read templates: %w", err)
+	}
+	pods, err := issuer.List(ctx, c, namespace)
+	if err != nil {
+		return fmt.Errorf("count pods: %w", err)
+	}
+	lines := make([]templateLine, len(set))
+	for i, a := range set {
+		lines[i].Name, lines[i].Accepted = a.Name(), a
+		for _, p := range pods {
+			if a.Has(p) {
+				lines[i].Pods++
+			}
+		}
+	}
+	if g.output == "json" {
+		return writeJSON(w, lines)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, "NAME\tPODS\tSTATE\tSINCE\tIMAGE")
+	for _, l := range lines {
+		state := "accepted"
+		if l.Retired {
+			state = "retired"
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", l.Name, l.Pods, state, l.Since.Format(time.RFC3339), l.Image)
+	}
+	return t.Flush()
 }
 
 // issuerCommand works on the issuer's keys.

@@ -20,6 +20,7 @@ import (
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/webhook/certs"
+	"github.com/attache-dev/attache/webhook/inject"
 	"github.com/attache-dev/attache/webhook/server"
 )
 
@@ -31,6 +32,10 @@ func addWebhook(ctx context.Context, h *host) error {
 		}
 	}
 	nameservers, err := resolvers("/etc/resolv.conf")
+	if err != nil {
+		return err
+	}
+	set, err := h.templates()
 	if err != nil {
 		return err
 	}
@@ -49,6 +54,7 @@ func addWebhook(ctx context.Context, h *host) error {
 			_, err := policy.Compile(b)
 			return err
 		},
+		Accept:  func(ctx context.Context, t inject.Template) error { return set.Accept(ctx, t.Hash, t.Image) },
 		Metrics: m, Log: h.log,
 	})
 	if err != nil {

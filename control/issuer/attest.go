@@ -72,7 +72,7 @@ func (s *Server) attest(ctx context.Context, r *controlpb.AttestRequest, e *Even
 	if err != nil {
 		return nil, err
 	}
-	c := claim{key: req.key, instance: r.GetInstance(), start: sidecarStatus(f.pod, s.Sidecar.Container).ContainerID}
+	c := claim{key: req.key, instance: r.GetInstance(), start: sidecarStatus(f.pod, s.Sidecar.Container).ContainerID, template: template, image: image}
 	if p, err := peer.PeerPod(ctx); err == nil {
 		c.svid, e.Renewal = &p, true
 	}

@@ -414,40 +414,130 @@ func TestSecondKeyAlerts(t *testing.T) {
 	}
 }
 
-// TestUpgrade: pods of an older template renew and go on while it is
-// accepted; the operator retires it.
+// TestUpgrade: pods of an older template or image renew and go on while it is
+// accepted; the operator counts and retires it.
 func TestUpgrade(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		upgrade func(*inject.Config)
+		reason  string
+	}{
+		{"template", func(c *inject.Config) { c.HealthPort = 15099 }, "template"},
+		{"image", func(c *inject.Config) { c.Image = newImage }, "template"},
+		{"both", func(c *inject.Config) { c.Image, c.HealthPort = newImage, 15099 }, "template"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := start(t)
+			r.create(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "attache-guard", Namespace: r.control}})
+			r.accept(r.inject) // the replica before
+			r.serveSet(t)
+			r.accept(r.inject)
+			old := r.admit("old", nil, nil)
+			old.mustAttest()
+			was := r.inject
+			tt.upgrade(&r.inject)
+			r.accept(r.inject)
+			fresh := r.admit("new", nil, nil)
+			fresh.mustAttest()
+			if _, err := old.send(old.request(), *old.svid); err != nil {
+				t.Fatalf("the old pod's renewal after the upgrade: %v", err)
+			}
+			if _, err := old.jwt(&controlpb.JWTRequest{Audience: upstream}); err != nil {
+				t.Fatalf("the old pod's token after the upgrade: %v", err)
+			}
+			if n, of := r.counted(t); n != 1 || of != 1 {
+				t.Errorf("%d pods of the new one and %d of the old one are counted, want 1 and 1", n, of)
+			}
+			retire(t, r, was)
+			_, err := old.send(old.request(), *old.svid)
+			r.refusedFor(err, tt.reason)
+			if !strings.Contains(err.Error(), "retired") {
+				t.Errorf("the refusal does not say why: %v", err)
+			}
+			_, err = old.jwt(&controlpb.JWTRequest{Audience: upstream})
+			r.refusedFor(err, tt.reason)
+			if _, err := fresh.send(fresh.request(), *fresh.svid); err != nil {
+				t.Errorf("the new pod: %v", err)
+			}
+			// Admission that still makes the old one does not bring it back.
+			r.serveSet(t)
+			r.accept(was)
+			_, err = old.send(old.request(), *old.svid)
+			r.refusedFor(err, tt.reason)
+		})
+	}
+}
+
+const newImage = "registry.example/attache-sidecar@sha256:3333333333333333333333333333333333333333333333333333333333333333"
+
+// counted are the pods of what is accepted newest, and of the rest.
+func (r *rig) counted(t *testing.T) (newest, rest int) {
+	t.Helper()
+	set, err := r.set.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := issuer.List(t.Context(), r.c, r.control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := r.inject.Templates()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range set {
+		for _, p := range pods {
+			if !a.Has(p) {
+				continue
+			}
+			if a.Image == mine[0].Image && slices.ContainsFunc(mine, func(m inject.Template) bool { return m.Hash == a.Template }) {
+				newest++
+			} else {
+				rest++
+			}
+		}
+	}
+	return newest, rest
+}
+
+// TestRetiredOnTheWatch: a pod that has not changed is refused, too, and the
+// guards' list follows.
+func TestRetiredOnTheWatch(t *testing.T) {
 	r := start(t)
-	old := r.admit("old", nil, nil)
-	old.mustAttest()
-	was := r.inject
-	r.inject.Image = strings.Replace(goodImage, "1111", "3333", 1)
-	r.inject.HealthPort = 15099 // another shape
-	r.accept(r.inject)
-	fresh := r.admit("new", nil, nil)
-	fresh.mustAttest()
-	if _, err := old.send(old.request(), *old.svid); err != nil {
-		t.Fatalf("the old pod's renewal after the upgrade: %v", err)
-	}
-	if _, err := old.jwt(&controlpb.JWTRequest{Audience: upstream}); err != nil {
-		t.Fatalf("the old pod's token after the upgrade: %v", err)
-	}
-	retire(t, r, was)
-	_, err := old.send(old.request(), *old.svid)
-	r.refusedFor(err, "template")
-	if !strings.Contains(err.Error(), "retired") {
-		t.Errorf("the refusal does not say why: %v", err)
-	}
-	_, err = old.jwt(&controlpb.JWTRequest{Audience: upstream})
-	r.refusedFor(err, "template")
-	if _, err := fresh.send(fresh.request(), *fresh.svid); err != nil {
-		t.Errorf("the new pod: %v", err)
-	}
-	// Admission that still makes the old template does not bring it back.
+	r.create(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "attache-guard", Namespace: r.control}, Data: map[string]string{"images": "kept"}})
 	r.serveSet(t)
-	r.accept(was)
-	_, err = old.send(old.request(), *old.svid)
-	r.refusedFor(err, "template")
+	r.accept(r.inject)
+	guard := func() map[string]string {
+		cm := &corev1.ConfigMap{}
+		if err := r.c.Get(t.Context(), types.NamespacedName{Namespace: r.control, Name: "attache-guard"}, cm); err != nil {
+			t.Fatal(err)
+		}
+		return cm.Data
+	}
+	if g := guard(); g["images.accepted"] != goodImage || g["images"] != "kept" {
+		t.Errorf("guard: %q", g)
+	}
+	a := r.admit("agent", nil, nil)
+	a.mustAttest()
+	if _, err := a.jwt(&controlpb.JWTRequest{Audience: upstream}); err != nil {
+		t.Fatal(err)
+	}
+	set, err := r.set.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range set {
+		if _, err := r.set.Retire(t.Context(), s.Name()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the refusal", func() bool {
+		_, err := a.jwt(&controlpb.JWTRequest{Audience: upstream})
+		return err != nil && r.lastEvent().Reason == "template"
+	})
+	if g := guard(); strings.Contains(g["images.accepted"], goodImage) {
+		t.Errorf("guard still accepts the image: %q", g)
+	}
 }
 
 // TestLabelsAreFrozen: a pod whose labels changed gets nothing more.

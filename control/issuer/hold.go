@@ -31,6 +31,9 @@ const (
 	leaseStart    = "attache.dev/container-id" // the start of the sidecar that made the key
 	leaseInstance = "attache.dev/instance"
 	leaseLabels   = "attache.dev/labels" // JSON
+	leaseTemplate = "attache.dev/template"
+	leaseImage    = "attache.dev/sidecar-image"
+	leaseDigest   = "attache.dev/sidecar-digest"
 )
 
 // claim is a key that asks to be a pod's.
@@ -38,6 +41,8 @@ type claim struct {
 	key, instance string
 	svid          *peer.Pod // of a renewal; nil at first
 	start         string    // containerID of the sidecar that runs now
+	template      string    // of the sidecar, and
+	image         Image     // in it; for those who count
 }
 
 // heldBy decides whether c may be the pod's live key, which now is held (and
@@ -120,7 +125,8 @@ func (s *Server) write(ctx context.Context, l *coordv1.Lease, fresh bool, p *cor
 	l.Spec.HolderIdentity, l.Spec.RenewTime, l.Spec.LeaseDurationSeconds = &c.key, &now, &ttl
 	l.Labels = merge(l.Labels, map[string]string{leaseLabel: leaseLabelIs})
 	l.Annotations = merge(l.Annotations, map[string]string{
-		leasePod: p.Namespace + "/" + p.Name, leaseUID: string(p.UID), leaseStart: c.start, leaseInstance: c.instance, leaseLabels: string(text),
+		leasePod: p.Namespace + "/" + p.Name, leaseUID: string(p.UID), leaseStart: c.start, leaseInstance: c.instance, leaseLabels: string(text), leaseTemplate: c.template,
+		leaseImage: c.image.Ref, leaseDigest: c.image.Digest,
 	})
 	if !fresh {
 		return s.Client.Update(ctx, l)

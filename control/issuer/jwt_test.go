@@ -15,7 +15,6 @@ import (
 	coordv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api/controlpb"
@@ -53,31 +52,18 @@ func (r *rig) leases(t *testing.T) []string {
 	return out
 }
 
-// retire marks the templates of c as an operator does.
+// retire takes the templates of c out of the set, as an operator does.
 func retire(t *testing.T, r *rig, c inject.Config) {
 	t.Helper()
 	list, err := c.Templates()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cm := &corev1.ConfigMap{}
-	if err := r.c.Get(t.Context(), types.NamespacedName{Namespace: r.control, Name: issuer.TemplatesName}, cm); err != nil {
-		t.Fatal(err)
-	}
-	for k, text := range cm.Data {
-		var a issuer.Accepted
-		if err := json.Unmarshal([]byte(text), &a); err != nil {
-			t.Fatal(err)
+	for _, tm := range list {
+		a := issuer.Accepted{Template: tm.Hash, Digest: tm.Image[strings.Index(tm.Image, "sha256:"):], Image: tm.Image}
+		if ok, err := r.set.Retire(t.Context(), a.Name()); err != nil || !ok {
+			t.Fatalf("retire %s: %v, %v", a.Name(), ok, err)
 		}
-		for _, tm := range list {
-			if a.Template == tm.Hash {
-				a.Retired = true
-				cm.Data[k] = mustJSON(t, a)
-			}
-		}
-	}
-	if err := r.c.Update(t.Context(), cm); err != nil {
-		t.Fatal(err)
 	}
 	r.serveSet(t)
 }

@@ -281,7 +281,9 @@ func TestSourceOutlivesControl(t *testing.T) {
 	var at atomic.Value // where the control plane listens
 	at.Store(r.addr)
 	s := a.source(t, func(c *kubernetes.Config) {
-		c.Dial = func(ctx context.Context, _ string) (net.Conn, error) { return dialFrom(a.address)(ctx, at.Load().(string)) }
+		c.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
+			return dialFrom(a.address)(ctx, at.Load().(string))
+		}
 	})
 	s.mustWait(t)
 	r.stop()

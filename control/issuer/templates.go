@@ -1,11 +1,16 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,7 +123,7 @@ func verdict(set map[string]Accepted, hash string, image Image) error {
 			continue
 		}
 		shape = true
-		if a.Digest != image.Digest && (a.Digest != "" || a.Image != image.Ref) {
+		if !a.matches(image) {
 			continue
 		}
 		if !a.Retired {
@@ -135,7 +140,7 @@ func verdict(set map[string]Accepted, hash string, image Image) error {
 	return deny(reasonTemplate, "template %.12s of the sidecar is not accepted; make the pod anew", hash)
 }
 
-// List returns the set, retired members too.
+// List returns the set, the newest first, retired members too.
 func (s *Set) List(ctx context.Context) ([]Accepted, error) {
 	m, err := s.read(ctx, setAge)
 	if err != nil {
@@ -145,15 +150,26 @@ func (s *Set) List(ctx context.Context) ([]Accepted, error) {
 	for _, a := range m {
 		out = append(out, a)
 	}
+	slices.SortFunc(out, func(a, b Accepted) int { return cmp.Or(b.Since.Compare(a.Since), cmp.Compare(a.Name(), b.Name())) })
 	return out, nil
 }
 
-// key names a member: ConfigMaps take letters, digits, dots and dashes.
-func (a Accepted) key() string {
+// matches compares by digest, where there is one.
+func (a Accepted) matches(i Image) bool {
+	if a.Digest != "" {
+		return a.Digest == i.Digest
+	}
+	return a.Image == i.Ref
+}
+
+// Name identifies a member of the set: ConfigMaps take letters, digits, dots
+// and dashes.
+func (a Accepted) Name() string {
 	if d := imageDigest(a.Digest); d != "" {
 		return a.Template + "." + d[len("sha256:"):len("sha256:")+16]
 	}
-	return a.Template + ".tag"
+	sum := sha256.Sum256([]byte(a.Image))
+	return a.Template + ".tag-" + hex.EncodeToString(sum[:8])
 }
 
 // Accept adds a template with its image to the set, unless it is there. A
@@ -161,7 +177,7 @@ func (a Accepted) key() string {
 func (s *Set) Accept(ctx context.Context, template, image string) error {
 	a := Accepted{Template: template, Digest: imageDigest(image), Image: image, Since: s.now().UTC().Truncate(time.Second)}
 	s.mu.Lock()
-	done := s.ensure[a.key()]
+	done := s.ensure[a.Name()]
 	s.mu.Unlock()
 	if done {
 		return nil
@@ -173,11 +189,14 @@ func (s *Set) Accept(ctx context.Context, template, image string) error {
 			break
 		}
 	}
+	if err == nil {
+		err = s.guard(ctx, image)
+	}
 	if err != nil {
 		return fmt.Errorf("accept template %s: %w", template, err)
 	}
 	s.mu.Lock()
-	s.ensure[a.key()], s.last = true, nil
+	s.ensure[a.Name()], s.last = true, nil
 	s.mu.Unlock()
 	return nil
 }
@@ -190,20 +209,121 @@ func (s *Set) add(ctx context.Context, a Accepted) error {
 	cm := &corev1.ConfigMap{}
 	err = s.c.Get(ctx, s.name(), cm)
 	if apierrors.IsNotFound(err) {
-		cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: TemplatesName, Namespace: s.namespace}, Data: map[string]string{a.key(): string(b)}}
+		cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: TemplatesName, Namespace: s.namespace}, Data: map[string]string{a.Name(): string(b)}}
 		return s.c.Create(ctx, cm)
 	}
 	if err != nil {
 		return err
 	}
-	if _, ok := cm.Data[a.key()]; ok {
+	if _, ok := cm.Data[a.Name()]; ok {
 		return nil
 	}
 	if cm.Data == nil {
 		cm.Data = map[string]string{}
 	}
-	cm.Data[a.key()] = string(b)
+	cm.Data[a.Name()] = string(b)
 	s.log.InfoContext(ctx, "template accepted", "template", a.Template, "image", a.Image)
+	return s.c.Update(ctx, cm)
+}
+
+// guardName is the ConfigMap with the parameters of the cluster's guards, and
+// guardImages its member with images that the sidecar may have, one a line:
+// during an upgrade those of the template before, too.
+const (
+	guardName   = "attache-guard"
+	guardImages = "images.accepted"
+)
+
+// guard lets the cluster's guards accept image, if they are there.
+func (s *Set) guard(ctx context.Context, image string) error {
+	const tries = 5
+	var err error
+	for range tries {
+		cm := &corev1.ConfigMap{}
+		err = s.c.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: guardName}, cm)
+		if apierrors.IsNotFound(err) || err == nil && slices.Contains(strings.Split(cm.Data[guardImages], "\n"), image) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if cm.Data == nil {
+			cm.Data = map[string]string{}
+		}
+		cm.Data[guardImages] = strings.TrimPrefix(cm.Data[guardImages]+"\n"+image, "\n")
+		if err = s.c.Update(ctx, cm); !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// Retire makes pods of one member, by its name, lose their identity: at the
+// next mint or renewal. It reports whether it was accepted until now. The
+// guards accept an image as long as any template has it.
+func (s *Set) Retire(ctx context.Context, name string) (bool, error) {
+	const tries = 5
+	var err error
+	for range tries {
+		var done bool
+		if done, err = s.retire(ctx, name); !apierrors.IsConflict(err) {
+			return done, err
+		}
+	}
+	return false, err
+}
+
+func (s *Set) retire(ctx context.Context, name string) (bool, error) {
+	cm := &corev1.ConfigMap{}
+	if err := s.c.Get(ctx, s.name(), cm); err != nil {
+		return false, err
+	}
+	found := false
+	gone, live := map[string]bool{}, map[string]bool{}
+	for k, text := range cm.Data {
+		var a Accepted
+		if json.Unmarshal([]byte(text), &a) != nil {
+			continue
+		}
+		if k == name && !a.Retired {
+			a.Retired, found = true, true
+			b, err := json.Marshal(a)
+			if err != nil {
+				return false, err
+			}
+			cm.Data[k] = string(b)
+		}
+		if a.Retired {
+			gone[a.Image] = true
+		} else {
+			live[a.Image] = true
+		}
+	}
+	if !found {
+		return false, nil
+	}
+	if err := s.c.Update(ctx, cm); err != nil {
+		return false, err
+	}
+	return true, s.unguard(ctx, func(image string) bool { return gone[image] && !live[image] })
+}
+
+// unguard takes images from the guards' list.
+func (s *Set) unguard(ctx context.Context, gone func(image string) bool) error {
+	cm := &corev1.ConfigMap{}
+	err := s.c.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: guardName}, cm)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list := strings.Split(cm.Data[guardImages], "\n")
+	left := slices.DeleteFunc(slices.Clone(list), gone)
+	if len(left) == len(list) {
+		return nil
+	}
+	cm.Data[guardImages] = strings.Join(left, "\n")
 	return s.c.Update(ctx, cm)
 }
 
@@ -235,8 +355,8 @@ func (s *Set) read(ctx context.Context, age time.Duration) (map[string]Accepted,
 	if s.more != nil {
 		for _, t := range s.more().AcceptedTemplates {
 			a := Accepted{Template: t.Hash, Digest: t.Digest}
-			if _, ok := out[a.key()]; !ok {
-				out[a.key()] = a
+			if _, ok := out[a.Name()]; !ok {
+				out[a.Name()] = a
 			}
 		}
 	}

@@ -231,9 +231,6 @@ func (s *Source) accept(ctx context.Context, st *state, took time.Duration) {
 	again := s.last != nil
 	s.last, s.denied = nil, false
 	s.mu.Unlock()
-	if old == nil {
-		close(s.first)
-	}
 	if old == nil || again {
 		s.cfg.Log.InfoContext(ctx, "pod attested", "spiffe_id", st.workload.ID.String(), "until", st.svid.Certificates[0].NotAfter)
 	}
@@ -243,6 +240,9 @@ func (s *Source) accept(ctx context.Context, st *state, took time.Duration) {
 	if old == nil || old.workload.PostureDigest() != st.workload.PostureDigest() {
 		s.forget()
 		s.cfg.Updated(st.workload)
+	}
+	if old == nil {
+		close(s.first)
 	}
 }
 
