@@ -104,6 +104,8 @@ type Bundle struct {
 	// Grants are the allowedNamespaces of each ClusterCredentialProvider, by
 	// name; nil is none.
 	Grants map[string]*v1alpha1.NamespaceGrant
+	// Place is what the documents were loaded for.
+	Place Place
 	// Unresolved lists what is wrong with references of rules in the documents
 	// of a pod ([PlacePod]). Such rules deny what they match.
 	Unresolved Problems

@@ -28,7 +28,10 @@ type Selection struct {
 	Bundle *Bundle
 	// Audiences are those of the JWT-SVIDs that the providers need, sorted; see
 	// [AllowsAudience].
-	Audiences    []string
+	Audiences []string
+	// ClientIDs are those of RFC 7523 client assertions that are not the pod's
+	// SPIFFE ID, sorted.
+	ClientIDs    []string
 	Placeholders []Placeholder // in the order of the providers
 	Variables    []Variable    // base URLs on ports that are known beforehand
 	Objects      []Ref         // those in Documents
@@ -245,6 +248,13 @@ func (s *Selection) describe() {
 		}
 	}
 	s.Audiences = audiences(s.Bundle)
+	for i := range s.Bundle.Providers {
+		if o := s.Bundle.Providers[i].Spec.OAuth2; o != nil && o.ClientAuth == ClientAuthPrivateKeyJWT && o.ClientID != "" {
+			s.ClientIDs = append(s.ClientIDs, o.ClientID)
+		}
+	}
+	slices.Sort(s.ClientIDs)
+	s.ClientIDs = slices.Compact(s.ClientIDs)
 }
 
 // audiences are those that the providers of a bundle ask JWT-SVIDs for.

@@ -56,6 +56,7 @@ type Provider struct {
 type State struct {
 	Policies  *policy.Set
 	providers map[string]*Provider
+	shared    bool // documents of several authors, see api.PlacePod
 }
 
 // NewState compiles a bundle. Nothing is changed if it fails.
@@ -64,7 +65,7 @@ func NewState(b *api.Bundle, proofs *injector.Proofs) (*State, *upstream.Routes,
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &State{Policies: set, providers: make(map[string]*Provider, len(b.Providers))}
+	s := &State{Policies: set, shared: b.Place == api.PlacePod, providers: make(map[string]*Provider, len(b.Providers))}
 	var all []v1alpha1.Destination
 	for i := range b.Providers {
 		p := &b.Providers[i]

@@ -4,11 +4,14 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -300,16 +303,54 @@ func TestCleartextIsRefused(t *testing.T) {
 	}
 }
 
-// A provider's credential goes to its destinations only.
+// A provider's credential goes to its destinations only: host, port and
+// protocol. No byte leaves, whatever rule asks for it.
 func TestConfusedDeputy(t *testing.T) {
-	r := newRig(t, settings{change: func(b *api.Bundle) {
-		for i := range b.Providers {
-			b.Providers[i].Spec.Destinations[0].Host = "api.test"
+	for name, change := range map[string]func(*v1alpha1.Destination){
+		"host":     func(d *v1alpha1.Destination) { d.Host = "api.test" },
+		"port":     func(d *v1alpha1.Destination) { d.Port = 8443 },
+		"protocol": func(d *v1alpha1.Destination) { d.Scheme, d.Port = "http", 443 },
+	} {
+		for _, place := range []api.Place{api.PlaceRun, api.PlacePod} {
+			t.Run(fmt.Sprint(name, " ", place), func(t *testing.T) {
+				r := newRig(t, settings{change: func(b *api.Bundle) {
+					b.Place = place
+					for i := range b.Providers {
+						change(&b.Providers[i].Spec.Destinations[0])
+					}
+				}})
+				r.refusal(r.get("https://h1.test/"), 403, pipeline.CodeDenied, audit.OutcomeDenied)
+				if r.as.asked() != 0 || r.requests.Load() != 0 || r.dials.Load() != 0 {
+					t.Error("the issuer was asked, or the origin called")
+				}
+			})
 		}
+	}
+}
+
+// In a cluster a policy is somebody else's than the provider: one that says for
+// a host of the provider's where it is, and whom to trust there, does not get
+// the credential sent there.
+func TestCredentialGoesTheProvidersWay(t *testing.T) {
+	var stolen atomic.Int64
+	thief := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
+	t.Cleanup(thief.Close)
+	r := newRig(t, settings{change: func(b *api.Bundle) {
+		b.Place = api.PlacePod
+		b.Policies[0].Spec.Destinations = append(b.Policies[0].Spec.Destinations, v1alpha1.Destination{
+			Host: "h1.test", Scheme: "https", Port: 443, Addresses: []string{thief.Listener.Addr().String()}, OnlyCA: true, ServerName: "example.com",
+			CABundle: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: thief.Certificate().Raw})),
+		}, v1alpha1.Destination{
+			Host: "open.test", Scheme: "https", Port: 443, Addresses: []string{thief.Listener.Addr().String()}, OnlyCA: true, ServerName: "example.com",
+			CABundle: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: thief.Certificate().Raw})),
+		})
 	}})
-	r.refusal(r.get("https://h1.test/"), 403, pipeline.CodeDenied, audit.OutcomeDenied)
-	if r.as.asked() != 0 {
-		t.Error("the issuer was asked")
+	r.serve(func(w http.ResponseWriter, q *http.Request) { _, _ = fmt.Fprint(w, q.Header.Get("Authorization")) })
+	if got := r.get("https://h1.test/"); got.StatusCode != 200 || stolen.Load() != 0 || r.requests.Load() != 1 || r.as.asked() != 1 {
+		t.Errorf("got %d %s; the thief had %d requests, the origin %d", got.StatusCode, got.body, stolen.Load(), r.requests.Load())
+	}
+	if got := r.get("https://open.test/"); got.StatusCode != 200 || stolen.Load() != 1 {
+		t.Errorf("without a credential the policy's own way counts: got %d, %d", got.StatusCode, stolen.Load())
 	}
 }
 

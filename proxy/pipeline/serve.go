@@ -14,6 +14,7 @@ import (
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/proxy"
 	"github.com/attache-dev/attache/proxy/destination"
+	"github.com/attache-dev/attache/proxy/upstream"
 )
 
 // ServeHTTP implements [http.Handler]: one request from the front door to its
@@ -169,6 +170,17 @@ func (x *exchange) policyRequest() *policy.Request {
 	}
 }
 
+// sender is for whom the request is sent. One with a credential is reached as
+// the credential's provider says, whatever other documents say of the host:
+// in a cluster those may be somebody else's.
+func (x *exchange) sender() upstream.Who {
+	who := upstream.Who{Workload: x.conn.Caller.Workload, Task: x.task}
+	if x.provider != nil && x.state.shared {
+		who.Routes = x.provider.covers
+	}
+	return who
+}
+
 // mayInject checks everything about an injection that does not need the
 // credential.
 func (x *exchange) mayInject() *Refusal {
@@ -177,7 +189,7 @@ func (x *exchange) mayInject() *Refusal {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied,
 			Reason: "the rule's provider does not list this destination; add it to the provider's spec.destinations"}
 	}
-	if x.dest.Scheme != "https" && (!x.provider.Spec.UnsafeCleartext || x.p.cfg.Upstream.ViaParent(x.dest)) {
+	if x.dest.Scheme != "https" && (!x.provider.Spec.UnsafeCleartext || x.p.cfg.Upstream.ViaParent(x.dest, x.sender())) {
 		return &Refusal{Status: http.StatusForbidden, Code: CodeCleartext,
 			Reason: "no credential goes over unencrypted http; use https"}
 	}

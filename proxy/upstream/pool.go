@@ -115,6 +115,9 @@ func (p *Pool) SetOwn(addrs []net.Addr) {
 type Who struct {
 	Workload *identity.Workload
 	Task     *identity.Task
+	// Routes, where given, say how the destination is reached in place of the
+	// pool's own.
+	Routes *Routes
 }
 
 // Send sends r, whose URL holds the canonical destination. Redirects are not
@@ -135,10 +138,18 @@ func (p *Pool) Send(r *http.Request, d destination.Destination, who Who) (*http.
 	return t.RoundTrip(r)
 }
 
-// ViaParent reports whether d is reached through a parent proxy, which sees
-// everything that is not encrypted end to end.
-func (p *Pool) ViaParent(d destination.Destination) bool {
-	if p.routes.Load().Find(d).direct() {
+// route is how d is reached for who.
+func (p *Pool) route(d destination.Destination, who Who) *Route {
+	if who.Routes != nil {
+		return who.Routes.Find(d)
+	}
+	return p.routes.Load().Find(d)
+}
+
+// ViaParent reports whether d is reached through a parent proxy for who. It
+// sees everything that is not encrypted end to end.
+func (p *Pool) ViaParent(d destination.Destination, who Who) bool {
+	if p.route(d, who).direct() {
 		return false
 	}
 	u, err := p.parent(&url.URL{Scheme: d.Scheme, Host: d.HostPort()})
@@ -146,7 +157,7 @@ func (p *Pool) ViaParent(d destination.Destination) bool {
 }
 
 func (p *Pool) transport(d destination.Destination, who Who) (*reach, error) {
-	route := p.routes.Load().Find(d)
+	route := p.route(d, who)
 	key := Key{Dest: d, Route: route.id}
 	var parent *url.URL
 	if !route.direct() {
