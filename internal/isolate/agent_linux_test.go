@@ -29,6 +29,7 @@ const agentVar = "ISOLATE_TEST_AGENT"
 var attempts = map[string]func(string) (string, error){ //nolint:gochecknoglobals // a table
 	"tcp":      tcp,
 	"udp":      udp,
+	"sendto":   sendto,
 	"unix":     unixSocket,
 	"family":   family,
 	"raw":      raw,
@@ -100,6 +101,20 @@ func udp(addr string) (string, error) {
 	b := make([]byte, 64)
 	n, err := c.Read(b)
 	return string(b[:n]), err
+}
+
+func sendto(addr string) (string, error) {
+	to, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return "", err
+	}
+	pc, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return "", err
+	}
+	defer pc.Close()
+	_, err = pc.WriteTo([]byte("hello"), to)
+	return "sent", err
 }
 
 func unixSocket(path string) (string, error) {

@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		agent()
 		return
 	}
+	if os.Getenv(twiceVar) != "" {
+		twice()
+		return
+	}
 	if os.Getenv(noIPv6Var) != "" {
 		withoutIPv6()
 		return
@@ -295,7 +299,8 @@ func newCanary(t *testing.T) *canary {
 func ownAddress() string {
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+		// One of the namespace's own would be inside, too.
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil && !strings.HasPrefix(n.IP.String(), "198.1") {
 			return n.IP.String()
 		}
 	}
@@ -319,6 +324,8 @@ func TestNoWayOut(t *testing.T) {
 		{"udp", "203.0.113.9:443", "failed: ", ""},
 		{"udp", "[2001:db8::9]:443", "failed: ", ""},
 		{"udp", "203.0.113.9:123", "failed: ", ""},
+		{"sendto", "203.0.113.9:443", "operation not permitted", ""}, // else the sender would wait
+		{"sendto", "[2001:db8::9]:443", "operation not permitted", ""},
 		{"raw", "", "failed: ", ""},
 		{"caps", "", "failed: ", ""},
 		{"meddle", "", "failed: everything is refused", ""},
@@ -433,6 +440,35 @@ func TestWithoutIPv6(t *testing.T) {
 	lines := strings.SplitN(text, "\n", 2)
 	if lines[0] != "[transparent dns-tcp dns-udp sock-diag] <nil>" || len(lines) < 2 || !strings.Contains(lines[1], "unreachable") && !strings.Contains(lines[1], "cannot assign") {
 		t.Errorf("without IPv6: %v %s", err, text)
+	}
+}
+
+// A namespace in use, which would lose all its connections, is refused. It is
+// one of the test's own: were it not refused, the machine's must not suffer.
+func TestNoOthersNetwork(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = []string{twiceVar + "=1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE},
+	}
+	out, err := cmd.CombinedOutput()
+	if cmd.Process == nil {
+		forbidden(t, fmt.Errorf("%w: %w", isolate.ErrForbidden, err))
+	}
+	if text := string(out); text != "<nil>\nisolate: interface lo is up: this is no new network namespace\n" {
+		t.Errorf("built twice: %v %s", err, text)
+	}
+}
+
+const twiceVar = "ISOLATE_TEST_TWICE"
+
+func twice() {
+	for range 2 {
+		_, _, err := isolate.Build(isolate.Spec{})
+		fmt.Println(err)
 	}
 }
 

@@ -14,15 +14,15 @@ import (
 // sent to any of them arrives here, and where nobody listens it is refused at
 // once instead of timing out. six tells whether the kernel has IPv6.
 func setUp() (six bool, err error) {
+	lo, err := newLo()
+	if err != nil {
+		return false, err
+	}
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return false, fmt.Errorf("isolate: open netlink: %w", err)
 	}
 	defer func() { _ = c.Close() }()
-	lo, err := net.InterfaceByName("lo")
-	if err != nil {
-		return false, fmt.Errorf("isolate: find lo: %w", err)
-	}
 	if err := ask(c, "set lo up", unix.RTM_NEWLINK, 0, linkUp(lo.Index)); err != nil {
 		return false, err
 	}
@@ -39,6 +39,28 @@ func setUp() (six bool, err error) {
 		return false, nil
 	}
 	return true, nil
+}
+
+// newLo is the lo of a namespace in which nothing was ever done. In any other,
+// that of the machine above all, what comes next would cut all connections.
+func newLo() (*net.Interface, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("isolate: list interfaces: %w", err)
+	}
+	var lo *net.Interface
+	for i := range all {
+		if all[i].Flags&net.FlagUp != 0 {
+			return nil, fmt.Errorf("isolate: interface %s is up: this is no new network namespace", all[i].Name)
+		}
+		if all[i].Name == "lo" {
+			lo = &all[i]
+		}
+	}
+	if lo == nil {
+		return nil, errors.New("isolate: there is no interface lo")
+	}
+	return lo, nil
 }
 
 // noIPv6 says that the kernel was built or started without IPv6, or that it is
