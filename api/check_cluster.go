@@ -215,6 +215,26 @@ func NeedsBroker(s *v1alpha1.CredentialProviderSpec) bool {
 		s.OAuth2 != nil && (s.OAuth2.ClientSecretRef != nil || s.OAuth2.ClientCertificateRef != nil)
 }
 
+// ClusterOnly lists what of a bundle attache run refuses.
+func ClusterOnly(b *Bundle) Problems {
+	var list Problems
+	for i := range b.Providers {
+		s, r := &b.Providers[i].Spec, Ref{Kind: b.Providers[i].Kind, Namespace: b.Providers[i].Metadata.Namespace, Name: b.Providers[i].Metadata.Name}
+		if !NeedsBroker(s) {
+			continue
+		}
+		r.Field = "spec.oauth2.clientSecretRef"
+		switch {
+		case s.APIKey != nil:
+			r.Field = "spec.apiKey.secretRef"
+		case s.OAuth2.ClientCertificateRef != nil:
+			r.Field = "spec.oauth2.clientCertificateRef"
+		}
+		list = append(list, problemAt(b.Locate(r), r, r.Field, "is a Secret of a cluster; attache run refuses it"))
+	}
+	return list
+}
+
 // networks checks the networks in which a name's addresses must be.
 func (c *checker) networks(field string, d *v1alpha1.Destination) {
 	if len(d.CIDRs) > 0 && c.has(field+".addresses") {

@@ -9,8 +9,11 @@ import (
 )
 
 // target narrows a policy's selectors to what it is attached to: a workload
-// must fit one of both.
+// must fit one of both. In a cluster that is at least the policy's namespace.
 func (c *compiler) target(p *policy, refs []v1alpha1.TargetRef) {
+	if len(refs) == 0 && c.bundle.Place != api.PlaceRun && p.ref.Namespace != "" && !p.cluster {
+		refs = []v1alpha1.TargetRef{{Kind: api.TargetNamespace, Name: p.ref.Namespace}}
+	}
 	if len(refs) == 0 {
 		return
 	}

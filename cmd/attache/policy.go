@@ -24,12 +24,14 @@ func policyCommand(g *global) *cobra.Command {
 	return c
 }
 
-// loadPolicies loads and compiles a folder; the error lists every mistake.
-func loadPolicies(dir string) (*api.Bundle, *policy.Set, error) {
-	b, err := api.Load(dir)
+// loadPolicies loads and compiles a folder; the error lists every mistake. What
+// only a cluster has is welcome too: place says whose rules count.
+func loadPolicies(dir string, place api.Place) (*api.Bundle, *policy.Set, error) {
+	b, err := api.LoadFor(api.PlaceReview, dir)
 	if err != nil {
 		return nil, nil, err
 	}
+	b.Place = place
 	s, err := policy.Compile(b)
 	return b, s, b.Located(err)
 }
@@ -38,10 +40,10 @@ func policyCheck(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use: "check DIR", Short: "Find every mistake in a folder of documents", Args: cobra.ExactArgs(1), Example: "  attache policy check examples/quickstart",
 		RunE: func(c *cobra.Command, args []string) error {
-			b, _, err := loadPolicies(args[0])
+			b, _, err := loadPolicies(args[0], api.PlaceRun)
 			var warnings api.Problems
 			if err == nil {
-				warnings = policy.Warnings(b)
+				warnings = append(policy.Warnings(b), api.ClusterOnly(b)...)
 			}
 			if g.json() {
 				out := struct {
@@ -95,7 +97,11 @@ func policyExplain(g *global) *cobra.Command {
 		Example: `  attache policy explain examples/quickstart --as spiffe://attache.local/agent/curl GET https://api.example.com/v1/me`,
 		Args:    cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {
-			b, set, err := loadPolicies(args[0])
+			place := api.PlaceRun
+			if c.Flags().Changed("namespace") {
+				place = api.PlaceReview
+			}
+			b, set, err := loadPolicies(args[0], place)
 			if err != nil {
 				return err
 			}
@@ -125,7 +131,7 @@ func policyExplain(g *global) *cobra.Command {
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.as, "as", "", "SPIFFE ID of the workload (required)")
-	fl.StringVar(&f.namespace, "namespace", "local", "namespace of the workload")
+	fl.StringVar(&f.namespace, "namespace", "local", "namespace of the workload; given, namespaces count as in a cluster")
 	fl.StringVar(&f.account, "service-account", "", "service account (default the last part of the SPIFFE ID)")
 	fl.StringSliceVar(&f.labels, "label", nil, "label of the workload, key=value")
 	fl.StringArrayVar(&f.headers, "header", nil, "header of the request, Name: value")
