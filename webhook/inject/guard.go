@@ -67,13 +67,16 @@ func (j *injection) guardNames() {
 }
 
 // strongCapabilities bypass the redirect or read another process's memory.
-var strongCapabilities = []string{"ALL", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "BPF", "PERFMON"}
+var strongCapabilities = []string{"ALL", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF", "PERFMON"}
 
 func (j *injection) guardContainer(c container) {
 	sc := j.object(c.object, "securityContext", c.path+".securityContext")
 	j.guardUID(sc, c.path+".securityContext")
 	if on, _ := j.truth(sc, "privileged", c.path+".securityContext.privileged"); on {
 		j.deny(c.path+".securityContext.privileged", "is true: the container can read the sidecar", "remove it")
+	}
+	if j.text(sc, "procMount", c.path+".securityContext.procMount") == "Unmasked" {
+		j.deny(c.path+".securityContext.procMount", "is Unmasked, which shows the kernel's own files", "remove it")
 	}
 	field := c.path + ".securityContext.capabilities"
 	caps := j.object(sc, "capabilities", field)
@@ -139,14 +142,23 @@ func (j *injection) guardVolume(v volume) {
 		if j.text(token, "audience", field+".audience") == j.Audience && token != nil {
 			j.deny(field+".audience", j.Audience+" is the sidecar's", "remove the token, or ask for another audience")
 		}
+		field = fmt.Sprintf("%s.projected.sources[%d].podCertificate", v.path, i)
+		if signer := j.text(j.object(s, "podCertificate", field), "signerName", field+".signerName"); strings.HasPrefix(signer, prefix) {
+			j.deny(field+".signerName", "is the sidecar's", "remove the certificate, or name another signer")
+		}
 	}
 }
 
-// hostSecrets are where nodes keep the tokens and the memory of every pod, and
-// the sockets that open any container.
+// hostSecrets are where nodes keep the tokens and the memory of every pod, the
+// sockets that open any container, and what starts programs as root.
 var hostSecrets = []string{
-	"/proc", "/var/lib/kubelet", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker",
-	"/run/containerd", "/run/crio", "/run/docker.sock",
+	"/proc", "/sys", "/dev", "/boot", "/root", "/run/secrets", "/run/kubernetes", "/run/user", "/run/systemd", "/run/dbus",
+	"/run/containerd", "/run/crio", "/run/docker", "/run/dockershim", "/run/k3s", "/run/podman",
+	"/run/docker.sock", "/run/crio.sock", "/run/podman.sock", "/run/cri-dockerd.sock", "/run/dockershim.sock",
+	"/etc/kubernetes", "/etc/cni", "/etc/containerd", "/etc/crio", "/etc/docker", "/etc/systemd", "/etc/cron.d", "/etc/crontab",
+	"/etc/ssh", "/etc/pam.d", "/etc/sudoers", "/etc/sudoers.d", "/etc/rancher", "/etc/ld.so.preload", "/opt/cni",
+	"/var/lib/kubelet", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/cni", "/var/lib/etcd",
+	"/var/lib/rancher", "/var/lib/crio", "/var/lib/k0s", "/var/spool/cron",
 }
 
 // guardHostPath refuses folders of the node in which the sidecar's lie. It
@@ -163,7 +175,7 @@ func (j *injection) guardHostPath(v volume) {
 		p = strings.TrimPrefix(p, "/var") // a link on every distribution
 	}
 	if p == "/" || slices.ContainsFunc(hostSecrets, func(s string) bool { return within(s, p) || within(p, s) }) {
-		j.deny(field+".path", "reaches the node's folders of all pods, the sidecar's too", "use another kind of volume")
+		j.deny(field+".path", "reaches folders of the node from which the sidecar or the node can be taken", "use another kind of volume")
 		return
 	}
 	j.warnings.add(field + ": shows the agent files of the node, and the credentials that lie there; use another kind of volume")

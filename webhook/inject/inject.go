@@ -82,7 +82,7 @@ func Pod(pod, namespace map[string]any, c Config) (Result, error) {
 	}
 	j.read(pod)
 	if len(j.problems) == 0 {
-		if why := j.skip(); why != "" {
+		if why := j.skip(); why != "" && !j.usesNames() {
 			return Result{Pod: clone(pod).(object), Skipped: why, Warnings: j.warnings.list()}, nil
 		}
 	}
@@ -182,6 +182,21 @@ func (j *injection) readContainers(list string, init bool) {
 	if !init && n == 0 {
 		j.deny("spec.containers", "has none", "add the agent's container")
 	}
+}
+
+// usesNames refuses our names in a pod that gets no sidecar: nothing of ours
+// would be made anew there.
+func (j *injection) usesNames() bool {
+	before := len(j.problems)
+	for _, c := range j.own {
+		j.deny(c.path+".name", c.name+" is reserved", "rename the container")
+	}
+	for _, v := range j.volumes {
+		if slices.Contains(ownVolumes, v.name) {
+			j.deny(v.path+".name", v.name+" is reserved", "rename the volume")
+		}
+	}
+	return len(j.problems) > before
 }
 
 // skip says why the pod needs no sidecar; "" if it does.
