@@ -3,9 +3,11 @@ package api
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -54,8 +56,10 @@ type Catalog struct {
 
 // space is one namespace.
 type space struct {
+	inputs    [sha256.Size]byte // what it was made of
 	providers []candidate
 	policies  []candidate
+	found     Problems
 }
 
 // candidate is an object without mistakes.
@@ -67,7 +71,11 @@ type candidate struct {
 // NewCatalog finds the mistakes of each object: of its own and with those that
 // it can meet in a pod. An object with mistakes of its own is left out, and
 // nothing else is. Its error is the one of [Objects.Check] that blames nobody.
-func NewCatalog(objects Objects) (*Catalog, error) {
+func NewCatalog(objects Objects) (*Catalog, error) { return (&Catalog{}).Next(objects) }
+
+// Next is [NewCatalog] after some objects changed: only their namespaces are
+// looked at again. Check must be the same.
+func (before *Catalog) Next(objects Objects) (*Catalog, error) {
 	c := &Catalog{objects: objects, parsed: map[Ref]*Object{}, problems: map[Ref]Problems{}, spaces: map[string]*space{}}
 	byKind := map[string][]*Object{}
 	for i := range objects.List {
@@ -78,7 +86,7 @@ func NewCatalog(objects Objects) (*Catalog, error) {
 		slices.SortFunc(list, older)
 	}
 	c.config = c.readConfig(byKind[v1alpha1.KindAttacheConfig])
-	c.addSpace("", byKind[v1alpha1.KindClusterCredentialProvider], byKind[v1alpha1.KindClusterAccessPolicy])
+	c.addSpace(before, "", byKind[v1alpha1.KindClusterCredentialProvider], byKind[v1alpha1.KindClusterAccessPolicy])
 	names := map[string]bool{}
 	spaces := map[string][2][]*Object{}
 	for i, kind := range []string{v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy} {
@@ -90,7 +98,7 @@ func NewCatalog(objects Objects) (*Catalog, error) {
 	}
 	for ns := range names {
 		if ns != "" { // which the API server allows for no such kind
-			c.addSpace(ns, spaces[ns][0], spaces[ns][1])
+			c.addSpace(before, ns, spaces[ns][0], spaces[ns][1])
 		}
 	}
 	if c.err != nil {
@@ -121,7 +129,7 @@ func (c *Catalog) readConfig(list []*Object) v1alpha1.AttacheConfigSpec {
 			continue
 		}
 		l := newLoader(PlacePod)
-		c.read(l, o)
+		read(l, o)
 		l.check()
 		if c.blameAll(l.problems); len(l.problems) == 0 && len(l.docs) == 1 {
 			spec = l.docs[0].config.Spec
@@ -135,7 +143,7 @@ func (c *Catalog) readConfig(list []*Object) v1alpha1.AttacheConfigSpec {
 }
 
 // read adds an object to a loader.
-func (c *Catalog) read(l *loader, o *Object) {
+func read(l *loader, o *Object) {
 	data, err := renderObject(o, o.Spec)
 	if err != nil {
 		l.problems = append(l.problems, Problem{Ref: o.Ref(), Text: "spec: " + err.Error()})
@@ -153,18 +161,30 @@ func (c *Catalog) read(l *loader, o *Object) {
 }
 
 // addSpace finds what is good in a namespace, or in the cluster's own objects.
-func (c *Catalog) addSpace(ns string, providers, policies []*Object) {
+func (c *Catalog) addSpace(before *Catalog, ns string, providers, policies []*Object) {
 	withheld := c.withheld(ns)
 	var all []*Object
 	for _, p := range c.granted(ns) { // first, so that others are blamed for conflicts
-		all = append(all, p.Object)
+		all = append(all, in(ns, p.Object))
 	}
 	all = slices.Concat(all, providers, policies)
+	s := &space{inputs: inputsOf(all, withheld)}
+	if old := before.spaces[ns]; old != nil && old.inputs == s.inputs {
+		s = old
+	} else {
+		c.judge(s, ns, all, withheld)
+	}
+	c.spaces[ns] = s
+	c.blameAll(s.found)
+}
+
+// judge fills in what is good and what is not.
+func (c *Catalog) judge(s *space, ns string, all []*Object, withheld map[string]Problem) {
 	for {
 		l := newLoader(PlacePod)
 		l.withheld = withheld
 		for _, o := range all {
-			c.read(l, in(ns, o))
+			read(l, o)
 		}
 		l.checkAlone()
 		bad := l.problems
@@ -172,13 +192,26 @@ func (c *Catalog) addSpace(ns string, providers, policies []*Object) {
 			bad = c.compile(l.bundle())
 		}
 		if len(bad) == 0 {
-			c.blameAll(l.unresolved)
-			c.keep(ns, l, all)
+			s.found = append(s.found, l.unresolved...)
+			s.keep(ns, l, all)
 			return
 		}
-		c.blameAll(bad)
+		s.found = append(s.found, bad...)
 		all = without(all, bad, withheld)
 	}
+}
+
+// inputsOf is a digest of all that judge looks at.
+func inputsOf(all []*Object, withheld map[string]Problem) [sha256.Size]byte {
+	h := sha256.New()
+	for _, o := range all {
+		writeJSON(h, []any{o.Kind, o.Namespace, o.Name, len(o.Spec)})
+		h.Write(o.Spec)
+	}
+	for _, name := range slices.Sorted(maps.Keys(withheld)) {
+		writeJSON(h, []string{name, withheld[name].Text})
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // in is an object as a namespace sees it: a provider of the cluster grants that
@@ -231,8 +264,7 @@ func (c *Catalog) compile(b *Bundle) Problems {
 }
 
 // keep notes what is good.
-func (c *Catalog) keep(ns string, l *loader, all []*Object) {
-	s := &space{}
+func (s *space) keep(ns string, l *loader, all []*Object) {
 	byRef := map[Ref]*Object{}
 	for _, o := range all {
 		byRef[o.Ref()] = o
@@ -247,7 +279,6 @@ func (c *Catalog) keep(ns string, l *loader, all []*Object) {
 			s.policies = append(s.policies, candidate{o, d})
 		}
 	}
-	c.spaces[ns] = s
 }
 
 // granted lists the cluster's providers that a namespace may use.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/attache-dev/attache/api"
@@ -216,6 +217,61 @@ func TestConflictsInOnePod(t *testing.T) {
 	}
 	if keys := c.LabelKeys(); !slices.Equal(keys, []string{"first", "second"}) {
 		t.Errorf("got labels %v", keys)
+	}
+}
+
+// TestNext checks that a catalog made of another is the one that would have
+// been made anew, whatever changed.
+func TestNext(t *testing.T) {
+	other := `{kind: AccessPolicy, metadata: {name: bad, namespace: other}, spec: {rules: [{name: r, hosts: [a.shared.test], action: allow, credential: {provider: shared}}]}}`
+	base := []string{shared, own, uses, rails, other}
+	c, err := api.NewCatalog(cluster(t, base...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	judged := 0
+	for _, change := range []struct {
+		name string
+		make func() api.Objects
+	}{
+		{"nothing", func() api.Objects { return cluster(t, base...) }},
+		{"a policy", func() api.Objects {
+			return cluster(t, shared, own, strings.ReplaceAll(uses, "a.shared.test", "evil.test"), rails, other)
+		}},
+		{"a provider is gone", func() api.Objects { return cluster(t, shared, uses, rails, other) }},
+		{"a grant", func() api.Objects {
+			return cluster(t, strings.ReplaceAll(shared, "{tier: gold}", "{tier: tin}"), own, uses, rails, other)
+		}},
+		{"labels of a namespace", func() api.Objects {
+			o := cluster(t, base...)
+			o.Namespaces["other"] = map[string]string{"tier": "gold"}
+			return o
+		}},
+		{"a cluster provider is bad", func() api.Objects {
+			return cluster(t, strings.ReplaceAll(shared, "**.shared.test", "*"), own, uses, rails, other)
+		}},
+		{"everything", func() api.Objects { return cluster(t) }},
+	} {
+		t.Run(change.name, func(t *testing.T) {
+			o := change.make()
+			fresh, want := forPod(t, o, agent())
+			o.Check = func(b *api.Bundle) error { judged++; return check(b) }
+			judged = 0
+			next, err := c.Next(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := next.ForPod(agent())
+			if err != nil || !bytes.Equal(got.Documents, want.Documents) {
+				t.Errorf("got %s\nwant %s (%v)", got.Documents, want.Documents, err)
+			}
+			if diff := cmp.Diff(fresh.Problems(), next.Problems()); diff != "" {
+				t.Error(diff)
+			}
+			if change.name == "nothing" && judged > 0 {
+				t.Errorf("%d namespaces were judged again", judged)
+			}
+		})
 	}
 }
 

@@ -68,9 +68,9 @@ func (c *Catalog) ForPod(pod Pod) (*Selection, error) {
 	for {
 		l := newLoader(PlacePod)
 		l.withheld = withheld
-		c.read(l, c.podConfig())
+		read(l, c.podConfig())
 		for _, o := range all {
-			c.read(l, in(pod.Namespace, o))
+			read(l, in(pod.Namespace, o))
 		}
 		l.check()
 		if len(l.problems) == 0 {
