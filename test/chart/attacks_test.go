@@ -1,6 +1,8 @@
 package chart
 
 import (
+	"fmt"
+
 	"github.com/attache-dev/attache/webhook/inject"
 )
 
@@ -282,6 +284,19 @@ var harmlessPods = []podAttack{
 		s["schedulingGates"] = []any{object{"name": "example.com/wait"}}
 		s["hostAliases"] = []any{object{"ip": "10.0.0.1", "hostnames": []any{"attache-control." + release + ".svc"}}}
 		s["automountServiceAccountToken"] = false
+	})},
+	{name: "as many containers and mounts as injection takes", change: onSpec(func(s object) {
+		for i := range 40 {
+			appendTo(s, "volumes", object{"name": fmt.Sprintf("v%d", i), "hostPath": object{"path": fmt.Sprintf("/srv//a/./b/c/d/e/f/%d", i)}})
+		}
+		for i := range 190 {
+			c := object{"name": fmt.Sprintf("c%d", i), "image": "x", "ports": []any{object{"containerPort": 8000 + i}}}
+			capability("NET_BIND_SERVICE")(c)
+			for j := range 40 {
+				mount(object{"name": fmt.Sprintf("v%d", j), "mountPath": fmt.Sprintf("/a//b/./c/d/e/f/%d", j)})(c)
+			}
+			appendTo(s, "containers", c)
+		}
 	})},
 	{name: "strict, and it complies", rendering: "strict", mode: inject.Transparent, change: both(dropAll, onSpec(security(object{"runAsUser": 1000})))},
 	{name: "strict asks nothing in explicit mode", rendering: "strict", change: func(object) {}},

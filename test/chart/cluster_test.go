@@ -119,10 +119,30 @@ rules: [{apiGroups: [attache.dev], resources: [injection], verbs: [`+c.verb+`]}]
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err = g.tenant.CoreV1().Namespaces().Finalize(ctx, o, metav1.UpdateOptions{}); err != nil {
+			t.Errorf("a namespace could not be deleted: %v", err)
+		}
 		delete(o.Labels, "attache.dev/inject")
 		if _, err = g.tenant.CoreV1().Namespaces().Finalize(ctx, o, metav1.UpdateOptions{}); !strings.Contains(refusal(err), onlyDisable) {
 			t.Errorf("got %v, want a refusal with %q", err, onlyDisable)
 		}
+	})
+	t.Run("frozen labels", func(t *testing.T) {
+		g.apply(t, asYAML(t, policies(t, render(t, "guards: {frozenNamespaceLabels: [team, cost]}\n"))["attache-namespaces"]))
+		for _, body := range []string{`{"metadata":{"labels":{"team":"x"}}}`, `{"metadata":{"labels":{"cost":"x"}}}`} {
+			waitActive(t, "the guard of labels", func() string {
+				got := refusal(label(ctx, g.tenant, fresh(t), body))
+				if got != "" && !strings.Contains(got, "decide which providers the namespace gets") {
+					t.Fatal(got)
+				}
+				return got
+			})
+		}
+		if err := label(ctx, g.tenant, fresh(t), `{"metadata":{"labels":{"other":"x"}}}`); err != nil {
+			t.Error(err)
+		}
+		g.apply(t, asYAML(t, policies(t, render(t, ""))["attache-namespaces"]))
+		await(t, "until labels are free again", func() bool { return label(ctx, g.tenant, fresh(t), `{"metadata":{"labels":{"team":"x"}}}`) == nil })
 	})
 	// The guard is what refuses: each validation, taken out, lets the change pass.
 	policy := policies(t, render(t, ""))["attache-namespaces"]
@@ -262,7 +282,7 @@ func TestGuardWithoutParameters(t *testing.T) {
 	if _, err := maps.Create(ctx, params, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	defer g.apply(t, render(t, "control: {roles: [issuer, xds, broker]}\nguards: {frozenLabels: [tier]}\n"))
+	defer g.apply(t, render(t, "control: {roles: [issuer, xds, broker]}\nguards: {frozenLabels: [tier]}\n", "--no-hooks"))
 	for _, next := range []string{"next", "last", ""} {
 		pod := injected(t, "")
 		if next != "" {
@@ -272,5 +292,65 @@ func TestGuardWithoutParameters(t *testing.T) {
 			_, err := create(ctx, g.eve, ns, pod)
 			return err == nil
 		})
+	}
+}
+
+// Through nodes/proxy nobody gets into the sidecar, nor at its memory.
+func TestNodeGuard(t *testing.T) {
+	g := newGuarded(t)
+	ctx := t.Context()
+	do := func(path string) error {
+		return g.admin.CoreV1().RESTClient().Post().AbsPath("/api/v1/nodes/n1/proxy" + path).Do(ctx).Error()
+	}
+	const want = "nobody may exec in, attach to or checkpoint"
+	waitActive(t, "the guard of nodes", func() string { return refusal(do("/exec/ns/pod/attache-sidecar")) })
+	for _, path := range []string{
+		"/exec/ns/pod/attache-sidecar", "/exec/ns/pod/uid/attache-redirect", "/run/ns/pod/attache-sidecar", "/attach/ns/pod/attache-sidecar",
+		"/checkpoint/ns/pod/attache-sidecar", "//checkpoint/ns/pod/attache-sidecar", "/exec/ns/pod/%2561ttache-sidecar",
+	} {
+		if err := do(path); !strings.Contains(refusal(err), want) {
+			t.Errorf("%s: got %v, want a refusal", path, err)
+		}
+	}
+	harmless := []string{"/exec/ns/pod/agent", "/metrics", "/containerLogs/ns/pod/attache-sidecar", ""}
+	for _, path := range harmless {
+		if err := do(path); refusal(err) != "" || err == nil || !strings.Contains(err.Error(), `nodes "n1" not found`) {
+			t.Errorf("%s: got %v, want only that there is no such node", path, err)
+		}
+	}
+	policy := policies(t, render(t, ""))["attache-nodes"]
+	g.apply(t, asYAML(t, without(t, policy, want)))
+	await(t, "until it passes", func() bool { return refusal(do("/exec/ns/pod/attache-sidecar")) == "" })
+	g.apply(t, asYAML(t, policy))
+	waitActive(t, "the guard again", func() string { return refusal(do("/exec/ns/pod/attache-sidecar")) })
+}
+
+// A pod that the API refuses for reasons of its own is told those.
+func TestInvalidPods(t *testing.T) {
+	g := newGuarded(t)
+	ctx := t.Context()
+	ns := g.namespace(t, map[string]string{"attache.dev/inject": "enabled"})
+	canary := agentPod()
+	waitActive(t, "the guard", func() string {
+		_, err := create(ctx, g.eve, ns, canary)
+		return refusal(err)
+	})
+	for name, change := range map[string]func(object){
+		"no containers":        onSpec(set("containers", []any{})),
+		"sidecar of no image":  onSidecar(func(c object) { delete(c, "image") }),
+		"volume of no kind":    addVolume(object{"name": "x"}),
+		"path of no host path": addVolume(object{"name": "x", "hostPath": object{}}),
+		"mount of no path":     onAgent(mount(object{"name": "attache-trust"})),
+		"port of no number":    onAgent(set("ports", []any{object{}})),
+		"no metadata":          func(p object) { p["metadata"] = object{"name": "x"} },
+		"nulls": onSpec(func(s object) {
+			s["volumes"], s["initContainers"], s["securityContext"], s["nodeSelector"] = nil, nil, nil, nil
+		}),
+	} {
+		pod := injected(t, "")
+		change(pod)
+		if _, err := create(ctx, g.eve, ns, pod); err != nil && strings.Contains(err.Error(), "resulted in error") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -32,7 +32,7 @@ func TestPermissions(t *testing.T) {
 	g := newGuarded(t)
 	values := "broker: {secrets: [{namespace: team-a, names: [key]}]}\nguards: {enabled: false}\ncrds: {install: false}\n"
 	g.apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: team-a}\n")
-	text := policiesAside(render(t, values, "--api-versions", "certificates.k8s.io/v1/ClusterTrustBundle"))
+	text := policiesAside(render(t, values, "--no-hooks", "--api-versions", "certificates.k8s.io/v1/ClusterTrustBundle"))
 	g.apply(t, text)
 	c := kubernetes.NewForConfigOrDie(asControl(t, g))
 	may := func(verb, group, resource, ns, name string) bool {
@@ -112,7 +112,7 @@ func TestDefaults(t *testing.T) {
 	g := newGuarded(t)
 	ctx := t.Context()
 	values := "crds: {install: false}\nguards: {frozenLabels: [tier]}\nconfig: {cluster: {injection: {mode: explicit}}}\n"
-	out := render(t, values)
+	out := render(t, values, "--no-hooks")
 	g.apply(t, policiesAside(out))
 	file := filepath.Join(t.TempDir(), "default.yaml")
 	text, err := g.Kubectl(ctx, "", "get", "configmap", "-n", release, "attache-defaults", "-o", `jsonpath={.data.default\.yaml}`)

@@ -155,6 +155,7 @@ func TestSchema(t *testing.T) {
 		{"long time-out", "webhook: {timeoutSeconds: 60}", "/webhook/timeoutSeconds", "maximum"},
 		{"hostPath", "guards: {hostPath: none}", "/guards/hostPath", "nodeSecrets"},
 		{"CEL in a user's name", `guards: {statusWriters: ["x' || true || '"]}`, "/guards/statusWriters/0", "pattern"},
+		{"CEL in a label of namespaces", `guards: {frozenNamespaceLabels: ["a'"]}`, "/guards/frozenNamespaceLabels/0", "pattern"},
 		{"label in two lines", `guards: {frozenLabels: ["a\nb"]}`, "/guards/frozenLabels/0", "pattern"},
 		{"all secrets", "broker: {secrets: [{namespace: a, names: []}]}", "/broker/secrets/0/names", "min"},
 		{"no namespace", "broker: {secrets: [{names: [a]}]}", "/broker/secrets/0", "namespace"},
@@ -302,8 +303,8 @@ func TestBindings(t *testing.T) {
 			t.Errorf("%s: allows what it cannot judge", spec["policyName"])
 		}
 	}
-	if bound != len(guards) || bound != 8 {
-		t.Errorf("%d policies, %d bindings; want 8", len(guards), bound)
+	if bound != len(guards) || bound != 9 {
+		t.Errorf("%d policies, %d bindings; want 9", len(guards), bound)
 	}
 	for name, p := range guards {
 		if p["spec"].(object)["failurePolicy"] != "Fail" {

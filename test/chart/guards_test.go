@@ -107,7 +107,7 @@ func newGuarded(t *testing.T) *guarded {
 	t.Helper()
 	g := &guarded{Env: cluster.API(t)}
 	g.apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+release+"}\n")
-	g.apply(t, render(t, "control: {roles: [issuer, xds, broker]}\nguards: {frozenLabels: [tier]}\n"))
+	g.apply(t, render(t, "control: {roles: [issuer, xds, broker]}\nguards: {frozenLabels: [tier]}\n", "--no-hooks"))
 	g.apply(t, accounts)
 	client := func(name string, groups ...string) (kubernetes.Interface, *rest.Config) {
 		config, err := g.User(name, groups...)
