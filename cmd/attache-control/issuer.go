@@ -201,6 +201,9 @@ func addIssuer(ctx context.Context, h *host) error {
 	if err != nil {
 		return err
 	}
+	if _, _, err := h.policies(ctx); err != nil { // which audiences a pod may ask for
+		return err
+	}
 	if err := h.useAPITLS(ctx); err != nil {
 		return err
 	}

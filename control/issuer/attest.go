@@ -183,8 +183,11 @@ func (s *Server) Workload(ctx context.Context, pod *corev1.Pod) (*controlpb.Work
 	if a, ok := s.verified.Get(string(pod.UID)); ok {
 		template, digest = a.workload.Posture[PostureTemplate], a.workload.Posture[PostureSidecar]
 		labels = a.workload.Labels
-	} else if l, err := s.labelsOf(ctx, pod); err == nil {
-		labels = l
+	} else {
+		s.preload.Do(func() { s.readLabels(ctx) })
+		if l, err := s.labelsOf(ctx, pod); err == nil {
+			labels = l
+		}
 	}
 	w, err := s.posture(ctx, f, template, digest, labels)
 	if err != nil {

@@ -225,12 +225,33 @@ func (s *Server) liveKey(ctx context.Context, p peer.Pod) error {
 	return nil
 }
 
+// labelsOf are the labels that a pod had when it was first attested.
 func (s *Server) labelsOf(ctx context.Context, pod *corev1.Pod) (map[string]string, error) {
+	if out, ok := s.labels.Get(string(pod.UID)); ok {
+		return out, nil
+	}
 	l := &coordv1.Lease{}
 	if err := s.Client.Get(ctx, s.leaseName(string(pod.UID)), l); err != nil {
 		return nil, broken("read the labels that the pod had", err)
 	}
-	return frozen(l)
+	out, err := frozen(l)
+	if err == nil {
+		s.labels.Add(string(pod.UID), out)
+	}
+	return out, err
+}
+
+// readLabels reads those of all pods in one call, for a replica that starts.
+func (s *Server) readLabels(ctx context.Context) {
+	list := &coordv1.LeaseList{}
+	if err := s.Client.List(ctx, list, client.InNamespace(s.Namespace), client.MatchingLabels{leaseLabel: leaseLabelIs}); err != nil {
+		return // each is read when it is asked for
+	}
+	for i := range list.Items {
+		if out, err := frozen(&list.Items[i]); err == nil {
+			s.labels.Add(list.Items[i].Annotations[leaseUID], out)
+		}
+	}
 }
 
 // describe is the claim of what was attested.

@@ -104,6 +104,9 @@ type Server struct {
 	verified      *lru.Cache[string, *attested]                 // pod uid -> last verdict
 	owners        *lru.Cache[types.UID, *metav1.OwnerReference] // controller -> its controller
 
+	labels  *lru.Cache[string, map[string]string] // pod uid -> labels at first
+	preload sync.Once                             // of labels
+
 	mu       sync.Mutex // guards suspects
 	suspects map[string]suspect
 }
@@ -126,10 +129,11 @@ func New(c Config) (*Server, error) {
 		Config: c, suspects: map[string]suspect{}, metrics: newMetrics(c.Metrics),
 		jwts: newLimiter(c.JWTRate, c.JWTBurst, c.Now), attests: newLimiter(c.AttestRate, c.AttestBurst, c.Now),
 	}
-	var errs [3]error
+	var errs [4]error
 	s.names, errs[0] = lru.New[string, string](remembered)
 	s.verified, errs[1] = lru.New[string, *attested](remembered)
 	s.owners, errs[2] = lru.New[types.UID, *metav1.OwnerReference](remembered)
+	s.labels, errs[3] = lru.New[string, map[string]string](remembered)
 	return s, errors.Join(errs[:]...)
 }
 
