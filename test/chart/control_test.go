@@ -56,7 +56,8 @@ func TestPermissions(t *testing.T) {
 		{"update", "", "secrets", release, "attache-ca"}, {"list", "", "secrets", release, ""},
 		{"get", "", "secrets", "team-a", "key"},
 		{"patch", "attache.dev", "accesspolicies/status", "", ""}, {"patch", "attache.dev", "attacheconfigs/status", "", "default"},
-		{"create", "coordination.k8s.io", "leases", release, ""},
+		{"create", "coordination.k8s.io", "leases", release, ""}, {"delete", "coordination.k8s.io", "leases", release, "attache-key-x"},
+		{"create", "", "events", "team-a", ""},
 		{"attest", "certificates.k8s.io", "signers", "", "attache.dev/control"},
 		{"create", "events.k8s.io", "events", "", ""},
 	} {
