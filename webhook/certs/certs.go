@@ -26,6 +26,7 @@ import (
 
 // Certificate is what a server serves, and when that ends.
 type Certificate struct {
+	overlap time.Duration
 	mu      sync.Mutex // guards all below
 	current *tls.Certificate
 	roots   []*x509.Certificate // of current, the one that signed it first
@@ -154,9 +155,9 @@ func has(list []*x509.Certificate, c *x509.Certificate) bool {
 	return false
 }
 
-// overlap is how long API servers get to see a new bundle, before a certificate
+// defaultOverlap is how long API servers get to see a new bundle, before a certificate
 // is served that needs it.
-const overlap = 10 * time.Second
+const defaultOverlap = 10 * time.Second
 
 // offer takes the Secret's pair, and the bundles of the webhook configurations.
 // It serves the pair at once if nothing better is there or the bundles have had
@@ -178,7 +179,7 @@ func (c *Certificate) offer(p pair, bundles [][]byte, now time.Time, log *slog.L
 		return !trusted
 	}
 	usable := c.current != nil && now.Before(c.current.Leaf.NotAfter)
-	if usable && !has(c.roots[:1], p.roots[0]) && (!trusted || now.Sub(c.since) < overlap) {
+	if usable && !has(c.roots[:1], p.roots[0]) && (!trusted || now.Sub(c.since) < c.overlap) {
 		return true
 	}
 	c.current, c.roots, c.trusted = &p.certificate, p.roots, trusted

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -48,6 +49,8 @@ type Options struct {
 	Configuration string
 	ExtraNames    []string // further DNS names of the certificate
 	Log           *slog.Logger
+	overlap       time.Duration // these two are of tests
+	controller    string
 }
 
 // Rotate adds to the manager what makes and renews the certificate, and what
@@ -72,6 +75,7 @@ func Rotate(mgr manager.Manager, o Options) (*Certificate, error) {
 			{Name: o.Configuration, Type: rotator.Mutating},
 			{Name: o.Configuration, Type: rotator.Validating},
 		},
+		ControllerName:         cmp.Or(o.controller, "webhook-certificate"),
 		FieldOwner:             "attache-webhook-cert",
 		CaCertDuration:         authorityFor,
 		ServerCertDuration:     certificateFor,
@@ -81,7 +85,7 @@ func Rotate(mgr manager.Manager, o Options) (*Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webhook certificate: %w", err)
 	}
-	c := &Certificate{}
+	c := &Certificate{overlap: cmp.Or(o.overlap, defaultOverlap)}
 	l := &loader{Options: o, cert: c, reader: mgr.GetClient(), marker: filepath.Join(dir, certKey), changed: make(chan struct{}, 1)}
 	for _, obj := range []client.Object{&corev1.Secret{}, &admissionv1.MutatingWebhookConfiguration{}, &admissionv1.ValidatingWebhookConfiguration{}} {
 		i, err := mgr.GetCache().GetInformer(context.Background(), obj)
