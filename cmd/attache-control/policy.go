@@ -114,7 +114,7 @@ func addBroker(ctx context.Context, h *host) error {
 		return err
 	}
 	b, err := broker.New(broker.Config{
-		Bundle: s.Bundle, Secrets: broker.Cluster{Client: cluster.CoreV1()}, Namespace: h.namespace,
+		Bundle: s.Bundle, Secrets: broker.Cluster{Client: cluster.CoreV1(), Own: []string{h.namespace + "/" + h.caSecret, h.namespace + "/" + h.webhookSecret}}, Namespace: h.namespace,
 		Client:  out.Client,
 		Metrics: broker.NewMetrics(metrics.Registry), Log: h.log,
 		Record: func(ctx context.Context, e broker.Event) error {

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,7 +23,12 @@ type Secrets interface {
 // Cluster reads Secrets of the cluster: live and by name, so that it needs no
 // more than get on those that the operator granted, and a changed root is used
 // at once.
-type Cluster struct{ Client typedv1.SecretsGetter }
+type Cluster struct {
+	Client typedv1.SecretsGetter
+	// Own are the control plane's own Secrets, as NAMESPACE/NAME: keys that
+	// sign identities are no roots of providers, whoever names them so.
+	Own []string
+}
 
 // foreign are types of Secrets that belong to Kubernetes or Helm: no root of a
 // provider, whoever names them as one.
@@ -34,6 +40,9 @@ var foreign = map[corev1.SecretType]bool{
 
 // Read implements [Secrets].
 func (c Cluster) Read(ctx context.Context, namespace, name, key string) (secret.Value, error) {
+	if slices.Contains(c.Own, namespace+"/"+name) {
+		return secret.Value{}, fmt.Errorf("%w: Secret %s/%s is the control plane's own", minting.ErrDenied, namespace, name)
+	}
 	s, err := c.Client.Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):

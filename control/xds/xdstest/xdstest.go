@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
 	"net/url"
@@ -128,4 +129,24 @@ func (a *Authority) Serve(addr string, register func(grpc.ServiceRegistrar)) (st
 	stop := func() { g.Stop(); <-done }
 	a.tb.Cleanup(stop)
 	return ln.Addr().String(), stop
+}
+
+// Pool is PEM certificates as a pool of roots; without any it is the system's.
+func Pool(caPEM []byte) *x509.CertPool {
+	if len(caPEM) == 0 {
+		return nil
+	}
+	p := x509.NewCertPool()
+	p.AppendCertsFromPEM(caPEM)
+	return p
+}
+
+// PEM is a certificate and its key as files have them.
+func PEM(c tls.Certificate) (certificate, key string) {
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		panic("xdstest: " + err.Error()) // an ECDSA key
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
