@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/identity"
 	compiler "github.com/attache-dev/attache/policy"
 )
 
@@ -357,4 +359,39 @@ func FuzzObjects(f *testing.F) {
 			t.Errorf("others were taken down: %s", names(s))
 		}
 	})
+}
+
+// TestDeputyInAPod checks, from objects to decisions, that a rule which sends a
+// credential elsewhere than its provider allows denies what it matches.
+func TestDeputyInAPod(t *testing.T) {
+	deputy := `{kind: AccessPolicy, metadata: {name: deputy, namespace: team}, spec: {rules: [
+		{name: host, hosts: [evil.test], action: allow, credential: {provider: own}},
+		{name: port, hosts: [api.own.test], ports: [8443], action: allow, credential: {provider: own}},
+		{name: clear, hosts: [api.own.test], ports: [80], action: allow, credential: {provider: own}},
+		{name: good, hosts: [api.own.test], ports: [443], action: allow, credential: {provider: own}}]}}`
+	c, s := forPod(t, cluster(t, shared, own, deputy), agent())
+	if ps := c.Problems()[api.Ref{Kind: "AccessPolicy", Namespace: "team", Name: "deputy"}]; len(ps) != 3 {
+		t.Errorf("got %v", ps)
+	}
+	set, err := compiler.Compile(s.Bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &identity.Workload{ID: spiffeid.RequireFromString(agent().SPIFFEID), Namespace: "team", ServiceAccount: "agent"}
+	for _, tt := range []struct {
+		scheme, host string
+		port         int
+		want         compiler.Verdict
+	}{
+		{"https", "evil.test", 443, compiler.Deny},
+		{"https", "api.own.test", 8443, compiler.Deny},
+		{"http", "api.own.test", 80, compiler.Deny},
+		{"http", "api.own.test", 443, compiler.Deny},
+		{"https", "api.own.test", 443, compiler.Inject},
+	} {
+		d := set.Decide(&compiler.Request{Scheme: tt.scheme, Host: tt.host, Port: tt.port, Method: "GET", Path: "/", Protocol: compiler.HTTP, Workload: w})
+		if d.Verdict != tt.want || d.Reason == "" {
+			t.Errorf("%s://%s:%d: got %v (%s), want %v", tt.scheme, tt.host, tt.port, d.Verdict, d.Reason, tt.want)
+		}
+	}
 }

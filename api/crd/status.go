@@ -23,12 +23,11 @@ const (
 
 // Reasons of conditions. Others are those of package api.
 const (
-	ReasonAccepted       = "Accepted"
-	ReasonTargetNotFound = "TargetNotFound" // no such namespace or service account
-	ReasonResolvedRefs   = "ResolvedRefs"
-	ReasonProgrammed     = "Programmed"
-	ReasonPending        = "Pending"  // sidecars have yet to acknowledge
-	ReasonRejected       = "Rejected" // a sidecar refused the documents
+	ReasonAccepted     = "Accepted"
+	ReasonResolvedRefs = "ResolvedRefs"
+	ReasonProgrammed   = "Programmed"
+	ReasonPending      = "Pending"  // sidecars have yet to acknowledge
+	ReasonRejected     = "Rejected" // a sidecar refused the documents
 )
 
 // Status of an object that sidecars load.
