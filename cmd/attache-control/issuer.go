@@ -68,8 +68,12 @@ func (h *host) keys(ctx context.Context) (*issuer.Keys, error) {
 	if err != nil {
 		return nil, err
 	}
+	bundle := ""
+	if h.trustBundle {
+		bundle = issuer.DefaultSigner
+	}
 	k, err := issuer.OpenKeys(ctx, issuer.KeysConfig{
-		Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Metrics: metrics.Registry, Log: h.log,
+		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Metrics: metrics.Registry, Log: h.log,
 	})
 	if err != nil {
 		return nil, err

@@ -28,6 +28,7 @@ type options struct {
 	webhookNames                                        []string
 	caSecret                                            string
 
+	trustBundle bool
 	defaults    string
 	leaderElect bool
 	drain       time.Duration
@@ -49,6 +50,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "folder with tls.crt and tls.key that something else rotates, such as cert-manager; then --webhook-secret is unused")
 	f.StringVar(&o.webhookConfiguration, "webhook-configuration", "attache", "name of the mutating and of the validating webhook configuration, whose caBundle this program sets")
 	f.StringSliceVar(&o.webhookNames, "webhook-names", nil, "further DNS names of the webhook's certificate, for an API server that reaches it by URL")
+	f.BoolVar(&o.trustBundle, "cluster-trust-bundle", false, "publish the roots of the sidecars' port as ClusterTrustBundle attache.dev:control:roots, too (Kubernetes 1.37)")
 	f.StringVar(&o.caSecret, "ca-secret", "attache-ca", "Secret of the authority of the trust domain")
 	f.StringVar(&o.defaults, "defaults", "", "file with the AttacheConfig that the leader applies at its start")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time write status")

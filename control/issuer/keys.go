@@ -47,6 +47,9 @@ type KeysConfig struct {
 	// X509TTL is the lifetime of X.509-SVIDs, which are renewed at half of it.
 	// Default: one hour.
 	X509TTL time.Duration
+	// TrustBundle makes the control plane's roots a ClusterTrustBundle, too
+	// (Kubernetes 1.37), with this signer's name; "" makes none.
+	TrustBundle string
 	// Poll is how often the Secret is read. Default: 30 s.
 	Poll time.Duration
 	// Metrics registers gauges. Default: none are kept.
@@ -173,6 +176,9 @@ func (k *Keys) Sync(ctx context.Context) error {
 			k.age.Set(float64(k.cfg.Now().Unix()))
 			if err := k.publish(ctx); err != nil {
 				k.cfg.Log.WarnContext(ctx, "roots not published; admission gives new pods the old ones", "configmap", k.cfg.Secret, "error", err)
+			}
+			if err := k.publishBundle(ctx); err != nil {
+				k.cfg.Log.WarnContext(ctx, "ClusterTrustBundle not published", "signer", k.cfg.TrustBundle, "error", err)
 			}
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	certsv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -240,5 +241,36 @@ func TestDamagedSecret(t *testing.T) {
 		if kids(t, k) == nil {
 			t.Errorf("%s: the keys at hand are gone", name)
 		}
+	}
+}
+
+// TestClusterTrustBundle: the roots are one, if wished, and follow a rotation.
+func TestClusterTrustBundle(t *testing.T) {
+	env, c := admin(t)
+	signer := "attache.test/" + env.Namespace(t, nil)
+	var ahead time.Duration
+	k, err := issuer.OpenKeys(t.Context(), issuer.KeysConfig{
+		Client: c, Namespace: env.Namespace(t, nil), TrustDomain: spiffeid.RequireTrustDomainFromString("cluster.test"), TrustBundle: signer,
+		Now: func() time.Time { return time.Now().Add(ahead) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := func() string {
+		b := &certsv1.ClusterTrustBundle{}
+		if err := c.Get(t.Context(), types.NamespacedName{Name: strings.ReplaceAll(signer, "/", ":") + ":roots"}, b); err != nil {
+			t.Fatal(err)
+		}
+		return b.Spec.TrustBundle
+	}
+	if got := bundle(); got != string(k.ControlRoots()) || strings.Count(got, "BEGIN") != 1 {
+		t.Errorf("bundle: %s", got)
+	}
+	ahead = 365*24*time.Hour - time.Hour // a successor is published
+	if err := k.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := bundle(); got != string(k.ControlRoots()) || strings.Count(got, "BEGIN") != 2 {
+		t.Errorf("bundle while the root is replaced: %s", got)
 	}
 }
