@@ -218,6 +218,7 @@ var podAttacks = []podAttack{
 	{name: "static pods", want: badNode, change: hostPath("/etc/kubernetes/manifests")},
 	{name: "the kernel's settings", want: badNode, change: hostPath("/sys/kernel")},
 	{name: "memory devices", want: badNode, change: hostPath("/dev")},
+	{name: "a socket of a runtime", want: badNode, change: hostPath("/var/run/dockershim.sock")},
 	{name: "any hostPath", want: "hostPath is not allowed in this cluster", rendering: "strict", change: hostPath("/srv/data")},
 	{name: "pod that no webhook has seen", number: "12", want: missing, from: agentPod, change: func(object) {}},
 	{name: "pod that opts out", want: badOptOut, change: func(p object) { edit(p, set("attache.dev/inject", "false"), "metadata", "labels") }},

@@ -265,6 +265,21 @@ func TestGuardsSpeakOfWhatInjectionAdds(t *testing.T) {
 	if got := list("ownVolumes"); !slices.Equal(got, volumes) {
 		t.Errorf("volumes: the chart has %v, injection %v", got, volumes)
 	}
+	source, err := os.ReadFile("../../webhook/inject/guard.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hostSecrets", "strongCapabilities"} {
+		m := regexp.MustCompile(`(?s)var ` + name + ` = \[\]string\{(.*?)\}`).FindSubmatch(source)
+		var want []string
+		for _, q := range regexp.MustCompile(`"([^"]+)"`).FindAllSubmatch(m[1], -1) {
+			want = append(want, string(q[1]))
+		}
+		slices.Sort(want)
+		if got := list(name); !slices.Equal(got, want) {
+			t.Errorf("%s: the chart has %v, injection %v", name, got, want)
+		}
+	}
 	private := slices.DeleteFunc(volumes, func(v string) bool { return v == "attache-trust" })
 	if got := list("privateVolumes"); !slices.Equal(got, private) {
 		t.Errorf("private volumes: the chart has %v, injection %v", got, private)
