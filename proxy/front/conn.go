@@ -20,6 +20,45 @@ type clientConn struct {
 	// next serves the connection once what serves it now has returned, so that
 	// a client inside TLS inside CONNECT does not stand on the frames of both.
 	next func(ctx context.Context)
+	// accepted says that it is one of f's own, which may be parked; idle is set
+	// when it wants to be, by whoever serves it.
+	accepted bool
+	idle     *parked
+	expired  bool // parked for too long: there is nothing to read any more
+}
+
+// live serves c to its end, or until it is parked.
+func (f *Front) live(ctx context.Context, c *clientConn, serve func(context.Context)) {
+	c.next = serve
+	c.serveNext(ctx)
+	if p := c.idle; p != nil {
+		c.idle = nil
+		f.lot.add(p)
+		return
+	}
+	f.done(c)
+}
+
+// park lets go of a connection that is idle, until it says something.
+func (f *Front) park(nc net.Conn, idle time.Duration, resume func()) bool {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn()
+	}
+	c, ok := nc.(*clientConn)
+	if !ok || !c.accepted || len(c.ahead) > 0 {
+		return false
+	}
+	c.idle = &parked{c: c, until: time.Now().Add(idle), resume: func() {
+		f.live(context.Background(), c, func(context.Context) { resume() }) // resume has a context of its own
+	}}
+	return true
+}
+
+// Close implements net.Conn. A connection that is parked ends, too.
+func (c *clientConn) Close() error {
+	err := c.Conn.Close()
+	c.f.lot.wake(c)
+	return err
 }
 
 // serveNext runs next until none is left. A panic ends the connection only, as
@@ -39,6 +78,9 @@ func (c *clientConn) serveNext(ctx context.Context) {
 
 // Read implements net.Conn.
 func (c *clientConn) Read(p []byte) (int, error) {
+	if c.expired {
+		return 0, net.ErrClosed
+	}
 	if len(c.ahead) > 0 {
 		n := copy(p, c.ahead)
 		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {

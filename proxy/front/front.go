@@ -80,6 +80,7 @@ type Front struct {
 	h2base *http.Server
 	active atomic.Int64
 	ids    atomic.Uint64
+	lot    lot // of idle connections
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
@@ -105,6 +106,9 @@ func (f *Front) setup() error {
 			Handler: handler, MaxHeaderBytes: l.MaxHeaderBytes, MaxHeaders: l.MaxHeaders,
 			HeaderTimeout: l.HeaderTimeout.D(), IdleTimeout: l.IdleTimeout.D(),
 			Refused: f.refused, Log: f.Log,
+		}
+		if parks {
+			f.h1.Park = f.park
 		}
 		if h, ok := f.Attestor.(identity.Holder); ok {
 			f.h1.Held = h.Held
@@ -176,7 +180,7 @@ func (f *Front) accept(ctx context.Context, ln net.Listener, serve func(context.
 			continue
 		}
 		pause = 5 * time.Millisecond
-		c := &clientConn{Conn: nc, f: f}
+		c := &clientConn{Conn: nc, f: f, accepted: true}
 		if !f.addConn(c) {
 			_ = nc.Close()
 			continue
@@ -185,11 +189,7 @@ func (f *Front) accept(ctx context.Context, ln net.Listener, serve func(context.
 			go f.turnAway(c)
 			continue
 		}
-		go func() {
-			defer f.done(c)
-			serve(ctx, c)
-			c.serveNext(ctx)
-		}()
+		go f.live(ctx, c, func(ctx context.Context) { serve(ctx, c) })
 	}
 }
 
@@ -243,6 +243,7 @@ func (f *Front) Shutdown(ctx context.Context) error {
 	}
 	f.mu.Unlock()
 	f.h1.Shutdown()
+	f.lot.close()
 	_ = f.h2base.Shutdown(ctx) // sends GOAWAY; it has no listeners of its own
 
 	idle := make(chan struct{})

@@ -79,13 +79,24 @@ func (k *conn) moreHead(lines, limit int) error {
 // idle waits for the first byte of a request.
 func (k *conn) idle(limit int) error {
 	k.headTimed = false
-	k.in.setDeadline(k.s.idleTimeout())
+	wait := k.s.idleTimeout()
+	mayPark := k.s.Park != nil && !k.staying && wait > 2*parkAfter
+	if mayPark {
+		wait = parkAfter
+	}
+	k.in.setDeadline(wait)
 	// Deadline first, then the state: Shutdown's own deadline must win.
 	k.state.Store(stateIdle)
 	if k.s.draining.Load() {
 		return io.EOF
 	}
 	err := k.in.fill(limit)
+	if mayPark && isTimeout(err) && k.state.Load() == stateIdle {
+		// It stays idle, for Shutdown. Under TLS the read has shown that no
+		// record is there whole: the rest of one will wake us.
+		k.parking, k.in.err = true, nil
+		return err
+	}
 	if !k.state.CompareAndSwap(stateIdle, stateActive) {
 		return io.EOF
 	}

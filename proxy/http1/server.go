@@ -45,6 +45,8 @@ const (
 	// for the client's leaving. Shorter requests never pay for the watch: a
 	// timer, a read, and two deadlines to end it.
 	watchAfter = 10 * time.Millisecond
+	// parkAfter is how long a connection is waited for on a goroutine.
+	parkAfter = 2 * time.Second
 	// heldPause is how often a half-closed client is asked after, at first and
 	// in the end.
 	heldPause, heldPauseMax = 20 * time.Millisecond, 500 * time.Millisecond
@@ -72,6 +74,12 @@ type Server struct {
 	// is asked again until then. If nil, a FIN counts as leaving, as it does in
 	// net/http.
 	Held func(c net.Conn) bool
+	// Park, if not nil, is offered connections on which nothing has come for a
+	// while. If it takes one, ServeConn returns without closing it, and resume is
+	// to be called, once and on a goroutine that may run as long as ServeConn
+	// would, when there is something to read, when the connection was closed, or
+	// after idle.
+	Park func(c net.Conn, idle time.Duration, resume func()) bool
 	// Log, if not nil, is told of panics.
 	Log *slog.Logger
 
@@ -105,8 +113,10 @@ type conn struct {
 	state  atomic.Int32
 	cur    atomic.Pointer[exchange]
 	watch  watch
-	// headTimed says that the deadline for the head being read is set.
-	headTimed bool
+	stop   func() bool // ends the watch on ctx
+	// headTimed says that the deadline for the head being read is set, parking
+	// that nothing came for parkAfter, staying that Park did not want it.
+	headTimed, parking, staying bool
 }
 
 // exchange is one request and its response, in one allocation.
@@ -123,7 +133,8 @@ type exchange struct {
 }
 
 // ServeConn serves c until it ends or ctx does, and closes it, unless a
-// handler took it over (http.Hijacker). It returns when the last handler has.
+// handler took it over (http.Hijacker). It returns when the last handler has,
+// or when Park has taken the connection.
 func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 	k := &conn{s: s, nc: c, ctx: ctx, remote: c.RemoteAddr().String()}
 	k.in.init(c)
@@ -136,15 +147,45 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	defer s.untrack(k)
-	stop := afterFunc(ctx, func() {
+	k.stop = afterFunc(ctx, func() {
 		k.cancelCurrent()
 		k.abort()
 	})
-	defer stop()
-	defer k.in.release()
-	for k.serveOne() {
+	k.run()
+}
+
+// run serves until the connection ends or is parked.
+func (k *conn) run() {
+	gone := true // also where a panic ends it
+	defer func() {
+		k.in.release()
+		if gone {
+			k.stop()
+			k.s.untrack(k)
+		}
+	}()
+	for {
+		for k.serveOne() {
+		}
+		if !k.parking {
+			return
+		}
+		k.parking = false
+		k.in.release()
+		k.in.clearDeadline()
+		if k.s.Park(k.nc, k.s.idleTimeout()-parkAfter, k.resume) {
+			gone = false
+			return
+		}
+		k.staying = true
+		k.in.init(k.nc)
 	}
+}
+
+// resume goes on where Park was offered the connection.
+func (k *conn) resume() {
+	k.in.init(k.nc)
+	k.run()
 }
 
 // Shutdown lets each connection finish its current request and closes it;
@@ -190,6 +231,9 @@ func (k *conn) cancelCurrent() {
 func (k *conn) serveOne() bool {
 	head, err := k.readHead()
 	if err != nil {
+		if k.parking {
+			return false
+		}
 		k.refuse(err)
 		return false
 	}
