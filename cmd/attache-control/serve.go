@@ -17,9 +17,11 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/attache-dev/attache/control/defaults"
 	"github.com/attache-dev/attache/control/reconcile"
 )
 
@@ -82,10 +84,25 @@ func (h *host) addRoles(ctx context.Context) error {
 			return fmt.Errorf("role %s: %w", r.name, err)
 		}
 	}
+	if err := h.mgr.Add(h.leaderDefaults()); err != nil {
+		return fmt.Errorf("apply defaults: %w", err)
+	}
 	return h.run(func(ctx context.Context) error {
 		synced.Store(true)
 		return h.serveSidecars(ctx)
 	})
+}
+
+// leaderDefaults applies what the chart cannot, in one replica at a time: a
+// RunnableFunc waits for the leader election.
+func (h *host) leaderDefaults() manager.RunnableFunc {
+	return func(ctx context.Context) error {
+		err := defaults.Run(ctx, h.mgr.GetConfig(), defaults.Options{File: h.defaults, Namespace: h.namespace, Log: h.log})
+		if ctx.Err() != nil {
+			return nil // it ended with the replica
+		}
+		return err
+	}
 }
 
 // newManager makes the client and the caches. Secrets are seen in the control
