@@ -10,6 +10,9 @@ FUZZTIME   ?= 20s
 LDFLAGS    := -s -w -X github.com/attache-dev/attache/internal/version.version=$(VERSION)
 # The cache holds npm trees and other modules; ./... must not walk into it.
 PKGS       := ./...
+# Packages whose tests start an API server (they import test/cluster): the
+# suite cluster-short has them, and unit all others, so that none runs twice.
+CLUSTER_PKGS = $$($(GO) list -test -f '{{if .ForTest}}{{.ForTest}} {{join .Deps " "}} {{end}}' $(PKGS) | awk '/attache\/test\/cluster /{print $$1}' | sort -u)
 
 .DEFAULT_GOAL := help
 
@@ -18,7 +21,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/attache
+build: ## Build bin/attache, bin/attache-sidecar and bin/attache-control
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -pgo=test/bench/attache.pgo -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
@@ -31,8 +34,8 @@ quickstart: build deps-demo ## Keep the servers of examples/quickstart running, 
 	@$(GO) run ./test/demo -attache bin/attache -serve
 
 .PHONY: test
-test: deps-test vault minio build ## Pass every test (race detector on)
-	@MAKE="$(MAKE)" test/suites.sh unit fuzz-short compat-short aws-short demo bench-short
+test: deps-test vault minio cluster-api build ## Pass every test (race detector on)
+	@MAKE="$(MAKE)" test/suites.sh unit cluster-short fuzz-short compat-short aws-short demo bench-short
 
 # Vault 1.13.0 is built once, about six minutes, and cached.
 .PHONY: vault
@@ -44,11 +47,35 @@ vault:
 minio:
 	@test/servers/minio/build.sh
 
+# etcd, kube-apiserver, kubectl and Helm are built once from their modules,
+# about nine minutes, and cached.
+.PHONY: cluster-api
+cluster-api:
+	@test/cluster/build.sh api
+
+.PHONY: cluster-tools
+cluster-tools: ## Build every program of a Kubernetes node, for e2e
+	@test/deps.sh cluster
+	@test/cluster/build.sh all
+
+.PHONY: e2e
+e2e: cluster-tools build ## A real Kubernetes node: install the chart and run every case (root)
+	@$(GO) run ./test/k8s -bin $(BIN) $(E2EFLAGS)
+
+.PHONY: images
+images: ## Pack the cluster's images for amd64 and arm64 into bin/images, without a registry
+	@$(GO) run ./internal/release/pack -version $(VERSION) -out $(BIN)/images
+
 .PHONY: unit
-unit: ## Go tests of every package with the race detector
+unit: ## Go tests of every package that needs no cluster, with the race detector
 	@$(GO) vet $(PKGS)
 	@ATTACHE_REQUIRE_SERVERS=1 ATTACHE_TEST_VAULT=$(CACHE)/bin/vault \
-		$(GO) test -race -timeout 20m -json $(PKGS) | $(GO) run ./test/report
+		$(GO) test -race -timeout 20m -json $$($(GO) list $(PKGS) | grep -vxF "$(CLUSTER_PKGS)") | $(GO) run ./test/report
+
+.PHONY: cluster-short
+cluster-short: cluster-api ## Go tests that start a real Kubernetes API server, with the race detector
+	@ATTACHE_REQUIRE_CLUSTER=1 \
+		$(GO) test -race -timeout 20m -json $(CLUSTER_PKGS) | $(GO) run ./test/report
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, the style and import rules of test/arch
@@ -104,6 +131,10 @@ bench-aws: build ## Measure calls to AWS: the SDK signing alone, behind nginx, a
 .PHONY: bench-short
 bench-short: build ## One scenario of bench for a moment: does it still measure?
 	@$(GO) run ./test/bench -attache $(BIN)/attache -out $(CACHE)/bench/short.json -for 200ms -rounds 1 -targets direct,goproxy,attache -only "1k h1 c32" -goals=false
+
+.PHONY: bench-idle
+bench-idle: ## 10,000 idle connections through the real sidecar: resident memory (needs root)
+	@ATTACHE_TEST_IDLE=10000 ATTACHE_REQUIRE_SERVERS=1 $(GO) test ./test/sidecar -run '^TestIdle$$' -count 1 -v | grep -E 'idle connections|^(ok|FAIL|---)|SKIP'
 
 .PHONY: deps-demo
 deps-demo:
