@@ -8,16 +8,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/attache-dev/attache/internal/oci"
+	"github.com/attache-dev/attache/internal/release"
 	"github.com/attache-dev/attache/test/cluster/node"
 )
 
 // Names of the project's images, as the chart makes them of its values.
 const (
 	imageSidecar     = "attache.test/attache-sidecar:e2e"
-	imageSidecarNext = "attache.test/attache-sidecar:next" // the same program in another image
-	imageControl     = "attache.test/attache-control:e2e"
+	imageSidecarNext = "attache.test/attache-sidecar:next"
 )
 
 // Names of the images of agents; imagePullPolicy is Never, for there is no registry.
@@ -50,19 +51,14 @@ func (o runOptions) pack(ctx context.Context, dir string) error {
 	return o.packClients(ctx, dir)
 }
 
-// ours are the project's own images, as a release has them.
+// ours are the project's own images, as a release has them, and a second of
+// the sidecar, for an upgrade: the same program beside one more file.
 func (o runOptions) ours() []oci.Image {
-	image := func(ref, name, user string, more ...oci.File) oci.Image {
-		return oci.Image{
-			Name: ref, User: user, Entrypoint: []string{"/" + name},
-			Files: append(more, oci.File{Path: "/" + name, Source: filepath.Join(o.cli, name)}),
-		}
-	}
-	return []oci.Image{
-		image(imageSidecar, "attache-sidecar", "64200:64200"),
-		image(imageSidecarNext, "attache-sidecar", "64200:64200", oci.File{Path: "/release", Data: []byte("next\n")}),
-		image(imageControl, "attache-control", "65532:65532"),
-	}
+	images := release.Images("attache.test", "e2e", "", o.cli)
+	next := images[0]
+	next.Name = imageSidecarNext
+	next.Files = append(slices.Clone(next.Files), oci.File{Path: "/release", Data: []byte("next\n")})
+	return append(images, next)
 }
 
 func (o runOptions) goBuild(ctx context.Context, out, pkg string) error {

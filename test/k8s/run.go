@@ -30,7 +30,7 @@ func (r *run) say(format string, args ...any) {
 }
 
 // caseTimeout bounds one case; those that wait for a lifetime to end need most.
-const caseTimeout = 4 * time.Minute
+const caseTimeout = 2 * time.Minute
 
 func (r *run) runCases(ctx context.Context) error {
 	match, err := regexp.Compile(r.only)

@@ -88,19 +88,19 @@ func (r *run) bringUp(ctx context.Context) error {
 	return errors.Join(r.publishKeys(ctx), r.makeNamespaces(ctx), r.configure(ctx))
 }
 
-// release is what an operator says of a version of Attaché.
-type release struct {
+// settings are what an operator changes from one version to the next.
+type settings struct {
 	sidecar string // image of the sidecar
 	memory  string // that its sidecars request
 }
 
-func firstRelease() release { return release{imageSidecar, "64Mi"} }
+func firstRelease() settings { return settings{imageSidecar, "64Mi"} }
 
 // nextRelease has another image, and other resources in the template.
-func nextRelease() release { return release{imageSidecarNext, "72Mi"} }
+func nextRelease() settings { return settings{imageSidecarNext, "72Mi"} }
 
 // values of the chart, as an operator of this cluster writes them.
-func (r *run) values(v release) string {
+func (r *run) values(v settings) string {
 	return `
 registry: attache.test
 trustDomain: ` + trustDomain + `
@@ -129,7 +129,9 @@ test:
 }
 
 // install installs or upgrades the release and waits for the control plane.
-func (r *run) install(ctx context.Context, helm string, v release) error {
+func (r *run) install(ctx context.Context, helm string, v settings) error {
+	ctx, cancel := within(ctx, 4*time.Minute)
+	defer cancel()
 	_, err := r.node.Run(ctx, r.values(v), helm, "upgrade", "--install", "attache", filepath.Join(r.root, "charts/attache"),
 		"--namespace", nsControl, "--create-namespace", "--values", "-")
 	if err != nil {
@@ -137,6 +139,9 @@ func (r *run) install(ctx context.Context, helm string, v release) error {
 	}
 	if _, err := r.node.Kubectl(ctx, "", "-n", nsControl, "rollout", "status", "deployment/attache-control", "--timeout=120s"); err != nil {
 		return fmt.Errorf("%w; %s", err, r.controlState(ctx))
+	}
+	if _, err := r.condition(ctx, "", "attacheconfig/default", "Accepted", "True"); err != nil {
+		return fmt.Errorf("the operator's settings: %w; %s", err, r.controlState(ctx))
 	}
 	return nil
 }
