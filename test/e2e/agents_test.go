@@ -7,8 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -19,7 +22,7 @@ import (
 // the proxy, what no honest client does.
 func agent(name string, args []string) int {
 	do, ok := map[string]func(proxy string, args []string) error{
-		"garbage": garbage, "no-sni": noSNI, "reset-flood": resetFlood, "headers": manyHeaders, "silence": silence, "aws-keys": awsKeys, "direct": direct,
+		"garbage": garbage, "no-sni": noSNI, "reset-flood": resetFlood, "headers": manyHeaders, "silence": silence, "aws-keys": awsKeys, "direct": direct, "load": load,
 	}[name]
 	if !ok {
 		return 64
@@ -42,6 +45,59 @@ func direct(_ string, args []string) error {
 	defer r.Body.Close()
 	_, err = io.Copy(os.Stdout, r.Body)
 	return err
+}
+
+// load measures calls a second by the proxy and without it, in turns, on
+// connections that are kept and on new ones.
+func load(proxyAddr string, args []string) error {
+	const rounds, workers, each = 3, 8, 2 * time.Second
+	proxyURL, err := url.Parse("http://" + proxyAddr)
+	if err != nil {
+		return err
+	}
+	for _, kept := range []bool{true, false} {
+		var sums [2]float64
+		for range rounds {
+			for way, proxy := range []func(*http.Request) (*url.URL, error){http.ProxyURL(proxyURL), nil} {
+				n, err := hammer(args[0], &http.Transport{Proxy: proxy, DisableKeepAlives: !kept, MaxIdleConnsPerHost: workers}, workers, each)
+				if err != nil {
+					return err
+				}
+				sums[way] += float64(n) / each.Seconds() / rounds
+			}
+		}
+		fmt.Printf("connections kept %v: by the proxy %.0f/s, isolated without it %.0f/s, ratio %.2f\n", kept, sums[0], sums[1], sums[1]/sums[0])
+	}
+	return nil
+}
+
+func hammer(target string, t *http.Transport, workers int, each time.Duration) (int64, error) {
+	defer t.CloseIdleConnections()
+	var done atomic.Int64
+	var failed atomic.Pointer[error]
+	var wg sync.WaitGroup
+	end := time.Now().Add(each)
+	for range workers {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				r, err := (&http.Client{Transport: t}).Get(target)
+				if err == nil {
+					_, err = io.Copy(io.Discard, r.Body)
+					_ = r.Body.Close()
+				}
+				if err != nil {
+					failed.Store(&err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return 0, *err
+	}
+	return done.Load(), nil
 }
 
 // garbage sends what is no HTTP, and no TLS inside of a tunnel.

@@ -393,3 +393,18 @@ func TestIsolatedLeavesNothing(t *testing.T) {
 		}
 	})
 }
+
+// What isolation costs, or saves, beside the proxy in the same run: printed, not
+// judged. docs/isolation.md has figures.
+func TestIsolatedCost(t *testing.T) {
+	if os.Getenv("ATTACHE_BENCH") == "" {
+		t.Skip("set ATTACHE_BENCH=1 to measure")
+	}
+	w, o := newWorld(t), newOrigin(t)
+	w.write("policy.yaml", o.allow(""))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(isolated(t, w.run("--isolate", "--", self, "agent", "load", "https://"+apiHost+"/v1/me")).must(t).stdout)
+}
