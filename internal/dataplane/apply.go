@@ -63,7 +63,7 @@ func (p *Plane) Rejected(err error) {
 
 // minters makes the providers of a bundle.
 func (p *Plane) minters(b *api.Bundle) (map[string]minting.Minter, error) {
-	deps := minting.Deps{Client: p.upstream.Client, Logger: p.cfg.Log, Now: time.Now, Env: p.env.Take}
+	deps := minting.Deps{Client: p.upstream.Client, Logger: p.cfg.Log, Now: time.Now, Env: p.env.Take, Broker: p.cfg.Broker}
 	first := KeyFiles(p.cfg.Bundle)
 	out := make(map[string]minting.Minter, len(b.Providers))
 	for i := range b.Providers {

@@ -7,11 +7,17 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/xds/client"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/identity/kubernetes"
+	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/minting/broker"
 )
 
 // cluster is the control plane.
@@ -21,6 +27,8 @@ type cluster struct {
 	source *kubernetes.Source
 	xds    *client.Client
 	to     Follower // set by Follow before xds runs
+	conn   *grpc.ClientConn
+	broker *broker.Broker
 }
 
 // NewCluster returns a [Control] over the control plane that o names.
@@ -33,6 +41,10 @@ func NewCluster(o *Options) (Control, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.conn, err = grpc.NewClient(o.Control, grpc.WithTransportCredentials(credentials.NewTLS(c.source.TLS())), grpc.WithDisableServiceConfig()); err != nil {
+		return nil, fmt.Errorf("connect to the control plane at %s: %w", o.Control, err)
+	}
+	c.broker = broker.New(c.conn)
 	c.xds, err = client.New(client.Config{
 		Target: o.Control, TLS: c.source.TLS(), PodUID: o.PodUID, Log: o.Log,
 		Apply: c.apply, Revoke: func(r *controlpb.Revocation) { c.to.Revoke(revocation(r)) },
@@ -58,6 +70,11 @@ func (c *cluster) Ready() error { return c.source.Ready() }
 
 // Workload implements [Control].
 func (c *cluster) Workload() *identity.Workload { return c.source.Workload() }
+
+// Minter implements [Broker].
+func (c *cluster) Minter(p v1alpha1.CredentialProvider) (minting.Minter, error) {
+	return c.broker.Minter(p)
+}
 
 // Stale implements [Control].
 func (c *cluster) Stale() error {

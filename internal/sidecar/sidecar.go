@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/attache-dev/attache/api"
@@ -266,8 +267,13 @@ func (s *sidecar) revoke(r Revocation) {
 	if r.Owner != "" && (w == nil || w.Owner != r.Owner) {
 		return
 	}
+	// A namespaced provider is NAMESPACE/NAME; ours are known by their names.
+	provider := r.Provider
+	if ns, name, ok := strings.Cut(provider, "/"); ok && w != nil && ns == w.Namespace {
+		provider = name
+	}
 	n := s.plane.Revoke(func(q minting.Request, c minting.Credential) bool {
-		return (r.Provider == "" || q.Provider == r.Provider) && (r.Handle == "" || c.Handle == r.Handle) &&
+		return (r.Provider == "" || q.Provider == provider) && (r.Handle == "" || c.Handle == r.Handle) &&
 			(r.Task == "" || q.TaskID == r.Task) && (r.Before.IsZero() || c.Issued.Before(r.Before))
 	})
 	if r.Task != "" {
