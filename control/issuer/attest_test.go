@@ -133,6 +133,9 @@ func TestRefusals(t *testing.T) {
 		}, change: func(_ *testing.T, a *agent) {
 			a.report("containerd://start-1", 0, func(s *corev1.PodStatus) { s.InitContainerStatuses[0].ImageID = evilImage })
 		}},
+		{name: "foreign image that still runs", reason: "sidecar_digest", change: func(_ *testing.T, a *agent) {
+			a.report("containerd://start-1", 0, func(s *corev1.PodStatus) { s.InitContainerStatuses[0].ImageID = evilImage })
+		}},
 		{name: "other arguments", reason: "template", after: func(p map[string]any) {
 			c := container(p, "initContainers", inject.SidecarName)
 			c["args"] = append(c["args"].([]any), "--debug-dump")

@@ -229,18 +229,22 @@ func (f *facts) others(fn func(corev1.Container) error) error {
 	return nil
 }
 
-// sidecarImage is the program that runs in the sidecar: by the digest that the
-// pod names, which the runtime has verified, or else by what the kubelet
-// reports.
+// sidecarImage is the program in the sidecar: by the digest that the pod names
+// and, as the pod's image can be changed, by what the kubelet reports to run.
 func sidecarImage(f *facts) (Image, error) {
 	var out Image
 	for _, c := range f.pod.Spec.InitContainers {
 		if c.Name == f.own.Container {
-			out = Image{c.Image, imageDigest(c.Image)}
+			out = Image{Ref: c.Image, Digest: imageDigest(c.Image)}
 		}
 	}
-	if st := sidecarStatus(f.pod, f.own.Container); st != nil && out.Digest == "" {
-		out.Digest = imageDigest(st.ImageID)
+	if st := sidecarStatus(f.pod, f.own.Container); st != nil {
+		switch d := imageDigest(st.ImageID); {
+		case out.Digest == "":
+			out.Digest = d
+		case strings.Contains(st.ImageID, "@"):
+			out.Runs = d
+		}
 	}
 	if out.Digest == "" {
 		return Image{}, deny(reasonDigest, "the digest of the sidecar's image is unknown; name the image by digest")

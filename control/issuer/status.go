@@ -24,7 +24,7 @@ type Attested struct {
 
 // Has reports whether the sidecar of p is of a.
 func (a Accepted) Has(p Attested) bool {
-	return a.Template == p.Template && a.matches(Image{p.Image, p.Digest})
+	return a.Template == p.Template && a.matches(Image{Ref: p.Image, Digest: p.Digest})
 }
 
 // List returns the pods that hold an X.509-SVID or did lately, by namespace

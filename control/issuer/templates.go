@@ -37,6 +37,9 @@ type Templates interface {
 type Image struct {
 	Ref    string // as the pod names it
 	Digest string // sha256:…
+	// Runs is the digest that the kubelet reports of what runs, if it is of the
+	// image's manifest; "" if it is unknown, or that of the configuration.
+	Runs string
 }
 
 // TemplatesName is the ConfigMap with the accepted set.
@@ -118,6 +121,14 @@ func (s *Set) Accepted(ctx context.Context, template string, image Image) error 
 
 func verdict(set map[string]Accepted, hash string, image Image) error {
 	shape, retired := false, false
+	if image.Runs != "" && image.Runs != image.Digest {
+		// Somebody changed the pod's image, and the kubelet has not followed
+		// yet; or a runtime reports a platform's digest, which then is accepted
+		// beside the other.
+		if err := verdict(set, hash, Image{Ref: image.Ref, Digest: image.Runs}); err != nil {
+			return err
+		}
+	}
 	for _, a := range set {
 		if a.Template != hash {
 			continue
