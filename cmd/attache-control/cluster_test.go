@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attache-dev/attache/control/status"
 	"github.com/attache-dev/attache/test/cluster"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -65,6 +67,7 @@ webhooks:
 type plane struct {
 	*cluster.Env
 	namespace, probes string
+	kubeconfig        string
 	stop              func() error // drains, and returns what serve did
 	log               *syncBuffer
 }
@@ -133,6 +136,7 @@ func startPlane(t *testing.T) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.kubeconfig = kubeconfig
 	c, _ := root()
 	c.SetArgs([]string{
 		"serve", "--roles=webhook", "--namespace=" + p.namespace, "--sidecar-image=registry.example/attache-sidecar:v1", "--leader-elect=false",
@@ -351,6 +355,8 @@ func TestWebhookInCluster(t *testing.T) {
 
 	t.Run("providers give placeholders and base URLs", p.providers)
 	t.Run("objects are checked while their author waits", p.objects)
+
+	t.Run("status tells the operator", p.status)
 
 	t.Run("metrics", func(t *testing.T) {
 		text := p.metrics(t)
@@ -669,6 +675,77 @@ func (p *plane) objects(t *testing.T) {
 		t.Errorf("a policy without its provider: %v", err)
 	}
 	p.apply(t, ns, dangling)
+}
+
+func (p *plane) status(t *testing.T) {
+	ns := p.Namespace(t, nil)
+	if _, err := p.pod(t, ns, fmt.Sprintf(plainPod, "older")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Kubectl(t.Context(), "", "label", "namespace", ns, "attache.dev/inject=enabled"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.pod(t, ns, fmt.Sprintf(plainPod, "good")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.pod(t, ns, fmt.Sprintf(plainPod, "changed")); err != nil {
+		t.Fatal(err)
+	}
+	// No guard is installed here: the image of a running sidecar can be changed.
+	if _, err := p.Kubectl(t.Context(), "", "patch", "pod", "changed", "-n", ns, "--type=json", "-p", `[{"op":"replace","path":"/spec/initContainers/0/image","value":"evil"}]`); err != nil {
+		t.Fatal(err)
+	}
+	want := func(states map[string]string) func() error {
+		return func() error {
+			out, err := execute(t, "status", "--kubeconfig="+p.kubeconfig, "--namespace="+p.namespace, "--only="+ns, "-o", "json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var r status.Report
+			if err := json.Unmarshal([]byte(out), &r); err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]string{}
+			for _, pod := range r.Pods {
+				got[pod.Name] = pod.State
+			}
+			if fmt.Sprint(got) != fmt.Sprint(states) || r.Kubernetes == "" || len(r.Templates) == 0 || r.Namespaces[0].By[status.Uninjected] != 1 {
+				return fmt.Errorf("got %v; want %v: %s", got, states, out)
+			}
+			return nil
+		}
+	}
+	eventually(t, "status", want(map[string]string{"older": "uninjected", "good": "current", "changed": "unaccepted"}))
+	text, err := execute(t, "status", "--kubeconfig="+p.kubeconfig, "--namespace="+p.namespace, "--only="+ns, "--all", "--check")
+	for _, w := range []string{"NAMESPACE", "current", ns + "/older", "uninjected"} {
+		if !strings.Contains(text, w) {
+			t.Errorf("no %s in %s", w, text)
+		}
+	}
+	if !errors.Is(err, errWrong) || !strings.Contains(err.Error(), "pod "+ns+"/older is uninjected") {
+		t.Errorf("--check: %v", err)
+	}
+	if _, err := execute(t, "status", "--kubeconfig="+p.kubeconfig, "--namespace="+p.namespace, "--only=nowhere"); err == nil {
+		t.Error("a namespace that is not there")
+	}
+	// New roots make a new template; the pods before have the old one.
+	if _, err := p.Kubectl(t.Context(), "", "patch", "configmap", "attache-ca", "-n", p.namespace, "-p", `{"data":{"roots.pem":"new roots"}}`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "new roots", func() error {
+		pod, err := p.pod(t, ns, fmt.Sprintf(plainPod, "fresh"), "--dry-run=server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(fmt.Sprint(pod), "new roots") {
+			return errors.New("not in pods yet")
+		}
+		return nil
+	})
+	if _, err := p.pod(t, ns, fmt.Sprintf(plainPod, "fresh")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "status after the change", want(map[string]string{"older": "uninjected", "good": "old", "changed": "unaccepted", "fresh": "current"}))
 }
 
 func pemOf(der []byte) string {

@@ -67,7 +67,7 @@ them, and gives them policies and credentials.
 		*began = true
 		return nil
 	}
-	c.AddCommand(serveCommand(g), selftestCommand(g), issuerCommand(g), templatesCommand(g), revokeCommand(g), versionCommand(g))
+	c.AddCommand(serveCommand(g), statusCommand(g), selftestCommand(g), issuerCommand(g), templatesCommand(g), revokeCommand(g), versionCommand(g))
 	return c, began
 }
 

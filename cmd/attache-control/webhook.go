@@ -3,21 +3,29 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/control/issuer"
+	"github.com/attache-dev/attache/control/status"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/webhook/certs"
 	"github.com/attache-dev/attache/webhook/inject"
@@ -54,7 +62,7 @@ func addWebhook(ctx context.Context, h *host) error {
 			_, err := policy.Compile(b)
 			return err
 		},
-		Accept:  func(ctx context.Context, t inject.Template) error { return set.Accept(ctx, t.Hash, t.Image) },
+		Accept:  h.accepter(set),
 		Metrics: m, Log: h.log,
 	})
 	if err != nil {
@@ -89,6 +97,50 @@ func addWebhook(ctx context.Context, h *host) error {
 		}
 		return nil
 	})
+}
+
+// accepter adds the templates that admission makes to the accepted ones, and
+// notes for the operator that they are the current ones, once for each change.
+func (h *host) accepter(set *issuer.Set) func(context.Context, []inject.Template) error {
+	var mu sync.Mutex
+	var done string
+	return func(ctx context.Context, list []inject.Template) error {
+		key := fmt.Sprint(list)
+		mu.Lock()
+		defer mu.Unlock()
+		if key == done {
+			return nil
+		}
+		for _, t := range list {
+			if err := set.Accept(ctx, t.Hash, t.Image); err != nil {
+				return err
+			}
+		}
+		members, err := set.List(ctx)
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, a := range members {
+			if slices.ContainsFunc(list, func(t inject.Template) bool { return t.Hash == a.Template && t.Image == a.Image }) {
+				names = append(names, a.Name())
+			}
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{status.CurrentAnnotation: strings.Join(names, ",")}}})
+		if err != nil {
+			return err
+		}
+		c, err := h.live()
+		if err != nil {
+			return err
+		}
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: issuer.TemplatesName, Namespace: h.namespace}}
+		if err := c.Patch(ctx, cm, client.RawPatch(types.MergePatchType, patch)); err != nil {
+			return fmt.Errorf("note the current templates: %w", err)
+		}
+		done = key
+		return nil
+	}
 }
 
 // webhookCertificate is made here, or read from where something else makes it.

@@ -42,7 +42,7 @@ type ClusterOptions struct {
 	// Accept is told of the templates that pods get from now on, before the
 	// first pod: the issuer must accept their sidecars. It is called again
 	// when they change, and often with the same; nil for nobody.
-	Accept  func(context.Context, inject.Template) error
+	Accept  func(context.Context, []inject.Template) error
 	Metrics *Metrics
 	Log     *slog.Logger
 }
@@ -301,10 +301,8 @@ func (c *Cluster) accept(ctx context.Context, shared inject.Config) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range list {
-		if err := c.Accept(ctx, t); err != nil {
-			return fmt.Errorf("have the template of %s mode accepted: %w", t.Mode, err)
-		}
+	if err := c.Accept(ctx, list); err != nil {
+		return fmt.Errorf("have the sidecars' templates accepted: %w", err)
 	}
 	return nil
 }
