@@ -119,9 +119,10 @@ func (h *host) serveSidecars(ctx context.Context) error {
 	}
 	s := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(h.apiTLS)),
-		// Streams are long; new replicas get their share of them.
+		// New replicas get their share of the streams, and none outlives its certificate by much: those are renewed every half hour. With SVIDs of
+		// an hour, renewed at half, no connection outlives its certificate.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge: 30 * time.Minute, MaxConnectionAgeGrace: time.Minute,
+			MaxConnectionAge: 15 * time.Minute, MaxConnectionAgeGrace: time.Minute,
 			Time: 30 * time.Second, Timeout: 10 * time.Second,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
