@@ -268,6 +268,9 @@ func (f *Front) Shutdown(ctx context.Context) error {
 // Active returns how many connections are open.
 func (f *Front) Active() int { return int(f.active.Load()) }
 
+// Parked returns how many of them are idle and cost no goroutine.
+func (f *Front) Parked() int { return f.lot.len() }
+
 func (f *Front) refused(kind string) {
 	if f.Refused != nil {
 		f.Refused(kind)
