@@ -30,7 +30,7 @@ func asControl(t *testing.T, g *guarded) *rest.Config {
 // and no more.
 func TestPermissions(t *testing.T) {
 	g := newGuarded(t)
-	values := "broker: {secrets: [{namespace: team-a, names: [key]}]}\nguards: {enabled: false}\ncrds: {install: false}\n"
+	values := "broker: {secrets: [{namespace: team-a, names: [key]}]}\nguards: {enabled: false}\ncrds: {install: false}\nclusterTrustBundle: true\n"
 	g.apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: team-a}\n")
 	text := policiesAside(render(t, values, "--no-hooks", "--api-versions", "certificates.k8s.io/v1/ClusterTrustBundle"))
 	g.apply(t, text)

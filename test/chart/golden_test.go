@@ -162,6 +162,7 @@ func TestSchema(t *testing.T) {
 		{"argument", "control: {extraArgs: [leader-elect]}", "/control/extraArgs/0", "pattern"},
 		{"registry", "registry: mirror.example/", "/registry", "pattern"},
 		{"kubelet's port", "control: {hostNetwork: true}", "control.ports.webhook", "kubelet"},
+		{"newer API", "clusterTrustBundle: true", "clusterTrustBundle", "Kubernetes 1.37"},
 		{"same ports", "control: {ports: {grpc: 8444}}", "control.ports", "same"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
