@@ -12,9 +12,12 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	authv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api/controlpb"
@@ -726,4 +729,47 @@ func TestAttestRate(t *testing.T) {
 	_, err := a.attest()
 	r.refusedFor(err, "rate")
 	b.mustAttest()
+}
+
+// TestByTheKubelet: the node's own identity gets a token for its pod, as a
+// kubelet does, and another node's does not.
+func TestByTheKubelet(t *testing.T) {
+	r := start(t)
+	a := r.admit("agent", nil, nil)
+	as := func(node string) client.Client {
+		config, err := r.env.User("system:node:"+node, "system:nodes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := client.New(config, client.Options{Scheme: scheme.Scheme})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	admin, token := r.c, ""
+	request := func(node string) error {
+		tr := &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{
+			Audiences: []string{audience}, BoundObjectRef: &authv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: a.name, UID: a.pod.UID},
+		}}
+		sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: r.ns}}
+		err := as(node).SubResource("token").Create(t.Context(), sa, tr)
+		token = tr.Status.Token
+		return err
+	}
+	// The node authorizer's graph follows the API by itself.
+	eventually(t, "a token for the pod's node", func() bool { return request(r.node) == nil })
+	a.token = token
+	r.c = as(r.node)
+	a.read()
+	a.pod.Status.Phase = corev1.PodRunning
+	if err := r.c.Status().Update(t.Context(), a.pod); err != nil {
+		t.Errorf("the kubelet's report: %v", err)
+	}
+	r.c = admin
+	a.mustAttest()
+	r.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.node + "-other"}})
+	if err := request(r.node + "-other"); !apierrors.IsForbidden(err) {
+		t.Errorf("a token of the pod for another node: %v", err)
+	}
 }
