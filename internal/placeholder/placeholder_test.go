@@ -127,3 +127,45 @@ func BenchmarkContainsMiss(b *testing.B) {
 		}
 	}
 }
+
+// What admission put into a pod is found again, also where its marks are
+// common words.
+func TestRestore(t *testing.T) {
+	const random = "mfrggzdfmztwq2lknnwg23tpobyxe43u"
+	known := []placeholder.Known{
+		{Spec: placeholder.Spec{Env: "OPENAI_API_KEY", Prefix: "sk-", Provider: "openai"}, Value: "sk-attache" + random},
+		{Spec: placeholder.Spec{Env: "PLAIN", Provider: "plain"}, Value: "attache" + strings.Repeat("a", 26)},
+	}
+	s, err := placeholder.Restore(known, []placeholder.Spec{{Env: "HIDDEN", Provider: "aws"}, {Env: "PLAIN", Provider: "other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"Bearer sk-attache" + random:                                                "OPENAI_API_KEY",
+		"attache" + strings.Repeat("a", 26):                                         "PLAIN",
+		"a client of attache.dev, attache/rec_1234567890123456789012345678":         "",
+		"Bearer sk-attache" + strings.Repeat("z", 32):                               "",
+		"Basic " + base64.StdEncoding.EncodeToString([]byte("u:sk-attache"+random)): "OPENAI_API_KEY",
+	} {
+		if got, _ := s.Contains(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+	if v := s.Value("HIDDEN"); len(v) < 39 || s.Provider("HIDDEN") != "aws" || s.Provider("PLAIN") != "plain" {
+		t.Errorf("drawn: %q; providers %q, %q", v, s.Provider("HIDDEN"), s.Provider("PLAIN"))
+	}
+	for _, bad := range []placeholder.Known{
+		{Spec: placeholder.Spec{Env: "A"}, Value: "attacheshort"},
+		{Spec: placeholder.Spec{Env: "A", Prefix: "sk-"}, Value: "attache" + random},
+		{Spec: placeholder.Spec{Env: "A"}, Value: random + "attache"},
+		{Spec: placeholder.Spec{Env: "A"}, Value: "attache" + random + "$"},
+		{Spec: placeholder.Spec{}, Value: "attache" + random},
+	} {
+		if _, err := placeholder.Restore([]placeholder.Known{bad}, nil); err == nil || strings.Contains(err.Error(), random) {
+			t.Errorf("%+v: got %v", bad, err)
+		}
+	}
+	if _, err := placeholder.Restore(append(known, known[0]), nil); err == nil {
+		t.Error("declared twice")
+	}
+}
