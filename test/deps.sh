@@ -100,6 +100,8 @@ test)
 		if grep -q 'VERSION_ID="12"' /etc/os-release; then missing+=(cargo-web); else missing+=(cargo); fi
 	fi
 	apt_need gcc gcc
+	apt_need ip iproute2 # test/sidecar makes network namespaces
+	apt_need nsenter util-linux
 	;;
 aws) aws_clients ;;
 cluster)

@@ -14,11 +14,11 @@ type client struct{ name, script string }
 func clients() []client {
 	return []client{
 		{"curl", `curl -fsS -m 30 "$URL"`},
-		{"python-urllib", `python3 -c 'import os, urllib.request; print(urllib.request.urlopen(os.environ["URL"], timeout=30).read())'`},
-		{"python-requests", `python3 -c 'import os, requests; r = requests.get(os.environ["URL"], timeout=30); r.raise_for_status(); print(r.text)'`},
+		{"python-urllib", `/usr/bin/python3 -c 'import os, urllib.request; print(urllib.request.urlopen(os.environ["URL"], timeout=30).read())'`},
+		{"python-requests", `/usr/bin/python3 -c 'import os, requests; r = requests.get(os.environ["URL"], timeout=30); r.raise_for_status(); print(r.text)'`},
 		{"node-fetch", `node -e 'fetch(process.env.URL).then(async (r) => { console.log(await r.text()); process.exit(r.ok ? 0 : 1); }, (e) => { console.error(e.cause ?? e); process.exit(1); })'`},
 		{"node-https", `node -e 'require("https").get(process.env.URL, (r) => { r.resume(); r.on("end", () => process.exit(r.statusCode === 200 ? 0 : 1)); }).on("error", (e) => { console.error(e); process.exit(1); })'`},
-		{"java", `timeout=30; java -cp /opt/agent Http 100 "$URL" | head -n 1 | grep '"status":200'`},
+		{"java", `java -cp /opt/agent Http 0 "$URL" | grep '"status":200'`},
 		{"git", `GIT_CURL_VERBOSE=1 git ls-remote "$URL" >/tmp/git.log 2>&1; grep -q 'HTTP/[12.]* 200' /tmp/git.log || { cat /tmp/git.log; false; }`},
 	}
 }

@@ -73,7 +73,7 @@ func (o runOptions) goBuild(ctx context.Context, out, pkg string) error {
 // packClients makes an image of the real clients of this machine, unchanged.
 func (o runOptions) packClients(ctx context.Context, dir string) error {
 	r := newRootfs()
-	if err := r.programs("sh", "bash", "cat", "sleep", "env", "id", "ls", "grep", "head", "true", "mkdir", "curl", "git", "python3", "date"); err != nil {
+	if err := r.programs("sh", "bash", "cat", "sleep", "env", "id", "ls", "grep", "head", "true", "mkdir", "curl", "git", "/usr/bin/python3", "date"); err != nil {
 		return err
 	}
 	python, err := exec.CommandContext(ctx, "/usr/bin/python3", "-c", "import sysconfig; print(sysconfig.get_path('stdlib'), end='')").Output()
@@ -126,13 +126,14 @@ func (o runOptions) addNode(r *rootfs) error {
 // addJava links a small run-time image (jlink) and compiles the client.
 func (o runOptions) addJava(ctx context.Context, r *rootfs) error {
 	out := filepath.Join(o.root, ".cache", "e2e-java")
-	if _, err := os.Stat(filepath.Join(out, "classes", "Http.class")); err != nil {
+	source := filepath.Join(o.root, "test/k8s/clients/Http.java")
+	if !newer(filepath.Join(out, "classes", "Http.class"), source) {
 		if err := os.RemoveAll(out); err != nil {
 			return err
 		}
 		for _, args := range [][]string{
 			{"jlink", "--add-modules", "java.base,java.net.http,jdk.crypto.ec,jdk.crypto.cryptoki", "--strip-debug", "--no-header-files", "--no-man-pages", "--output", filepath.Join(out, "jre")},
-			{"javac", "-d", filepath.Join(out, "classes"), filepath.Join(o.root, "test/k8s/clients/Http.java")},
+			{"javac", "-d", filepath.Join(out, "classes"), source},
 		} {
 			if text, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 				return fmt.Errorf("%s: %w: %s; run `test/deps.sh cluster`", args[0], err, text)
@@ -144,4 +145,11 @@ func (o runOptions) addJava(ctx context.Context, r *rootfs) error {
 		r.addTree(filepath.Join(out, "classes"), "/opt/agent", nil),
 		r.addTree(filepath.Join(o.root, "test/k8s/clients"), "/opt/agent", nil),
 	)
+}
+
+// newer says whether a file exists and is younger than what it was made of.
+func newer(made, source string) bool {
+	m, err := os.Stat(made)
+	s, serr := os.Stat(source)
+	return err == nil && serr == nil && m.ModTime().After(s.ModTime())
 }

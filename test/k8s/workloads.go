@@ -58,6 +58,14 @@ func (r *run) holdsNothing(ctx context.Context, ns string, p *corev1.Pod, contai
 	if len(files) == 0 {
 		return errors.New("found no files to search: the check is broken")
 	}
+	// The search must find what is there: the agent knows its own URL.
+	known := false
+	for _, text := range files {
+		known = known || strings.Contains(text, ".vendor.test/v1/")
+	}
+	if !known {
+		return errors.New("the agent's own URL is not found in its memory: the check is broken")
+	}
 	secrets := r.world.secretsSeen()
 	if len(secrets) < 2 {
 		return errors.New("no credential was used yet: the check is broken")

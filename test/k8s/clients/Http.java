@@ -3,7 +3,7 @@ import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 
-/** java Http PERIOD_MS URL: calls without end, one line for each call. */
+/** java Http PERIOD_MS URL: calls without end, one line for each call; once with a period of 0. */
 public class Http {
     public static void main(String[] args) throws Exception {
         HttpClient client = HttpClient.newBuilder().proxy(java.net.ProxySelector.getDefault()).build();
@@ -14,6 +14,9 @@ public class Http {
                 System.out.println("{\"status\":" + r.statusCode() + "}");
             } catch (java.io.IOException e) {
                 System.out.println("{\"status\":0,\"error\":\"" + e.getClass().getSimpleName() + "\"}");
+            }
+            if (args[0].equals("0")) {
+                return;
             }
             Thread.sleep(Long.parseLong(args[0]));
         }
