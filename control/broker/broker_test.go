@@ -354,8 +354,10 @@ func TestOAuth(t *testing.T) {
 func TestWords(t *testing.T) {
 	g := serve(t, nil, secrets, nil)
 	mint := func(conn grpc.ClientConnInterface, host string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
 		m := must(client.New(conn).Minter(v1alpha1.CredentialProvider{Metadata: v1alpha1.ObjectMeta{Namespace: "team", Name: "model"}}))
-		_, err := m.Mint(t.Context(), minting.Request{}, minting.Evidence{Call: minting.Call{Scheme: "https", Host: host, Port: 443, Method: "POST", Path: "/v1/x"}})
+		_, err := m.Mint(ctx, minting.Request{}, minting.Evidence{Call: minting.Call{Scheme: "https", Host: host, Port: 443, Method: "POST", Path: "/v1/x"}})
 		return err
 	}
 	conn := g.connect(t, g.svid())
@@ -369,5 +371,62 @@ func TestWords(t *testing.T) {
 	defer dead.Close()
 	if err := mint(dead, "api.model.example"); !errors.Is(err, minting.ErrUnavailable) {
 		t.Errorf("no broker is %v", err)
+	}
+}
+
+// A rolling restart of the replicas fails no call: what is under way is
+// finished, and the next goes to whoever is there.
+func TestRollingRestart(t *testing.T) {
+	g := serve(t, nil, secrets, func(c *broker.Config) { c.Rate, c.Burst = 1e6, 1e6 })
+	var mu sync.Mutex
+	addr, stop := g.ca.ServeGracefully("", g.server.Register)
+	conn := must(grpc.NewClient("passthrough:///control.test", grpc.WithTransportCredentials(credentials.NewTLS(g.ca.Client(g.svid()))),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			mu.Lock()
+			to := addr
+			mu.Unlock()
+			return (&net.Dialer{}).DialContext(ctx, "tcp", to)
+		})))
+	defer conn.Close()
+	m := must(client.New(conn).Minter(v1alpha1.CredentialProvider{Metadata: v1alpha1.ObjectMeta{Namespace: "team", Name: "model"}}))
+	done := make(chan struct{})
+	var calls int
+	var wg sync.WaitGroup
+	progress := make(chan struct{}, 1)
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			calls++
+			if _, err := m.Mint(t.Context(), minting.Request{}, minting.Evidence{Call: minting.Call{Scheme: "https", Host: "api.model.example", Port: 443, Method: "POST", Path: "/v1/x"}}); err != nil {
+				t.Errorf("call %d: %v", calls, err)
+			}
+			select {
+			case progress <- struct{}{}:
+			default:
+			}
+		}
+	})
+	for range 4 {
+		for range 5 { // some calls reach the replica of the moment
+			<-progress
+		}
+		next, stopNext := g.ca.ServeGracefully("", g.server.Register)
+		mu.Lock()
+		addr = next // as the Service does
+		mu.Unlock()
+		stop()
+		stop = stopNext
+	}
+	for range 5 {
+		<-progress
+	}
+	close(done)
+	wg.Wait()
+	if calls < 20 {
+		t.Errorf("%d calls were made only", calls)
 	}
 }

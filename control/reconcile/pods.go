@@ -109,6 +109,10 @@ func (e *Engine) readPods(ctx context.Context, namespaces map[string]map[string]
 	}
 	set = map[string]*xds.Bundle{}
 	seen := map[string]bool{}
+	flats := make(map[string]string, len(namespaces))
+	for ns, labels := range namespaces {
+		flats[ns] = flat(labels)
+	}
 	var errs []error
 	for i := range list.Items {
 		p := &list.Items[i]
@@ -122,7 +126,7 @@ func (e *Engine) readPods(ctx context.Context, namespaces map[string]map[string]
 		if known == nil {
 			known = &pod{uid: uid, namespace: p.Namespace, name: p.Name}
 		}
-		changed, err := e.readPod(ctx, known, p, flat(labels))
+		changed, err := e.readPod(ctx, known, p, flats[p.Namespace])
 		if err != nil {
 			errs = append(errs, fmt.Errorf("pod %s/%s: %w", p.Namespace, p.Name, err))
 			if known.bundle == nil {
@@ -240,18 +244,10 @@ func (e *Engine) Audiences(podUID string) []string {
 // ClientIDs are those of OAuth clients that a pod may sign assertions as,
 // beside its own SPIFFE ID.
 func (e *Engine) ClientIDs(podUID string) []string {
-	s, ok := e.Selection(podUID)
-	if !ok {
-		return nil
+	if s, ok := e.Selection(podUID); ok {
+		return s.ClientIDs
 	}
-	var ids []string
-	for i := range s.Bundle.Providers {
-		p := &s.Bundle.Providers[i].Spec
-		if o := p.OAuth2; o != nil && o.ClientID != "" && !api.NeedsBroker(p) && !slices.Contains(ids, o.ClientID) {
-			ids = append(ids, o.ClientID)
-		}
-	}
-	return ids
+	return nil
 }
 
 // Frozen reports whether some policy that can concern pods of a namespace

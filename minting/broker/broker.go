@@ -63,7 +63,7 @@ func (m *minter) Mint(ctx context.Context, r minting.Request, e minting.Evidence
 	a, err := m.client.Mint(ctx, &controlpb.MintRequest{
 		Provider: m.ref, Scheme: c.Scheme, Host: c.Host, Port: int32(c.Port), Method: c.Method, Path: c.Path, Protocol: c.Protocol, //nolint:gosec // a port
 		Record: c.Record, Scopes: r.Scope, Resources: r.Resources, Audience: r.Audience,
-	})
+	}, grpc.WaitForReady(true)) // while one replica ends, the next connection is to another
 	if err != nil {
 		return minting.Credential{}, fmt.Errorf("provider %s: %w", m.name, worded(err))
 	}

@@ -102,6 +102,22 @@ func (a *Authority) Client(svid ...tls.Certificate) *tls.Config {
 // and how to stop it. It stops with the test at the latest.
 func (a *Authority) Serve(addr string, register func(grpc.ServiceRegistrar)) (string, func()) {
 	a.tb.Helper()
+	addr, g, done := a.serve(addr, register)
+	stop := func() { g.Stop(); <-done }
+	a.tb.Cleanup(stop)
+	return addr, stop
+}
+
+// ServeGracefully is Serve with a stop that lets calls under way finish.
+func (a *Authority) ServeGracefully(addr string, register func(grpc.ServiceRegistrar)) (string, func()) {
+	a.tb.Helper()
+	addr, g, done := a.serve(addr, register)
+	a.tb.Cleanup(g.Stop)
+	return addr, func() { g.GracefulStop(); <-done }
+}
+
+func (a *Authority) serve(addr string, register func(grpc.ServiceRegistrar)) (string, *grpc.Server, <-chan struct{}) {
+	a.tb.Helper()
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
@@ -126,9 +142,7 @@ func (a *Authority) Serve(addr string, register func(grpc.ServiceRegistrar)) (st
 		defer close(done)
 		_ = g.Serve(ln)
 	}()
-	stop := func() { g.Stop(); <-done }
-	a.tb.Cleanup(stop)
-	return ln.Addr().String(), stop
+	return ln.Addr().String(), g, done
 }
 
 // Pool is PEM certificates as a pool of roots; without any it is the system's.
