@@ -48,11 +48,12 @@ const (
 	ReasonProviderNotFound      Reason = "ProviderNotFound"      // or it is not accepted
 	ReasonRefNotPermitted       Reason = "RefNotPermitted"       // by allowedNamespaces
 	ReasonDestinationNotAllowed Reason = "DestinationNotAllowed" // by the provider's destinations
+	ReasonScopeNotAllowed       Reason = "ScopeNotAllowed"       // by a provider of the cluster
 )
 
 // Unresolved reports whether the mistake is in what a rule refers to.
 func (r Reason) Unresolved() bool {
-	return r == ReasonProviderNotFound || r == ReasonRefNotPermitted || r == ReasonDestinationNotAllowed
+	return r == ReasonProviderNotFound || r == ReasonRefNotPermitted || r == ReasonDestinationNotAllowed || r == ReasonScopeNotAllowed
 }
 
 // Error implements error as "file:line:column: text".

@@ -193,6 +193,7 @@ func (c *checker) credential(field string, r *v1alpha1.Rule, providers map[strin
 	if !c.mayUse(at+".provider", d) {
 		return
 	}
+	c.within(at, ref, d)
 	if p.Spec.AWS != nil {
 		c.awsCredential(at, ref, p.Spec.AWS)
 	} else if c.has(at + ".aws") {

@@ -47,6 +47,7 @@ func (c *checker) provider(s *v1alpha1.CredentialProviderSpec) {
 	if s.AWS != nil {
 		c.aws(s.AWS, s)
 	}
+	c.reserved(s)
 	c.injection(&s.Inject, as, s)
 	c.placeholders(s)
 	c.baseURLs(s)

@@ -157,13 +157,15 @@ type loader struct {
 	// documents bad.
 	unresolved Problems
 	// withheld says why rules cannot use a provider that exists, by name.
-	withheld  map[string]Problem
-	positions map[Ref]Position
-	docs      []document
-	seen      map[Ref]Position // where each kind/namespace/name was first met
-	count     int
-	files     map[string]bool // certificate files
-	certs     map[string]certFile
+	withheld map[string]Problem
+	// reservations are the audiences of the cluster's providers, in a namespace.
+	reservations []reservation
+	positions    map[Ref]Position
+	docs         []document
+	seen         map[Ref]Position // where each kind/namespace/name was first met
+	count        int
+	files        map[string]bool // certificate files
+	certs        map[string]certFile
 }
 
 func newLoader(place Place) *loader {

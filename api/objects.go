@@ -162,27 +162,27 @@ func read(l *loader, o *Object) {
 
 // addSpace finds what is good in a namespace, or in the cluster's own objects.
 func (c *Catalog) addSpace(before *Catalog, ns string, providers, policies []*Object) {
-	withheld := c.withheld(ns)
+	withheld, reserved := c.withheld(ns), c.reservations(ns)
 	var all []*Object
 	for _, p := range c.granted(ns) { // first, so that others are blamed for conflicts
 		all = append(all, in(ns, p.Object))
 	}
 	all = slices.Concat(all, providers, policies)
-	s := &space{inputs: inputsOf(all, withheld)}
+	s := &space{inputs: inputsOf(all, withheld, reserved)}
 	if old := before.spaces[ns]; old != nil && old.inputs == s.inputs {
 		s = old
 	} else {
-		c.judge(s, ns, all, withheld)
+		c.judge(s, ns, all, withheld, reserved)
 	}
 	c.spaces[ns] = s
 	c.blameAll(s.found)
 }
 
 // judge fills in what is good and what is not.
-func (c *Catalog) judge(s *space, ns string, all []*Object, withheld map[string]Problem) {
+func (c *Catalog) judge(s *space, ns string, all []*Object, withheld map[string]Problem, reserved []reservation) {
 	for {
 		l := newLoader(PlacePod)
-		l.withheld = withheld
+		l.withheld, l.reservations = withheld, reserved
 		for _, o := range all {
 			read(l, o)
 		}
@@ -202,7 +202,7 @@ func (c *Catalog) judge(s *space, ns string, all []*Object, withheld map[string]
 }
 
 // inputsOf is a digest of all that judge looks at.
-func inputsOf(all []*Object, withheld map[string]Problem) [sha256.Size]byte {
+func inputsOf(all []*Object, withheld map[string]Problem, reserved []reservation) [sha256.Size]byte {
 	h := sha256.New()
 	for _, o := range all {
 		writeJSON(h, []any{o.Kind, o.Namespace, o.Name, len(o.Spec)})
@@ -210,6 +210,9 @@ func inputsOf(all []*Object, withheld map[string]Problem) [sha256.Size]byte {
 	}
 	for _, name := range slices.Sorted(maps.Keys(withheld)) {
 		writeJSON(h, []string{name, withheld[name].Text})
+	}
+	for _, r := range reserved {
+		writeJSON(h, []any{r.owner, r.audience, r.hosts, r.reach})
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
@@ -307,6 +310,22 @@ func (c *Catalog) withheld(ns string) map[string]Problem {
 		}
 	}
 	return out
+}
+
+// reservations are the audiences of all the cluster's providers, which those
+// of a namespace cannot send elsewhere.
+func (c *Catalog) reservations(ns string) []reservation {
+	s := c.spaces[""]
+	if s == nil || ns == "" {
+		return nil
+	}
+	var list []reservation
+	for _, p := range s.providers {
+		for _, cl := range claims(&p.doc.provider.Spec) {
+			list = append(list, reservation{cl, p.Ref()})
+		}
+	}
+	return list
 }
 
 // labels are those of a namespace, with the one that each has.

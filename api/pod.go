@@ -121,7 +121,7 @@ func (c *Catalog) concerned(pod Pod) []*Object {
 	used := map[string]bool{}
 	for _, space := range spaces {
 		for _, p := range space.policies {
-			if !selectsPod(&p.doc.policy.Spec, p.Namespace, pod) {
+			if !selectsPod(&p.doc.policy.Spec, pod) {
 				continue
 			}
 			policies = append(policies, p.Object)
@@ -179,12 +179,9 @@ func replace(object json.RawMessage, field string, value any) json.RawMessage {
 	return b
 }
 
-// selectsPod reports whether a policy of a namespace, or of the cluster where
-// that is empty, speaks of a pod.
-func selectsPod(s *v1alpha1.AccessPolicySpec, namespace string, pod Pod) bool {
-	if namespace != "" && namespace != pod.Namespace {
-		return false
-	}
+// selectsPod reports whether a policy of the cluster or of the pod's namespace
+// speaks of the pod.
+func selectsPod(s *v1alpha1.AccessPolicySpec, pod Pod) bool {
 	targeted := len(s.TargetRefs) == 0
 	for _, t := range s.TargetRefs {
 		switch t.Kind {
@@ -260,11 +257,17 @@ func (s *Selection) describe() {
 // audiences are those that the providers of a bundle ask JWT-SVIDs for.
 func audiences(b *Bundle) []string {
 	var list []string
+	denied := map[Ref]bool{} // rules
+	for _, p := range b.Unresolved {
+		p.Ref.Field, _, _ = strings.Cut(p.Ref.Field, "]")
+		denied[p.Ref] = true
+	}
 	refs := map[string][]*v1alpha1.Rule{}
 	for i := range b.Policies {
-		rules := b.Policies[i].Spec.Rules
+		p, rules := &b.Policies[i], b.Policies[i].Spec.Rules
 		for j := range rules {
-			if rules[j].Credential != nil {
+			at := Ref{p.Kind, p.Metadata.Namespace, p.Metadata.Name, fmt.Sprintf("spec.rules[%d", j)}
+			if rules[j].Credential != nil && !denied[at] {
 				refs[rules[j].Credential.Provider] = append(refs[rules[j].Credential.Provider], &rules[j])
 			}
 		}
