@@ -23,5 +23,8 @@ func Filter(noUnix bool) []bpf.RawInstruction {
 	return out
 }
 
+// OutsideSockets are those that isolation covers.
+func OutsideSockets() []string { return outsideSockets() }
+
 // KeptCaps are what a child that runs as root keeps on this kernel.
 func KeptCaps() uint64 { return keptCaps(landlockABI() >= 6) }

@@ -118,11 +118,8 @@ func mountResolv(sp *spec) error {
 	return nil
 }
 
-// Folders in which programs keep sockets, and how much of them is looked at.
-const (
-	socketDepth   = 4
-	socketEntries = 20000
-)
+// socketEntries bounds how much of a folder is looked at for sockets.
+const socketEntries = 20000
 
 // outsideSockets lists Unix sockets that have a path: they belong to no
 // network namespace, and whoever listens there, a resolver, a log daemon, a
@@ -155,12 +152,15 @@ func outsideSockets() []string {
 		}
 	}
 	// What other users' containers have is found as files.
-	left := socketEntries
-	for _, root := range []string{"/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"} {
-		real, err := filepath.EvalSymlinks(root)
-		if err != nil {
+	for _, f := range []struct {
+		root  string
+		depth int // of folders below it that are looked into
+	}{{"/run", 4}, {"/var/run", 4}, {"/tmp", 1}, {"/var/tmp", 1}, {"/dev/shm", 1}} {
+		real, err := filepath.EvalSymlinks(f.root)
+		if err != nil || f.root != "/run" && real == "/run" {
 			continue
 		}
+		left := socketEntries
 		_ = filepath.WalkDir(real, func(path string, d fs.DirEntry, err error) error {
 			left--
 			switch {
@@ -168,7 +168,7 @@ func outsideSockets() []string {
 				return fs.SkipAll
 			case err != nil:
 				return nil //nolint:nilerr // what we cannot list the child cannot, either
-			case d.IsDir() && strings.Count(strings.TrimPrefix(path, real), "/") >= socketDepth:
+			case d.IsDir() && strings.Count(strings.TrimPrefix(path, real), "/") > f.depth:
 				return fs.SkipDir
 			case d.Type()&fs.ModeSocket != 0:
 				out = append(out, path)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -29,6 +30,7 @@ const (
 	mountsVar  = "SANDBOX_TEST_MOUNTS" // the launcher has a mount namespace of its own
 	roleNone   = "unconfined"          // the positive control
 	roleFull   = "confined"
+	roleListen = "listener" // no attache: a daemon
 	roleNoNS   = "landlock-only"
 	roleOwnUID = "own-user"
 	roleNet    = "isolated"    // with a network of its own
@@ -38,7 +40,12 @@ const (
 
 func TestMain(m *testing.M) {
 	sandbox.MaybeStage()
-	if role := os.Getenv(roleVar); role != "" {
+	if role := os.Getenv(roleVar); role == roleListen {
+		ln, err := net.Listen("unix", os.Args[1])
+		fmt.Println(ln != nil, err)
+		_, _ = io.Copy(io.Discard, os.Stdin) // until the test has seen enough
+		return
+	} else if role != "" {
 		code, err := launch(role, os.Args[1], os.Args[2:])
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "launcher:", err)

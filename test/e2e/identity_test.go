@@ -174,6 +174,9 @@ func TestDoctor(t *testing.T) {
 	if out := w.attache("doctor", "curl").must(t).stdout; !strings.Contains(out, "curl") || !strings.Contains(out, "works") {
 		t.Errorf("doctor: %s", out)
 	}
+	if out := w.attache("doctor", "isolation").must(t).stdout; !strings.Contains(out, "isolation") || !strings.Contains(out, "works") && !strings.Contains(out, "impossible") {
+		t.Errorf("doctor of isolation: %s", out)
+	}
 	if out := w.attache("doctor", "-o", "json", "curl").must(t).stdout; !json.Valid([]byte(out)) {
 		t.Errorf("doctor as JSON: %s", out)
 	}

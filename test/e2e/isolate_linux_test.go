@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/attache-dev/attache/test/leak"
 )
 
 // nobody is a user without any privilege.
@@ -202,6 +204,69 @@ spec:
 			t.Errorf("%d records of base URLs, %d of the proxy", n, m)
 		}
 	})
+}
+
+// The agent finds no secret in its network either, nor does a search of all
+// that is left, which finds what was planted.
+func TestIsolatedLeaks(t *testing.T) {
+	t.Parallel()
+	users(t, func(t *testing.T, become func(*world)) {
+		const secret, canary = "file-key-0123456789abcdef", "planted-0123456789abcdef"
+		w, o := newWorld(t), newOrigin(t)
+		key := w.file("vendor.key", secret+"\n")
+		w.write("provider.yaml", `apiVersion: attache.dev/v1alpha1
+kind: CredentialProvider
+metadata: {name: vendor}
+spec:
+  destinations: [`+o.destination()+`]
+  apiKey: {file: `+key+`}
+`)
+		w.write("policy.yaml", o.allow(", credential: {provider: vendor}"))
+		become(w)
+		r := isolated(t, w.run(bare("sh", "-c", `printf `+canary+` | base64
+curl -sv https://`+apiHost+`/v1/me 2>&1
+env; cat `+key+`; cat /etc/resolv.conf /proc/net/tcp /proc/net/unix; ls -la /proc/self/fd
+cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\0' '\n'
+for p in 15001 15002 53; do curl -sS -m 5 http://127.0.0.1:$p/; done; true`)...)).must(t)
+		if got := o.requests(); len(got) != 1 || got[0].Header.Get("Authorization") != "Bearer "+secret {
+			t.Fatalf("the origin got %v\n%s", got, r.all())
+		}
+		places := []leak.Place{{Name: "output", Data: []byte(r.stdout)}, {Name: "messages", Data: []byte(r.stderr)}}
+		for _, d := range []string{"state", "work", "home"} {
+			files, err := leak.Files(w.dir, filepath.Join(w.dir, d), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			places = append(places, files...)
+		}
+		if len(leak.Search(places, map[string]string{"planted": canary})) == 0 {
+			t.Error("the search does not find what was planted")
+		}
+		for _, f := range leak.Search(places, map[string]string{"vendor key": secret}) {
+			t.Errorf("%s stands in %s (%s)", f.Secret, f.Place, f.Form)
+		}
+	})
+}
+
+// AWS SDKs that ask the instance metadata service at its own address find
+// placeholder keys, if that door is open.
+func TestIsolatedMetadata(t *testing.T) {
+	t.Parallel()
+	const script = `m=http://169.254.169.254/latest
+t=$(curl -sS -m 15 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $m/api/token)
+role=$(curl -sS -m 15 -H "X-aws-ec2-metadata-token: $t" $m/meta-data/iam/security-credentials/)
+echo "role $role"
+curl -g -sS -m 15 -H "X-aws-ec2-metadata-token: $t" "$m/meta-data/iam/security-credentials/$role"; true`
+	w := awsWorld(t, "imds")
+	r := isolated(t, w.run(bare("sh", "-c", script)...)).must(t)
+	if !strings.Contains(r.stdout, "role reader") || !strings.Contains(r.stdout, `"AccessKeyId"`) || !strings.Contains(r.stdout, "AKIA") {
+		t.Errorf("with the door: %s", r.all())
+	}
+	w.noneOfOurs(r)
+	w = awsWorld(t, "env")
+	if r := w.run(bare("sh", "-c", script)...).must(t); strings.Contains(r.stdout, "AccessKeyId") || !strings.Contains(r.stdout, "denied") {
+		t.Errorf("without: %s", r.all())
+	}
 }
 
 // What no rule allows is refused, in the protocol's form where there is one,
