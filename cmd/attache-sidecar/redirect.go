@@ -22,8 +22,9 @@ type redirectFlags struct {
 	strict       bool
 }
 
-func redirectCommand() *cobra.Command {
-	var f redirectFlags
+func redirectCommand() *cobra.Command { return redirectCommandFor(&redirectFlags{}) }
+
+func redirectCommandFor(f *redirectFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "redirect --to-port PORT --exempt-uid UID",
 		Short: "Redirect the pod's outbound connections to the sidecar",

@@ -65,8 +65,10 @@ func (c *cluster) Attest(ctx context.Context) (identity.Source, error) {
 	return c.source, ctx.Err()
 }
 
-// Ready implements the check of probes.
-func (c *cluster) Ready() error { return c.source.Ready() }
+// Fresh, Until and Skew are for metrics.
+func (c *cluster) Fresh() time.Time    { return c.xds.Fresh() }
+func (c *cluster) Until() time.Time    { return c.source.Until() }
+func (c *cluster) Skew() time.Duration { return c.source.Skew() }
 
 // Workload implements [Control].
 func (c *cluster) Workload() *identity.Workload { return c.source.Workload() }
@@ -98,7 +100,7 @@ func (c *cluster) Follow(ctx context.Context, to Follower) error {
 }
 
 // noDocuments stands for a bundle without any: nothing is allowed.
-const noDocuments = "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: default}\n"
+const noDocuments = "apiVersion: attache.dev/v1alpha1\nkind: AttacheConfig\nmetadata: {name: default}\nspec: {}\n"
 
 func (c *cluster) apply(pb *controlpb.Bundle) error {
 	if w := pb.GetWorkload(); w != nil {

@@ -22,8 +22,8 @@ type baseDoor struct {
 	ln net.Listener
 }
 
-func openDoors(ctx context.Context, o *Options) (d *doors, err error) {
-	d = &doors{}
+func openDoors(ctx context.Context, o *Options) (_ *doors, err error) {
+	d := &doors{}
 	defer func() {
 		if err != nil {
 			d.close()

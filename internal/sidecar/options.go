@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -59,6 +60,8 @@ type Options struct {
 
 	Version string
 	Log     *slog.Logger
+
+	opened func(name string, at net.Addr) // told of listeners, in tests
 }
 
 // BaseURL is a provider's base URL as the agent's variables have it.
@@ -140,6 +143,9 @@ func (o *Options) Check() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.opened == nil {
+		o.opened = func(string, net.Addr) {}
 	}
 	return nil
 }

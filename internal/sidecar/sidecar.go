@@ -58,6 +58,7 @@ func Run(ctx context.Context, o Options, control Control) (err error) {
 		return err
 	}
 	defer stop()
+	o.opened("health", addr)
 	if s.ca, err = intercept.Open(o.StateDir, time.Now, 0); err != nil {
 		return err
 	}
@@ -138,6 +139,7 @@ func (s *sidecar) apply(b *api.Bundle) error {
 		return err
 	}
 	s.plane = p
+	register(p.Registry(), s.control)
 	s.health.serving(s.ready, p.Registry())
 	s.first <- nil
 	return nil
@@ -217,6 +219,7 @@ func (s *sidecar) open(ctx context.Context, d *doors, more ...net.Addr) error {
 	s.plane.Open(context.WithoutCancel(ctx), local{s.control}, own)
 	if d.proxy != nil {
 		s.plane.ServeProxy(d.proxy)
+		s.o.opened("proxy", d.proxy.Addr())
 	}
 	for _, ln := range d.redirect {
 		s.plane.ServeTransparent(ln, front.Transparent{Answer: s.prover.Answer})

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/attache-dev/attache/internal/sidecar"
+	"github.com/attache-dev/attache/webhook/inject"
+)
+
+// container is what injection made of one of ours.
+type container struct {
+	Name string   `json:"name"`
+	Args []string `json:"args"`
+	Env  []struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	} `json:"env"`
+}
+
+func injected(t *testing.T, c inject.Config) map[string]container {
+	t.Helper()
+	var pod, ns map[string]any
+	for text, into := range map[string]*map[string]any{
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"serviceAccountName":"b","containers":[{"name":"agent","image":"agent"}]}}`: &pod,
+		`{"name":"a","labels":{"attache.dev/inject":"enabled"}}`:                                                                                     &ns,
+	} {
+		d := json.NewDecoder(strings.NewReader(text))
+		d.UseNumber()
+		if err := d.Decode(into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := inject.Pod(pod, ns, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(r.Pod["spec"].(map[string]any)["initContainers"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []container
+	if err := json.Unmarshal(b, &list); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]container{}
+	for _, c := range list {
+		out[c.Name] = c
+	}
+	return out
+}
+
+// TestContract: this program understands what admission writes into pods, all
+// of it.
+func TestContract(t *testing.T) {
+	cs := injected(t, inject.Config{
+		Image: "attache-sidecar:test", Mode: inject.Transparent, Nonce: strings.Repeat("n", 32), Control: "attache-control.attache-system.svc:8443", ControlCA: "-----BEGIN CERTIFICATE-----\n$(X)\n",
+		APIServers: []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443"), netip.MustParseAddrPort("[fd00::1]:443")}, Nameservers: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		Placeholders: []inject.Placeholder{{Env: "OPENAI_API_KEY", Prefix: "sk-", Provider: "openai"}},
+		BaseURLs:     []inject.BaseURL{{Env: "API_URL", Provider: "openai", Host: "api.example.com", Port: 443, Path: "/v1"}},
+	})
+	proxy, ok := cs[inject.SidecarName]
+	if !ok {
+		t.Fatalf("no sidecar in %v", cs)
+	}
+	env := map[string]string{}
+	for _, e := range proxy.Env {
+		env[e.Name] = strings.ReplaceAll(e.Value, "$$", "$") // as the kubelet does
+	}
+	env["ATTACHE_POD_UID"] = "0d2f8c1e-0000-4000-8000-000000000000"
+	c := proxyCommand()
+	if proxy.Args[0] != "proxy" {
+		t.Fatalf("args %q", proxy.Args)
+	}
+	var o sidecar.Options
+	if err := c.ParseFlags(proxy.Args[1:]); err != nil {
+		t.Fatal(err)
+	}
+	o.Mode, o.Listen, o.Health = flag(c.Flags().GetString("mode")), flag(c.Flags().GetString("listen")), flag(c.Flags().GetString("health"))
+	o.StateDir, o.SpoolDir = flag(c.Flags().GetString("state-dir")), flag(c.Flags().GetString("spool-dir"))
+	if err := o.FromEnv(func(name string) string { return env[name] }); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Check(); err != nil {
+		t.Error(err)
+	}
+	if o.Mode != sidecar.Transparent || o.Health != ":15020" || o.Listen != "127.0.0.1:15002" || o.ControlCA != "-----BEGIN CERTIFICATE-----\n$(X)\n" ||
+		o.TokenFile != "/var/run/secrets/attache.dev/token" || o.TrustDir != "/var/run/attache/trust" || o.StateDir != "/var/lib/attache/state" {
+		t.Errorf("got %+v", o)
+	}
+	if len(o.Placeholders) != 1 || o.Placeholders[0].Provider != "openai" || !strings.HasPrefix(o.Placeholders[0].Value, "sk-attache") {
+		t.Errorf("placeholders %+v", o.Placeholders)
+	}
+	if len(o.BaseURLs) != 1 || o.BaseURLs[0].Host != "api.example.com" || o.BaseURLs[0].Listen == "" || o.BaseURLs[0].Provider != "openai" {
+		t.Errorf("base URLs %+v", o.BaseURLs)
+	}
+
+	rules, ok := cs[inject.RedirectName]
+	if !ok || rules.Args[0] != "redirect" {
+		t.Fatalf("no redirect in %v", cs)
+	}
+	var f redirectFlags
+	r := redirectCommandFor(&f)
+	if err := r.ParseFlags(rules.Args[1:]); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := f.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+	if cfg.Port4 != 15001 || cfg.Port6 != 15001 || cfg.SidecarUID != 64200 || len(cfg.APIServer) != 2 || len(cfg.Nameservers) != 1 {
+		t.Errorf("got %+v", cfg)
+	}
+}
+
+func flag(s string, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return s
+}
+
+func TestUsage(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"redirect --to-port=x --exempt-uid=1", "invalid argument"},
+		{"redirect --to-port=15001 --exempt-uid=1 --apiserver=host:443", `--apiserver is "host:443"`},
+		{"redirect --to-port=15001 --exempt-uid=1 --nameservers=host", `--nameservers is "host"`},
+		{"redirect --to-port=15001 --exempt-uid=1 --exclude-cidrs=10.0.0.0", `--exclude-cidrs is "10.0.0.0"`},
+		{"redirect --to-port=15001 --exempt-uid=1 --exclude-ports=0x10", `--exclude-ports is "0x10"`},
+		{"redirect --to-port=15001 --exempt-uid=0", "sidecar uid: is 0"},
+		{"redirect --exempt-uid=1", "listener ports: are 0 and 0"},
+		{"proxy", "--mode is"},
+		{"proxy --mode=explicit", "$ATTACHE_CONTROL is not set"},
+		{"proxy --nope", "unknown flag"},
+		{"nope", "unknown command"},
+	} {
+		c := root()
+		c.SetArgs(strings.Fields(tt.args))
+		c.SetOut(io.Discard)
+		if err := c.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
