@@ -41,10 +41,23 @@ func manyWorkloads(n int) []v1alpha1.AccessPolicy {
 	return list
 }
 
+// railed puts ten guard rails of the cluster around policies.
+func railed(build func(int) []v1alpha1.AccessPolicy) func(int) []v1alpha1.AccessPolicy {
+	return func(n int) []v1alpha1.AccessPolicy {
+		p := accessPolicy("rails", with(allow("default", "**.test"), methods("OPTIONS")))
+		p.Kind = v1alpha1.KindClusterAccessPolicy
+		for i := range 10 {
+			p.Spec.Rules = append(p.Spec.Rules, with(deny(fmt.Sprint("r", i), fmt.Sprintf("h%d.test", i)), paths("/admin/**")))
+		}
+		return append(build(n), p)
+	}
+}
+
 // TestCost checks, by counting and not by time, that a decision looks at as
 // many rules of ten thousand as of ten.
 func TestCost(t *testing.T) {
-	for name, build := range map[string]func(int) []v1alpha1.AccessPolicy{"many hosts": manyHosts, "one host": oneHost, "many workloads": manyWorkloads} {
+	for name, build := range map[string]func(int) []v1alpha1.AccessPolicy{"many hosts": manyHosts, "one host": oneHost, "many workloads": manyWorkloads,
+		"many hosts and guard rails": railed(manyHosts), "one host and guard rails": railed(oneHost)} {
 		t.Run(name, func(t *testing.T) {
 			small, large := compile(t, build(10)...), compile(t, build(10_000)...)
 			for _, line := range []string{"GET https://h0.test/repos/o/r0/issues", "PUT https://h0.test/repos/o/none/issues", "GET https://unknown.test/", "GET https://unknown/"} {
@@ -85,6 +98,7 @@ func BenchmarkDecide(b *testing.B) {
 		{"10k rules", manyHosts(10_000), "GET https://h0.test/repos/o/r0/issues"},
 		{"10k rules on one host", oneHost(10_000), "GET https://h0.test/repos/o/r0/issues"},
 		{"denied by 10k rules on one host", oneHost(10_000), "GET https://h0.test/x"},
+		{"10k rules and guard rails", railed(manyHosts)(10_000), "GET https://h0.test/repos/o/r0/issues"},
 		{"condition", []v1alpha1.AccessPolicy{cel}, "GET https://h0.test/repos/o/r0/issues"},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
