@@ -252,16 +252,22 @@ var podAttacks = []podAttack{
 	})},
 	{name: "user namespace in transparent mode", want: "spec.hostUsers: is false", mode: inject.Transparent, change: onSpec(set("hostUsers", false))},
 	{name: "root that may change its user", want: "capabilities.drop: lacks ALL", rendering: "strict", mode: inject.Transparent,
-		change: onSpec(security(object{"runAsUser": 1000}))},
-	{name: "user of the image", want: "runAsUser: is not set", rendering: "strict", mode: inject.Transparent, change: dropAll},
+		change: both(confined, onAgent(security(object{"allowPrivilegeEscalation": false})))},
+	{name: "capability to change the user, back again", want: "has more than NET_BIND_SERVICE", rendering: "strict", mode: inject.Transparent,
+		change: both(confined, onAgent(func(c object) { edit(c, set("add", []any{"SETUID"}), "securityContext", "capabilities") }))},
+	{name: "set-user-id file of the sidecar's user", want: "allowPrivilegeEscalation: is not false", rendering: "strict", mode: inject.Transparent,
+		change: both(confined, onAgent(func(c object) { edit(c, func(o object) { delete(o, "allowPrivilegeEscalation") }, "securityContext") }))},
+	{name: "user of the image", want: "runAsUser: is not set", rendering: "strict", mode: inject.Transparent,
+		change: both(confined, onSpec(func(s object) { delete(s, "securityContext") }))},
 }
 
-// dropAll takes every capability from the author's containers.
-func dropAll(p object) {
-	none := security(object{"capabilities": object{"drop": []any{"ALL"}}})
-	onSetup(none)(p)
-	onAgent(none)(p)
-	edit(p, none, "spec", "containers", "helper")
+// confined has what guards.strict asks for.
+func confined(p object) {
+	for _, on := range []func(func(object)) func(object){onSetup, onAgent} {
+		on(security(object{"capabilities": object{"drop": []any{"ALL"}}, "allowPrivilegeEscalation": false}))(p)
+	}
+	edit(p, security(object{"capabilities": object{"drop": []any{"ALL"}, "add": []any{"NET_BIND_SERVICE"}}, "allowPrivilegeEscalation": false}), "spec", "containers", "helper")
+	onSpec(security(object{"runAsUser": 1000}))(p)
 }
 
 // harmlessPods are admitted.
@@ -299,6 +305,6 @@ var harmlessPods = []podAttack{
 			appendTo(s, "containers", c)
 		}
 	})},
-	{name: "strict, and it complies", rendering: "strict", mode: inject.Transparent, change: both(dropAll, onSpec(security(object{"runAsUser": 1000})))},
+	{name: "strict, and it complies", rendering: "strict", mode: inject.Transparent, change: confined},
 	{name: "strict asks nothing in explicit mode", rendering: "strict", change: func(object) {}},
 }

@@ -56,6 +56,7 @@ var namespaceChanges = []namespaceChange{
 	{"no mode", "", onlyMode, "", `{"metadata":{"labels":{"attache.dev/mode":null}}}`, "disable"},
 	{"another owner", "", onlyOwner, "", `{"metadata":{"annotations":{"attache.dev/owner":"ceo"}}}`, "configure"},
 	{"no owner", "", onlyOwner, "", `{"metadata":{"annotations":{"attache.dev/owner":null}}}`, "configure"},
+	{"an empty owner", "", onlyOwner, "", `{"metadata":{"annotations":{"attache.dev/new":""}}}`, "configure"},
 	{"a label of ours that is not known yet", "", onlyOwner, "", `{"metadata":{"labels":{"attache.dev/new":"x"}}}`, "configure"},
 }
 
@@ -71,14 +72,10 @@ func TestNamespaceGuards(t *testing.T) {
 		}
 		return ns
 	}
-	canary := fresh(t)
-	active := func(t *testing.T) {
-		t.Helper()
-		waitActive(t, "the guard of namespaces", func() string {
-			return refusal(label(ctx, g.tenant, canary, `{"metadata":{"labels":{"attache.dev/allow-opt-out":"true","attache.dev/mode":null,"attache.dev/x":"x"}}}`))
-		})
-	}
-	active(t)
+	// Each probe has a namespace of its own: one that is admitted changes it.
+	waitActive(t, "the guard of namespaces", func() string {
+		return refusal(label(ctx, g.tenant, fresh(t), `{"metadata":{"labels":{"attache.dev/allow-opt-out":"true"}}}`))
+	})
 	for _, c := range namespaceChanges {
 		t.Run("deny "+c.name, func(t *testing.T) {
 			ns := fresh(t)
