@@ -47,6 +47,7 @@ type reportPod struct {
 	Nack        string   `json:"e,omitempty"`
 	Revocations []string `json:"r,omitempty"`
 	At          int64    `json:"t"` // Unix seconds, whole minutes
+	Ended       bool     `json:"x,omitempty"`
 }
 
 // ownReport is what sidecars said to this replica.
@@ -54,7 +55,7 @@ func (e *Engine) ownReport() report {
 	r := report{Pods: map[string]reportPod{}}
 	index := map[string]int{}
 	for uid, a := range e.Store.Acks() {
-		p := reportPod{Set: -1, Nack: a.Nack, At: a.Heard.Truncate(time.Minute).Unix(), Revocations: slices.Sorted(maps.Keys(a.Revocations))}
+		p := reportPod{Set: -1, Nack: a.Nack, At: a.Heard.Truncate(time.Minute).Unix(), Revocations: slices.Sorted(maps.Keys(a.Revocations)), Ended: !a.Ended.IsZero()}
 		if a.Bundle != nil {
 			set := make([]generation, 0, len(a.Bundle.Objects))
 			for o, g := range a.Bundle.Objects {
@@ -88,7 +89,7 @@ func (r *report) merge(into map[string]heard) {
 		}
 	}
 	for uid, p := range r.Pods {
-		h := heard{Nack: p.Nack, At: time.Unix(p.At, 0), Revocations: map[string]bool{}}
+		h := heard{Ended: p.Ended, Nack: p.Nack, At: time.Unix(p.At, 0), Revocations: map[string]bool{}}
 		if p.Set >= 0 && p.Set < len(sets) {
 			h.Objects = sets[p.Set]
 		}
@@ -97,7 +98,10 @@ func (r *report) merge(into map[string]heard) {
 		}
 		old, ok := into[uid]
 		switch {
-		case !ok, h.At.After(old.At):
+		case !ok, old.Ended && !h.Ended:
+		case h.Ended && !old.Ended:
+			continue
+		case h.At.After(old.At):
 		case old.At.After(h.At):
 			continue
 		case len(h.Objects) == 0: // in the same minute: the one that knows more

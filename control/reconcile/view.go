@@ -33,6 +33,7 @@ type heard struct {
 	Nack        string
 	Revocations map[string]bool
 	At          time.Time
+	Ended       bool // its stream there
 }
 
 // snapshot is the newest view.

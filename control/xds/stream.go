@@ -213,11 +213,12 @@ func (st *stream) OnStreamDeltaRequest(_ int64, req *discovery.DeltaDiscoveryReq
 	switch req.GetTypeUrl() {
 	case controlpb.BundleType:
 		for _, name := range req.GetResourceNamesSubscribe() {
-			if name == "*" {
-				return st.refuse("wildcard", codes.PermissionDenied, "a pod may subscribe to its own Bundle only, by its uid")
-			}
 			if name != st.pod.UID {
-				return st.refuse("foreign", codes.PermissionDenied, "a pod may subscribe to its own Bundle only, by its uid")
+				reason := "foreign"
+				if name == "*" {
+					reason = "wildcard"
+				}
+				return st.refuse(reason, codes.PermissionDenied, "a pod may subscribe to its own Bundle only, by its uid")
 			}
 		}
 	case controlpb.RevocationType:

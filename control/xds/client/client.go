@@ -140,13 +140,14 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		level := slog.LevelWarn
 		if c.progress {
-			wait = c.c.MinWait
+			wait, level = c.c.MinWait, slog.LevelInfo // connections have a maximum age
 		}
 		// Full jitter: after a restart of the control plane all sidecars come
 		// back, and not at once.
 		pause := wait/2 + rand.N(wait)
-		c.c.Log.WarnContext(ctx, "no stream to the control plane, the last good policy stays for as long as it may", "target", c.c.Target, "again_in", pause, "cause", err)
+		c.c.Log.Log(ctx, level, "no stream to the control plane, the last good policy stays for as long as it may", "target", c.c.Target, "again_in", pause, "cause", err)
 		wait = min(2*wait, c.c.MaxWait)
 		t := time.NewTimer(pause)
 		select {

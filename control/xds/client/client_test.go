@@ -210,7 +210,7 @@ func TestConfig(t *testing.T) {
 // Hundreds of sidecars, each with its own certificate and bundle, get a change
 // of theirs and of nobody else's.
 func TestHundredsOfStreams(t *testing.T) {
-	const n = 300
+	const n = 200
 	s := xds.New(xds.Config{})
 	ca := xdstest.NewAuthority(t)
 	addr, _ := ca.Serve("", s.Register)
