@@ -322,6 +322,32 @@ func TestNodeGuard(t *testing.T) {
 	waitActive(t, "the guard again", func() string { return refusal(do("/exec/ns/pod/attache-sidecar")) })
 }
 
+// Of all that is wrong the author reads the first: it must be the cause.
+func TestCauseComesFirst(t *testing.T) {
+	g := newGuarded(t)
+	ctx := t.Context()
+	ns := g.namespace(t, map[string]string{"attache.dev/inject": "enabled"})
+	waitActive(t, "the guard", func() string {
+		_, err := create(ctx, g.eve, ns, agentPod())
+		return refusal(err)
+	})
+	for want, change := range map[string]func(object){
+		"spec.hostNetwork: is true": onSpec(set("hostNetwork", true)),
+		badOptOut:                   func(p object) { edit(p, set("attache.dev/inject", "false"), "metadata", "labels") },
+		missing:                     func(object) {},
+		badMirror: func(p object) {
+			p["metadata"] = object{"generateName": "x-", "annotations": object{"kubernetes.io/config.mirror": "x"}}
+			onSpec(func(s object) { s["nodeName"] = "n1"; delete(s, "serviceAccountName") })(p)
+		},
+	} {
+		pod := agentPod()
+		change(pod)
+		if _, err := create(ctx, g.eve, ns, pod); !strings.Contains(refusal(err), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
 // A pod that the API refuses for reasons of its own is told those.
 func TestInvalidPods(t *testing.T) {
 	g := newGuarded(t)
