@@ -119,8 +119,8 @@ func (h *host) serveSidecars(ctx context.Context) error {
 	}
 	s := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(h.apiTLS)),
-		// New replicas get their share of the streams, and none outlives its certificate by much: those are renewed every half hour. With SVIDs of
-		// an hour, renewed at half, no connection outlives its certificate.
+		// New replicas get their share of the streams. With SVIDs of an hour,
+		// renewed at half, no connection outlives its certificate.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge: 15 * time.Minute, MaxConnectionAgeGrace: time.Minute,
 			Time: 30 * time.Second, Timeout: 10 * time.Second,

@@ -89,6 +89,16 @@ func (c *Certificate) notAfter() time.Time {
 	return leaf.NotAfter
 }
 
+// root is the authority of what is served, in PEM; empty without one.
+func (c *Certificate) root() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.roots) == 0 {
+		return nil
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.roots[0].Raw})
+}
+
 // Collector is a metric of the certificate's end.
 func (c *Certificate) Collector() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{

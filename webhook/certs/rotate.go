@@ -63,7 +63,8 @@ func Rotate(mgr manager.Manager, o Options) (*Certificate, error) {
 		return nil, err
 	}
 	host := o.Service + "." + o.Secret.Namespace + ".svc"
-	err = rotator.AddRotator(overlapping{mgr, o.Secret}, &rotator.CertRotator{
+	c := &Certificate{overlap: cmp.Or(o.overlap, defaultOverlap)}
+	err = rotator.AddRotator(overlapping{mgr, o.Secret, c}, &rotator.CertRotator{
 		SecretKey:      o.Secret,
 		CertDir:        dir,
 		CAName:         "attache-webhook-ca",
@@ -85,7 +86,6 @@ func Rotate(mgr manager.Manager, o Options) (*Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webhook certificate: %w", err)
 	}
-	c := &Certificate{overlap: cmp.Or(o.overlap, defaultOverlap)}
 	l := &loader{Options: o, cert: c, reader: mgr.GetClient(), marker: filepath.Join(dir, certKey), changed: make(chan struct{}, 1)}
 	for _, obj := range []client.Object{&corev1.Secret{}, &admissionv1.MutatingWebhookConfiguration{}, &admissionv1.ValidatingWebhookConfiguration{}} {
 		i, err := mgr.GetCache().GetInformer(context.Background(), obj)
@@ -204,16 +204,18 @@ func (l *loader) bundles(ctx context.Context) ([][]byte, error) {
 type overlapping struct {
 	manager.Manager
 	secret client.ObjectKey
+	cert   *Certificate
 }
 
 // GetClient implements [manager.Manager].
 func (o overlapping) GetClient() client.Client {
-	return keeper{o.Manager.GetClient(), o.secret}
+	return keeper{o.Manager.GetClient(), o.secret, o.cert}
 }
 
 type keeper struct {
 	client.Client
 	secret client.ObjectKey
+	cert   *Certificate
 }
 
 // Update implements [client.Writer].
@@ -223,7 +225,8 @@ func (k keeper) Update(ctx context.Context, obj client.Object, opts ...client.Up
 		if err := k.Get(ctx, k.secret, &old); err != nil {
 			return err
 		}
-		s.Data[caKey] = joinAuthorities(s.Data[caKey], old.Data[caKey], time.Now())
+		// Of an emptied Secret, what this replica serves.
+		s.Data[caKey] = joinAuthorities(s.Data[caKey], append(old.Data[caKey], k.cert.root()...), time.Now())
 	}
 	return k.Client.Update(ctx, obj, opts...)
 }
