@@ -28,7 +28,12 @@ type server struct {
 
 func serve(t *testing.T, answer func(q dnsmessage.Question, m *dnsmessage.Message) bool) *server {
 	t.Helper()
-	s := &server{}
+	return serveUDP(t, answer, nil)
+}
+
+func serveUDP(t *testing.T, answer func(q dnsmessage.Question, m *dnsmessage.Message) bool, udp func(dnsmessage.Question, *dnsmessage.Message) [][]byte) *server {
+	t.Helper()
+	s := &server{udp: udp}
 	var pc net.PacketConn
 	var ln net.Listener
 	for { // one port for both
@@ -215,8 +220,7 @@ func TestContextEnds(t *testing.T) {
 // Datagrams of others are passed over, and a truncated answer is asked for
 // again by TCP.
 func TestSpoofedAndTruncated(t *testing.T) {
-	s := serve(t, zone)
-	s.udp = func(q dnsmessage.Question, m *dnsmessage.Message) [][]byte {
+	s := serveUDP(t, zone, func(q dnsmessage.Question, m *dnsmessage.Message) [][]byte {
 		bad := func(change func(*dnsmessage.Message)) []byte {
 			c := *m
 			c.Questions = slices.Clone(m.Questions)
@@ -240,7 +244,7 @@ func TestSpoofedAndTruncated(t *testing.T) {
 			bad(func(c *dnsmessage.Message) { c.Questions = nil }),
 			good,
 		}
-	}
+	})
 	r := resolve.New([]netip.AddrPort{s.at})
 	for host, want := range map[string]string{"both.example": "203.0.113.1", "four.example": "203.0.113.1"} {
 		if got, err := r.LookupNetIP(t.Context(), "ip4", host); err != nil || got[0].String() != want {
