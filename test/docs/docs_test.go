@@ -63,7 +63,8 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	page, reg := read(t, "docs/operations.md"), prometheus.NewRegistry()
 	m := pipeline.NewMetrics(reg)
 	m.Connection("garbage")
-	names := regexp.MustCompile(`Name: "(attache_[a-z_]+)"`).FindAllStringSubmatch(read(t, "proxy/pipeline/metrics.go")+read(t, "internal/dataplane/dataplane.go"), -1)
+	names := regexp.MustCompile(`Name: "(attache_[a-z_]+)"`).FindAllStringSubmatch(read(t, "proxy/pipeline/metrics.go")+read(t, "internal/dataplane/dataplane.go")+
+		read(t, "webhook/server/metrics.go")+read(t, "webhook/certs/certs.go"), -1)
 	if len(names) < 7 {
 		t.Fatalf("found %d metrics only", len(names))
 	}
