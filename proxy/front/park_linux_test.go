@@ -95,8 +95,9 @@ func TestParked(t *testing.T) {
 
 // A parked connection ends after the idle timeout, with TLS's own good-bye.
 func TestParkedTooLong(t *testing.T) {
-	r := openRedirected(t, front.Transparent{})
-	r.Limits = v1alpha1.Limits{IdleTimeout: v1alpha1.Duration(5 * time.Second)}
+	r := openRedirected(t, front.Transparent{}, func(f *front.Front) {
+		f.Limits = v1alpha1.Limits{IdleTimeout: v1alpha1.Duration(5 * time.Second)}
+	})
 	i := r.idler(t)
 	i.call(t, "/")
 	r.parked(t, 1)

@@ -33,7 +33,7 @@ type redirected struct {
 	passes  func(*proxy.Conn) bool
 }
 
-func openRedirected(t *testing.T, o front.Transparent) *redirected {
+func openRedirected(t *testing.T, o front.Transparent, changes ...func(*front.Front)) *redirected {
 	t.Helper()
 	r := &redirected{to: netip.MustParseAddrPort("203.0.113.9:443")}
 	o.Original = func(net.Conn) (netip.AddrPort, error) {
@@ -42,6 +42,9 @@ func openRedirected(t *testing.T, o front.Transparent) *redirected {
 		return r.to, r.err
 	}
 	r.door = open(t, func(f *front.Front) {
+		for _, change := range changes {
+			change(f)
+		}
 		f.Passthrough = func(_ context.Context, c *proxy.Conn) bool {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -288,8 +291,12 @@ func TestProofIsAnswered(t *testing.T) {
 		answered <- to
 		_ = c.Close()
 		return true
-	}})
-	r.Attestor = attestor(func(net.Conn) (identity.Caller, error) { t.Error("asked who proves"); return identity.Caller{}, nil })
+	}}, func(f *front.Front) {
+		f.Attestor = attestor(func(net.Conn) (identity.Caller, error) {
+			t.Error("asked who proves")
+			return identity.Caller{}, nil
+		})
+	})
 	r.from("192.0.2.64:443", nil)
 	if b, _ := io.ReadAll(r.dial(t)); len(b) > 0 || (<-answered).String() != "192.0.2.64:443" {
 		t.Errorf("got %q", b)
