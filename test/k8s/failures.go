@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -158,9 +159,11 @@ func (r *run) scaleControl(ctx context.Context, n int) error {
 	if _, err := r.node.Kubectl(ctx, "", "-n", nsControl, "delete", "pods", "-l", "app.kubernetes.io/component=control", "--force", "--grace-period=0"); err != nil {
 		return err
 	}
-	return until(ctx, "the control plane is gone", func() (bool, string) {
-		pods, err := r.pods(ctx, nsControl, "app.kubernetes.io/component=control")
-		return err == nil && len(pods) == 0, fmt.Sprintf("%d pods, %v", len(pods), err)
+	// Objects go before processes do, and the API server keeps connections to
+	// a replica that drains: the control plane is gone when nobody answers.
+	return until(ctx, "the webhook is gone", func() (bool, string) {
+		_, err := r.node.Kubectl(ctx, looping("probe", reportsHost).pod(nsAgents), "create", "--dry-run=server", "-f", "-")
+		return err != nil && strings.Contains(err.Error(), "failed calling webhook"), fmt.Sprint(err)
 	})
 }
 
@@ -176,7 +179,7 @@ func webhookDown(ctx context.Context, r *run) (err error) {
 		return err
 	}
 	defer r.restoreControl(ctx, &err)
-	if err := r.refused(ctx, looping("down", reportsHost).pod(nsAgents), "pods.attache.dev"); err != nil {
+	if err := r.refused(ctx, looping("down", reportsHost).pod(nsAgents), "pods.attache.dev", "connect"); err != nil {
 		return fmt.Errorf("a pod of an opted-in namespace: %w", err)
 	}
 	if err := r.apply(ctx, app{name: "elsewhere", args: []string{"sleep"}}.pod(nsOutside)); err != nil {
@@ -261,6 +264,13 @@ func upgrade(ctx context.Context, r *run) error {
 		return err
 	}
 	if err := r.install(ctx, "helm", nextRelease()); err != nil {
+		return err
+	}
+	// A replica of before may answer for a moment while it drains.
+	if err := until(ctx, "new pods get the new sidecar", func() (bool, string) {
+		out, err := r.node.Kubectl(ctx, looping("probe", reportsHost).pod(nsUpgrade), "create", "--dry-run=server", "-f", "-", "-o", "jsonpath={.spec.initContainers[0].image}")
+		return err == nil && strings.HasSuffix(out, r.node.Digest(imageSidecarNext)), fmt.Sprint(out, err)
+	}); err != nil {
 		return err
 	}
 	fresh := looping("fresh", reportsHost)
