@@ -201,8 +201,8 @@ func (s *Server) mint(ctx context.Context, pod peer.Pod, q *controlpb.MintReques
 		return nil, errRate
 	}
 	b, ok := s.c.Bundle(pod.UID)
-	if !ok {
-		return nil, fmt.Errorf("%w: the control plane does not know pod %s (yet)", minting.ErrUnavailable, pod.UID)
+	if !ok || b.Held {
+		return nil, fmt.Errorf("%w: the control plane does not know what is in force for pod %s (yet)", minting.ErrUnavailable, pod.UID)
 	}
 	w, err := kubernetes.FromProto(b.Workload)
 	if err != nil {

@@ -242,7 +242,7 @@ func TestDenied(t *testing.T) {
 		"more scope":                  {[]tls.Certificate{mine}, with(ask("team/crm", "crm.example", "GET", "/"), func(m *controlpb.MintRequest) { m.Scopes = []string{"read", "write"} }), codes.PermissionDenied, `scope "write"`},
 		"a resource":                  {[]tls.Certificate{mine}, with(ask("team/crm", "crm.example", "GET", "/"), func(m *controlpb.MintRequest) { m.Resources = []string{"https://x"} }), codes.PermissionDenied, "resource"},
 		"an audience":                 {[]tls.Certificate{mine}, with(ask("team/crm", "crm.example", "GET", "/"), func(m *controlpb.MintRequest) { m.Audience = "x" }), codes.PermissionDenied, "audience"},
-		"a pod that is not there":     {[]tls.Certificate{g.ca.SVID("team", "agent", "gone", time.Now().Add(time.Hour))}, ask("team/model", "api.model.example", "POST", "/v1/chat"), codes.Unavailable, "does not know pod"},
+		"a pod that is not there":     {[]tls.Certificate{g.ca.SVID("team", "agent", "gone", time.Now().Add(time.Hour))}, ask("team/model", "api.model.example", "POST", "/v1/chat"), codes.Unavailable, "does not know"},
 		"a certificate of another":    {[]tls.Certificate{g.ca.SVID("team", "other", uid, time.Now().Add(time.Hour))}, ask("team/model", "api.model.example", "POST", "/v1/chat"), codes.PermissionDenied, "disagree"},
 		"another's uid":               {[]tls.Certificate{g.ca.SVID("team", "agent", "impostor", time.Now().Add(time.Hour))}, ask("team/model", "api.model.example", "POST", "/v1/chat"), codes.PermissionDenied, "disagree"},
 		"no provider":                 {[]tls.Certificate{mine}, ask("", "api.model.example", "POST", "/v1/chat"), codes.InvalidArgument, "provider"},

@@ -460,3 +460,48 @@ func TestRevocation(t *testing.T) {
 		return c != nil && c.Status == metav1.ConditionTrue && len(rev.Status.Outstanding) == 0, fmt.Sprintf("%+v", rev.Status)
 	})
 }
+
+// A guard rail that was in force, and is bad now without anybody knowing what
+// it said, holds everything: nobody gets documents without it.
+func TestLostGuardRail(t *testing.T) {
+	r := setup(t)
+	const rail = `
+apiVersion: attache.dev/v1alpha1
+kind: ClusterAccessPolicy
+metadata: {name: rail}
+spec:
+  rules:
+  - {name: never, hosts: [api.model.example], methods: [DELETE], action: deny}
+`
+	a := r.replica("a", true)
+	r.apply(provider + "---" + allow + "---" + rail)
+	pod := r.pod("agent", nil)
+	s := r.sidecar(a, pod)
+	s.Until(t, func(b *controlpb.Bundle) bool {
+		return strings.Contains(string(b.GetDocuments()), "rail") && strings.Contains(string(b.GetDocuments()), "agents")
+	})
+	obj := &crd.ClusterAccessPolicy{ObjectMeta: metav1.ObjectMeta{Name: "rail"}}
+	r.becomes(obj, crd.ConditionProgrammed, metav1.ConditionTrue, crd.ReasonProgrammed, "")
+	a.stop()
+	// Edited while no control plane runs, and no webhook either.
+	r.apply(strings.Replace(rail, "action: deny", `when: "nonsense(", action: deny`, 1))
+	b := r.replica("b", true)
+	st := r.becomes(obj, crd.ConditionAccepted, metav1.ConditionFalse, string(api.ReasonInvalid), "generation 1 was in force, and what it said is not known any more")
+	if st.InForce == nil || st.InForce.Generation != 1 {
+		t.Errorf("in force is %+v", st.InForce)
+	}
+	s.Move(b.addr)
+	r.until("the sidecar is heard at b", func() (bool, string) {
+		ack, ok := b.store.Acks()[string(pod.UID)]
+		return ok && !ack.Heard.IsZero(), ""
+	})
+	fresh := r.sidecar(b, r.pod("new", nil))
+	r.until("the new pod is known", func() (bool, string) { return len(b.store.Acks()) == 2, "" })
+	s.Quiet(t)
+	fresh.Quiet(t)
+	r.apply(rail)
+	got := fresh.Next(t)
+	if d := decide(t, got, "api.model.example"); d.Verdict != policy.Inject || !strings.Contains(string(got.GetDocuments()), "rail") {
+		t.Errorf("after the repair: %v, %s", d.Verdict, got.GetDocuments())
+	}
+}

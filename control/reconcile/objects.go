@@ -27,6 +27,8 @@ type object struct {
 	problems api.Problems
 	// inForce is the generation that pods get; 0: none.
 	inForce int64
+	// lost is the generation that was in force and is not known any more.
+	lost int64
 }
 
 // readObjects brings e.objects up to date with the cache.
@@ -104,6 +106,9 @@ type space struct {
 	// newest, or the last good.
 	effective map[api.Ref]api.Object
 	shared    map[string]*group // by service account and labels
+	// held says why no documents can be made: what was in force is lost, and
+	// without it pods might do more than they could.
+	held bool
 }
 
 // fingerprint tells a set of objects, what of the last good stands in for
@@ -177,7 +182,11 @@ func (e *Engine) check(ns string, own []*object, shared map[api.Ref]api.Object, 
 		}
 		problems = c.Problems()
 	}
+	held := false
 	for _, o := range own {
+		if o.lost = e.lastGood.lost(o); o.lost > 0 {
+			held = true
+		}
 		if left(problems[o.Ref()]) {
 			o.inForce = 0
 			delete(effective, o.Ref())
@@ -188,7 +197,7 @@ func (e *Engine) check(ns string, own []*object, shared map[api.Ref]api.Object, 
 			e.lastGood.good(o.Object)
 		}
 	}
-	return &space{catalog: c, keys: c.LabelKeys(), effective: effective, shared: map[string]*group{}}, nil
+	return &space{catalog: c, keys: c.LabelKeys(), effective: effective, shared: map[string]*group{}, held: held}, nil
 }
 
 // left reports whether an object is left out for its mistakes. A reference

@@ -168,6 +168,13 @@ func (e *Engine) readPod(ctx context.Context, k *pod, p *corev1.Pod, nsLabels st
 	if s == nil { // its objects could not be checked
 		return false, nil
 	}
+	if s.held || e.cluster.held {
+		if k.bundle == nil {
+			k.bundle = &xds.Bundle{Held: true, Workload: k.workload}
+			return true, nil
+		}
+		return false, nil
+	}
 	g, err := s.group(k.workload, e.cluster)
 	if err != nil {
 		return false, err
@@ -277,7 +284,7 @@ func (e *Engine) publish() {
 	v := &view{pods: make(map[string]viewPod, len(e.pods)), conflicts: map[api.Ref]api.Problems{}, standIns: map[api.Ref]api.Object{}, keys: map[string][]string{}}
 	selections := make(map[string]*api.Selection, len(e.pods))
 	for uid, p := range e.pods {
-		if p.bundle == nil {
+		if p.bundle == nil || p.group == nil {
 			continue
 		}
 		v.pods[uid] = viewPod{namespace: p.namespace, name: p.name, owner: p.workload.GetOwner(), bundle: p.bundle, selection: p.group.selection}

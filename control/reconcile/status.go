@@ -130,6 +130,9 @@ func (v *view) status(o *object, said map[string]heard) crd.Status {
 	for i := range s.Conditions {
 		s.Conditions[i].ObservedGeneration = o.Generation
 	}
+	if o.lost > 0 { // forgotten, it would be lost for good
+		s.InForce = &crd.InForce{Generation: o.lost}
+	}
 	if o.inForce > 0 {
 		s.InForce = &crd.InForce{Generation: o.inForce}
 		if g, ok := v.standIns[o.Ref()]; ok && g.Generation == o.inForce {
@@ -140,6 +143,9 @@ func (v *view) status(o *object, said map[string]heard) crd.Status {
 }
 
 func inForceText(o *object) string {
+	if o.lost > 0 {
+		return fmt.Sprintf("generation %d was in force, and what it said is not known any more, so sidecars keep what they have and new ones get nothing; correct it, or delete it", o.lost)
+	}
 	switch o.inForce {
 	case o.Generation:
 		return "left out in those pods"

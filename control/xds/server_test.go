@@ -124,6 +124,7 @@ func (s *served) until(t *testing.T, what string, ok func(map[string]xds.Ack) bo
 	for !ok(s.Acks()) {
 		select {
 		case <-s.Changed():
+		case <-time.After(10 * time.Millisecond): // being heard is no change
 		case <-deadline:
 			t.Fatalf("never became so: %s; %v", what, s.Acks())
 		}
@@ -361,8 +362,12 @@ func TestHeartbeat(t *testing.T) {
 	}
 	<-current
 	current <- false
+	heard := s.Acks()["mine"].Heard
 	r.send(beat) // no answer
-	r.send(beat)
+	s.until(t, "the heartbeat is heard", func(a map[string]xds.Ack) bool { return a["mine"].Heard.After(heard) })
+	heard = s.Acks()["mine"].Heard
+	r.send(beat) // the one before was dealt with
+	s.until(t, "the next is heard", func(a map[string]xds.Ack) bool { return a["mine"].Heard.After(heard) })
 	s.Set(map[string]*xds.Bundle{"mine": text("two")}) // nor a bundle that may be old
 	if err := s.SetRevocations([]*controlpb.Revocation{{Id: "r", Task: "t"}}); err != nil {
 		t.Fatal(err)

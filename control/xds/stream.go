@@ -132,7 +132,7 @@ func (st *stream) pushBoth() (resumed bool) {
 		return false
 	}
 	w := st.bundle
-	if w == nil || !st.s.c.Current() {
+	if w == nil || b.Held || !st.s.c.Current() {
 		return false
 	}
 	if _, asked := w.sub.SubscribedResources()[st.pod.UID]; !asked {

@@ -56,6 +56,9 @@ type Bundle struct {
 	Workload  *controlpb.Workload
 	// Objects are the generations that Documents were made of.
 	Objects map[Object]int64
+	// Held says that what the sidecar should have is not known now: it keeps
+	// what it has, and one that has nothing gets nothing.
+	Held bool
 
 	version string // of the resource
 	docs    string // digest of Documents
@@ -289,6 +292,10 @@ func (b *Bundle) prepare() {
 	}
 	if b.docs == "" {
 		b.docs = digest(b.Documents)
+	}
+	if b.Held {
+		b.version = "held"
+		return
 	}
 	rest := &controlpb.Bundle{Version: b.docs, Audiences: b.Audiences, Workload: b.Workload}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(rest)
