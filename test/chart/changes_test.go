@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -52,13 +52,6 @@ func subs(s string) []string {
 	return []string{s}
 }
 
-func jsonPatch(c func(*guarded) kubernetes.Interface, body string) func(context.Context, target) error {
-	return func(ctx context.Context, t target) error {
-		_, err := c(t.g).CoreV1().Pods(t.ns).Patch(ctx, t.pod, types.JSONPatchType, []byte(body), metav1.PatchOptions{})
-		return err
-	}
-}
-
 func debug(fields string) func(context.Context, target) error {
 	return eve("ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"debug","image":"x"`+fields+`}]}}`)
 }
@@ -80,6 +73,7 @@ const noNode = "does not have a host assigned"
 
 func binding(meta metav1.ObjectMeta) func(context.Context, target) error {
 	return func(ctx context.Context, t target) error {
+		meta := *meta.DeepCopy()
 		meta.Name = t.pod
 		return t.g.tenant.CoreV1().Pods(t.ns).Bind(ctx, &corev1.Binding{
 			ObjectMeta: meta, Target: corev1.ObjectReference{Kind: "Node", Name: "n1"},
@@ -160,7 +154,9 @@ var harmlessChanges = []podChange{
 	{name: "deletion", do: func(ctx context.Context, t target) error {
 		return t.g.eve.CoreV1().Pods(t.ns).Delete(ctx, t.pod, metav1.DeleteOptions{})
 	}},
-	{name: "eviction", do: jsonPatch(func(g *guarded) kubernetes.Interface { return g.eve }, `[{"op":"add","path":"/metadata/labels/evict","value":"x"}]`)},
+	{name: "eviction", do: func(ctx context.Context, t target) error {
+		return t.g.eve.CoreV1().Pods(t.ns).EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: t.pod}})
+	}},
 
 	{name: "label of a pod older than the opt-in", uninjected: true, do: eve("", `{"metadata":{"labels":{"tier":"x","attache.dev/inject":"enabled"}}}`)},
 	{name: "image of a pod older than the opt-in", uninjected: true, do: eve("", `{"spec":{"containers":[{"name":"agent","image":"agent:2"}]}}`)},
