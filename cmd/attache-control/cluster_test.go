@@ -552,7 +552,7 @@ spec: {containers: [{name: agent, image: agent}]%s}
 		if strings.Contains(text, "hostPID") {
 			t.Fatalf("a dry run has side effects: %s", text)
 		}
-		if n := strings.Count(text, "Normal Injected ReplicaSet/agents: pods get the Attaché sidecar, in explicit mode\n"); n != 1 {
+		if n := strings.Count(text, "Normal Injected ReplicaSet/agents: pods get the Attaché sidecar, in explicit mode; warnings (1): spec.serviceAccountName: is default"); n != 1 {
 			return fmt.Errorf("%d events of injection:\n%s", n, text)
 		}
 		if !strings.Contains(text, "Warning InjectionRefused ReplicaSet/agents: spec.hostNetwork: is true") {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/attache-dev/attache/webhook/inject"
@@ -178,7 +179,17 @@ func (s *Server) mutate(ctx context.Context, q *request) (*response, string, *Ev
 	if len(r.Patch) == 0 {
 		return res, resultUnchanged, nil
 	}
-	return res, resultInjected, eventOf(q, pod, reasonInjected, fmt.Sprintf("pods get the Attaché sidecar, in %s mode", r.Mode))
+	return res, resultInjected, eventOf(q, pod, reasonInjected, injectedNote(r))
+}
+
+// injectedNote repeats the warnings: those of a pod that a controller makes
+// reach nobody else.
+func injectedNote(r inject.Result) string {
+	note := fmt.Sprintf("pods get the Attaché sidecar, in %s mode", r.Mode)
+	if len(r.Warnings) > 0 {
+		note += fmt.Sprintf("; warnings (%d): %s", len(r.Warnings), strings.Join(r.Warnings, "; "))
+	}
+	return note
 }
 
 // failed refuses a pod for a reason that is not its author's. A pod without
