@@ -108,9 +108,6 @@ func TestForPod(t *testing.T) {
 	if got, want := s.Audiences, []string{"https://*.b.shared.test", "https://a.shared.test"}; !slices.Equal(got, want) {
 		t.Errorf("got audiences %v, want %v", got, want)
 	}
-	if got, want := s.Placeholders, []api.Placeholder{{Env: "SHARED_KEY", Prefix: "sk-", Provider: "shared"}}; !slices.Equal(got, want) {
-		t.Errorf("got placeholders %v, want %v", got, want)
-	}
 	spec := s.Bundle.Config.Spec
 	if spec.TrustDomain != "example.org" || spec.Limits.MaxStreams != 7 || spec.Cluster.Owners != nil || spec.Workload.Name != "" || !slices.Equal(spec.Cluster.Nameservers, []string{"10.96.0.10"}) {
 		t.Errorf("got config %+v", spec)
@@ -219,6 +216,22 @@ func TestConflictsInOnePod(t *testing.T) {
 	}
 	if keys := c.LabelKeys(); !slices.Equal(keys, []string{"first", "second"}) {
 		t.Errorf("got labels %v", keys)
+	}
+}
+
+// TestClientIDs checks which client ids the issuer may put into assertions.
+func TestClientIDs(t *testing.T) {
+	provider := func(name, fields string) string {
+		return `{kind: CredentialProvider, metadata: {name: ` + name + `, namespace: team}, spec: {destinations: [{host: ` + name + `.test}], oauth2: {issuer: "https://login.test", grant: clientCredentials` + fields + `}}}`
+	}
+	_, s := forPod(t, cluster(t, provider("a", ", clientID: second"), provider("b", ", clientID: first"), provider("c", ""), provider("d", ", clientID: svid, clientAuth: jwtSVID"),
+		provider("e", ", clientID: secret, clientAuth: clientSecretPost, clientSecretRef: {name: n, key: k}"), provider("unused", ", clientID: unused"),
+		`{kind: AccessPolicy, metadata: {name: p, namespace: team}, spec: {rules: [
+			{name: a, hosts: [a.test], action: allow, credential: {provider: a}}, {name: b, hosts: [b.test], action: allow, credential: {provider: b}},
+			{name: c, hosts: [c.test], action: allow, credential: {provider: c}}, {name: d, hosts: [d.test], action: allow, credential: {provider: d}},
+			{name: e, hosts: [e.test], action: allow, credential: {provider: e}}]}}`), agent())
+	if !slices.Equal(s.ClientIDs, []string{"first", "second"}) || !slices.Equal(s.Audiences, []string{"https://login.test"}) {
+		t.Errorf("got %v, %v", s.ClientIDs, s.Audiences)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
@@ -31,20 +30,12 @@ type Selection struct {
 	Audiences []string
 	// ClientIDs are those of RFC 7523 client assertions that are not the pod's
 	// SPIFFE ID, sorted.
-	ClientIDs    []string
-	Placeholders []Placeholder // in the order of the providers
-	Variables    []Variable    // base URLs on ports that are known beforehand
-	Objects      []Ref         // those in Documents
+	ClientIDs []string
+	Objects   []Ref // those in Documents
 	// Problems are mistakes that only these objects together have. Others are
 	// those of the Catalog.
 	Problems map[Ref]Problems
 }
-
-// Placeholder is a variable of the agent with a worthless value.
-type Placeholder struct{ Env, Prefix, Provider string }
-
-// Variable is a variable of the agent.
-type Variable struct{ Name, Value string }
 
 // ForPod is [NewCatalog] and [Catalog.ForPod] for a single pod.
 func ForPod(objects Objects, pod Pod) (*Selection, error) {
@@ -233,17 +224,6 @@ func (c *Catalog) LabelKeys() []string {
 
 // describe fills in what follows from the bundle.
 func (s *Selection) describe() {
-	for i := range s.Bundle.Providers {
-		p := &s.Bundle.Providers[i]
-		for _, ph := range p.Spec.Placeholders {
-			s.Placeholders = append(s.Placeholders, Placeholder{ph.Env, ph.Prefix, p.Metadata.Name})
-		}
-		for _, b := range p.Spec.BaseURLs {
-			if _, port, err := net.SplitHostPort(b.Listen); err == nil && port != "0" {
-				s.Variables = append(s.Variables, Variable{b.Env, b.Scheme + "://" + b.Listen + b.Path})
-			}
-		}
-	}
 	s.Audiences = audiences(s.Bundle)
 	for i := range s.Bundle.Providers {
 		if o := s.Bundle.Providers[i].Spec.OAuth2; o != nil && o.ClientAuth == ClientAuthPrivateKeyJWT && o.ClientID != "" {
