@@ -57,6 +57,7 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 		Ping: func(ctx context.Context) error {
 			return cluster.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		},
+		Root:     h.readRoot(cluster),
 		Registry: metrics.Registry, Log: h.log,
 	})
 	if err != nil {
@@ -73,6 +74,23 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 	h.cluster = func() *v1alpha1.ClusterConfig { return e.Cluster() }
 	h.engineOf, h.storeOf = e, s
 	return e, s, nil
+}
+
+// roots are the Secrets that the broker reads.
+func (h *host) roots(c kubernetes.Interface) broker.Cluster {
+	return broker.Cluster{Client: c.CoreV1(), Own: []string{h.namespace + "/" + h.caSecret, h.namespace + "/" + h.webhookSecret}}
+}
+
+// readRoot tries a Secret for the status of its provider; only where the
+// broker runs has this program the right to.
+func (h *host) readRoot(c kubernetes.Interface) func(context.Context, string, string, string) error {
+	if !h.has("broker") {
+		return nil
+	}
+	return func(ctx context.Context, namespace, name, key string) error {
+		_, err := h.roots(c).Read(ctx, namespace, name, key)
+		return err
+	}
 }
 
 // addXDS serves policies and revocations to sidecars.
@@ -114,7 +132,7 @@ func addBroker(ctx context.Context, h *host) error {
 		return err
 	}
 	b, err := broker.New(broker.Config{
-		Bundle: s.Bundle, Secrets: broker.Cluster{Client: cluster.CoreV1(), Own: []string{h.namespace + "/" + h.caSecret, h.namespace + "/" + h.webhookSecret}}, Namespace: h.namespace,
+		Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace,
 		Client:  out.Client,
 		Metrics: broker.NewMetrics(metrics.Registry), Log: h.log,
 		Record: func(ctx context.Context, e broker.Event) error {

@@ -92,6 +92,33 @@ func (s *Server) jwt(ctx context.Context, r *controlpb.JWTRequest, e *Event) (*c
 	return &controlpb.JWTResponse{Token: t.Token.Reveal(), Id: t.ID, Expires: timestamppb.New(t.Expires)}, nil
 }
 
+// Peer is who calls another service of the control plane: the pod of its SVID,
+// if that still is the pod's live key, comes from the pod's address, and the
+// pod would be attested now. It costs one read from the API server, and more
+// only if the pod has changed. Refusals are gRPC statuses.
+func (s *Server) Peer(ctx context.Context) (peer.Pod, error) {
+	p, err := s.peer(ctx)
+	if err != nil {
+		e := Event{Kind: "call", ID: p.ID.String(), Namespace: p.Namespace, UID: p.UID, Pod: s.nameOf(p.UID)}
+		_ = s.record(ctx, e, err) // refused either way
+		return peer.Pod{}, err
+	}
+	return p, nil
+}
+
+func (s *Server) peer(ctx context.Context) (peer.Pod, error) {
+	p, err := peer.PeerPod(ctx)
+	if err != nil {
+		return p, &refusal{code: codes.Unauthenticated, reason: reasonCaller, text: err.Error(), cause: peer.ErrNoPod}
+	}
+	address, err := peer.Address(ctx)
+	if err != nil {
+		return p, broken("see where the call comes from", err)
+	}
+	_, err = s.again(ctx, p, address)
+	return p, err
+}
+
 // readClaims takes the claims that the sidecar adds.
 func readClaims(r *controlpb.JWTRequest) (map[string]any, error) {
 	switch {

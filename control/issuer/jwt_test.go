@@ -313,3 +313,35 @@ func headerOf(t testing.TB, token string) string {
 	}
 	return tok.Headers[0].KeyID + " " + tok.Headers[0].Algorithm
 }
+
+// TestPeer: other services of the control plane are told of a caller only while
+// its pod would be attested.
+func TestPeer(t *testing.T) {
+	r := start(t)
+	who := func(a *agent) (*controlpb.JWTResponse, error) { return a.jwt(&controlpb.JWTRequest{Audience: peerAudience}) }
+	a := r.admit("agent", nil, nil)
+	a.mustAttest()
+	got, err := who(a)
+	if err != nil || got.Id != string(a.pod.UID) || got.Token != "spiffe://cluster.test/ns/"+r.ns+"/sa/default" {
+		t.Fatalf("got %v, %v", got, err)
+	}
+	_, err = a.dial().JWT(t.Context(), &controlpb.JWTRequest{Audience: peerAudience})
+	r.refusedFor(err, "no_svid")
+	mine := a.address
+	a.address = nextAddress()
+	_, err = who(a)
+	r.refusedFor(err, "address")
+	a.address = mine
+	stolen := *a.svid
+	a.key, a.instance = newKey(t), newInstance()
+	a.report("containerd://start-2", 1)
+	a.mustAttest()
+	if _, err := who(a); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+	_, err = a.dial(stolen).JWT(t.Context(), &controlpb.JWTRequest{Audience: peerAudience})
+	r.refusedFor(err, "second_key")
+	a.debug(t, corev1.EphemeralContainer{TargetContainerName: inject.SidecarName, EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: "registry.example/shell"}})
+	_, err = who(a)
+	r.refusedFor(err, "debug_container")
+}

@@ -164,7 +164,7 @@ func (r *rig) listen() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(r.keys.ServerTLS("127.0.0.1"))))
+	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(r.keys.ServerTLS("127.0.0.1"))), grpc.UnaryInterceptor(r.asPeer))
 	r.server.Register(g)
 	r.addr = ln.Addr().String()
 	go func() { _ = g.Serve(ln) }() // until Stop
@@ -193,6 +193,18 @@ func (r *rig) keysAuthority(t testing.TB) *x509.Certificate {
 }
 
 func (r *rig) logged() string { r.mu.Lock(); defer r.mu.Unlock(); return r.log.String() }
+
+// asPeer lets a test ask, by a JWT request with this audience, what another
+// service would be told of its caller.
+func (r *rig) asPeer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if q, ok := req.(*controlpb.JWTRequest); !ok || q.Audience != peerAudience {
+		return next(ctx, req)
+	}
+	p, err := r.server.Peer(ctx)
+	return &controlpb.JWTResponse{Id: p.UID, Token: p.ID.String()}, err
+}
+
+const peerAudience = "who am I"
 
 // lastEvent is the last issuance or refusal.
 func (r *rig) lastEvent() issuer.Event {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/attache-dev/attache/control/xds"
 	"github.com/attache-dev/attache/control/xds/client/clienttest"
 	"github.com/attache-dev/attache/control/xds/xdstest"
+	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/test/cluster"
 )
@@ -79,9 +81,10 @@ func setup(t *testing.T) *rig {
 // replica is one replica of the control plane.
 type replica struct {
 	*reconcile.Engine
-	store *xds.Server
-	addr  string
-	stop  func()
+	store  *xds.Server
+	events *events.FakeRecorder
+	addr   string
+	stop   func()
 }
 
 func (r *rig) replica(name string, leads bool) *replica {
@@ -100,6 +103,7 @@ func (r *rig) replica(name string, leads bool) *replica {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	p := &replica{events: events.NewFakeRecorder(100)}
 	var engine *reconcile.Engine
 	store := xds.New(xds.Config{Current: func() bool { return engine.Current() }})
 	var elected chan struct{}
@@ -109,8 +113,15 @@ func (r *rig) replica(name string, leads bool) *replica {
 	engine, err = reconcile.New(reconcile.Config{
 		Cache: ca, Client: c, Store: store, Namespace: r.own, Replica: name, Elected: elected, Settle: 10 * time.Millisecond,
 		TrustDomain: xdstest.TrustDomain, Workload: workload, Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
-		Check: func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
-		Ping:  func(ctx context.Context) error { return c.Get(ctx, client.ObjectKey{Name: r.own}, &corev1.Namespace{}) },
+		Check:    func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
+		Recorder: p.events,
+		Root: func(_ context.Context, namespace, name, key string) error {
+			if name == "missing" {
+				return fmt.Errorf("%w: Secret %s/%s does not exist", minting.ErrDenied, namespace, name)
+			}
+			return nil
+		},
+		Ping: func(ctx context.Context) error { return c.Get(ctx, client.ObjectKey{Name: r.own}, &corev1.Namespace{}) },
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -127,7 +138,7 @@ func (r *rig) replica(name string, leads bool) *replica {
 		}
 	})
 	addr, stopServing := r.ca.Serve("", store.Register)
-	p := &replica{Engine: engine, store: store, addr: addr}
+	p.Engine, p.store, p.addr = engine, store, addr
 	p.stop = sync.OnceFunc(func() { store.Close(); stopServing(); cancel(); wg.Wait() })
 	r.t.Cleanup(p.stop)
 	r.until("replica "+name+" is ready", func() (bool, string) { return engine.Ready() == nil && engine.Current(), "" })
@@ -289,6 +300,14 @@ func TestPolicyLife(t *testing.T) {
 	}
 	r.becomes(r.policyObject("agents"), crd.ConditionProgrammed, metav1.ConditionFalse, "NotInForce", "")
 	s.Quiet(t)
+	select {
+	case e := <-a.events.Events:
+		if !strings.HasPrefix(e, "Warning Invalid ") || !strings.Contains(e, "generation 1 stays in force") {
+			t.Errorf("the event is %s", e)
+		}
+	case <-time.After(patience):
+		t.Error("no event tells of the rejection")
+	}
 
 	// A replica that never saw the good one makes the same bundle, so that a
 	// client that moves there is sent nothing.
@@ -504,4 +523,16 @@ spec:
 	if d := decide(t, got, "api.model.example"); d.Verdict != policy.Inject || !strings.Contains(string(got.GetDocuments()), "rail") {
 		t.Errorf("after the repair: %v, %s", d.Verdict, got.GetDocuments())
 	}
+}
+
+// A provider whose Secret cannot be read says so.
+func TestSecretNotReadable(t *testing.T) {
+	r := setup(t)
+	r.replica("a", true)
+	r.apply(provider)
+	p := &crd.CredentialProvider{ObjectMeta: metav1.ObjectMeta{Namespace: r.ns, Name: "model"}}
+	r.becomes(p, crd.ConditionResolvedRefs, metav1.ConditionTrue, crd.ReasonResolvedRefs, "")
+	r.apply(strings.Replace(provider, "model-key", "missing", 1))
+	r.becomes(p, crd.ConditionResolvedRefs, metav1.ConditionFalse, reconcile.ReasonSecretNotReadable, r.ns+"/missing does not exist")
+	r.becomes(p, crd.ConditionAccepted, metav1.ConditionTrue, crd.ReasonAccepted, "")
 }

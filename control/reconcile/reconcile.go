@@ -83,6 +83,10 @@ type Config struct {
 	TrustDomain string
 	// Ping asks the API server for anything, not a cache.
 	Ping func(context.Context) error
+	// Root reads a key of a Secret as the broker would, and keeps nothing of it;
+	// an error that matches minting.ErrDenied goes into the provider's status.
+	// nil: Secrets are not looked at.
+	Root func(ctx context.Context, namespace, name, key string) error
 	// Namespace of the control plane, Replica the name of this pod.
 	Namespace, Replica string
 	// Elected is closed when this replica becomes the leader, which alone
@@ -108,6 +112,8 @@ type Engine struct {
 	cluster  *space // objects without a namespace
 	pods     map[string]*pod
 	lastGood *lastGood
+
+	roots map[api.Ref]root // what the status loop alone uses
 
 	mu       sync.Mutex // guards all below
 	view     *view

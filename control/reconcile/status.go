@@ -85,6 +85,7 @@ func (e *Engine) writeAll(ctx context.Context, v *view, own report) error {
 	if err != nil {
 		return err
 	}
+	roots := e.checkRoots(ctx, v)
 	rejected := 0
 	var first error
 	for i := range v.objects {
@@ -92,7 +93,7 @@ func (e *Engine) writeAll(ctx context.Context, v *view, own report) error {
 		if o.inForce != o.Generation {
 			rejected++
 		}
-		if err := e.writeStatus(ctx, v, o, said); err != nil && first == nil {
+		if err := e.writeStatus(ctx, v, o, said, roots[o.Ref()].text); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -104,7 +105,7 @@ func (e *Engine) writeAll(ctx context.Context, v *view, own report) error {
 }
 
 // status is what there is to say of an object.
-func (v *view) status(o *object, said map[string]heard) crd.Status {
+func (v *view) status(o *object, said map[string]heard, unreadable string) crd.Status {
 	accepted := metav1.Condition{Type: crd.ConditionAccepted, Status: metav1.ConditionTrue, Reason: crd.ReasonAccepted, Message: "in force"}
 	refs := metav1.Condition{Type: crd.ConditionResolvedRefs, Status: metav1.ConditionTrue, Reason: crd.ReasonResolvedRefs, Message: "all references lead somewhere"}
 	var bad, unresolved []string
@@ -121,6 +122,9 @@ func (v *view) status(o *object, said map[string]heard) crd.Status {
 	}
 	if len(bad) > 0 {
 		accepted.Message = joined(append(bad, inForceText(o)))
+	}
+	if unreadable != "" && len(unresolved) == 0 {
+		refs.Status, refs.Reason, refs.Message = metav1.ConditionFalse, ReasonSecretNotReadable, joined([]string{unreadable, "calls that need it are denied"})
 	}
 	if len(unresolved) > 0 {
 		refs.Message = joined(append(unresolved, "such rules deny what they match"))
@@ -187,7 +191,7 @@ func joined(list []string) string {
 }
 
 // writeStatus applies the status of an object, if it says something new.
-func (e *Engine) writeStatus(ctx context.Context, v *view, o *object, said map[string]heard) error {
+func (e *Engine) writeStatus(ctx context.Context, v *view, o *object, said map[string]heard, unreadable string) error {
 	u := &unstructured.Unstructured{}
 	u.SetGroupVersionKind(gvk(o.Kind))
 	if err := e.Cache.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, u); err != nil {
@@ -196,7 +200,7 @@ func (e *Engine) writeStatus(ctx context.Context, v *view, o *object, said map[s
 	if u.GetGeneration() != o.Generation {
 		return nil // the next view is of the newer one
 	}
-	want := v.status(o, said)
+	want := v.status(o, said, unreadable)
 	var now crd.Status
 	if err := statusOf(u, &now); err != nil {
 		return err
