@@ -117,6 +117,10 @@ func (c *checker) oauth2(o *v1alpha1.OAuth2, s *v1alpha1.CredentialProviderSpec)
 	if o.Grant == GrantClientCredentials && o.ClientAuth == ClientAuthNone {
 		c.bad(f+".clientAuth", "is none, so grant clientCredentials would prove nothing; must be one of privateKeyJWT, jwtSVID, jwtSPIFFE")
 	}
+	if o.ClientID != "" && o.ClientAuth == ClientAuthPrivateKeyJWT && c.foreign() {
+		// One issuer signs for all namespaces: nobody could tell whose assertion it is.
+		c.bad(f+".clientID", "is a name of your choice, and an assertion would prove it; leave it out for the workload's SPIFFE ID, set clientAuth: jwtSVID, or ask the cluster's operator for a ClusterCredentialProvider")
+	}
 	c.exchange(o)
 	c.scopes(f+".scopes", o.Scopes)
 	c.resources(f+".resources", o.Resources)

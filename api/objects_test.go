@@ -164,6 +164,7 @@ func TestBadObjectsAreAlone(t *testing.T) {
 		{"younger rule", `{kind: AccessPolicy, metadata: {name: bad, namespace: team}, spec: {rules: [{name: r, hosts: [api.own.test], action: allow}]}}`, "with equal specificity but different outcomes", api.ReasonConflicted, false},
 		{"other config", `{kind: AttacheConfig, metadata: {name: bad}, spec: {}}`, `metadata.name: is "bad"; the cluster's AttacheConfig is called default`, "", false},
 		{"bad config", `{kind: AttacheConfig, metadata: {name: default}, spec: {limits: {maxStreams: -1}}}`, "spec.limits.maxStreams: is -1; must be at least 1", "", false},
+		{"name of somebody else's client", `{kind: CredentialProvider, metadata: {name: bad, namespace: team}, spec: {destinations: [{host: b.test}], oauth2: {issuer: "https://i.test", grant: clientCredentials, clientID: billing}}}`, "spec.oauth2.clientID: is a name of your choice, and an assertion would prove it", "", false},
 		{"secret that is none", `{kind: CredentialProvider, metadata: {name: bad, namespace: team}, spec: {destinations: [{host: b.test}], oauth2: {issuer: "https://i.test", grant: clientCredentials, clientAuth: clientSecretBasic}}}`, "spec.oauth2.clientAuth: is clientSecretBasic, which needs clientSecretRef", "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -222,7 +223,7 @@ func TestConflictsInOnePod(t *testing.T) {
 // TestClientIDs checks which client ids the issuer may put into assertions.
 func TestClientIDs(t *testing.T) {
 	provider := func(name, fields string) string {
-		return `{kind: CredentialProvider, metadata: {name: ` + name + `, namespace: team}, spec: {destinations: [{host: ` + name + `.test}], oauth2: {issuer: "https://login.test", grant: clientCredentials` + fields + `}}}`
+		return `{kind: ClusterCredentialProvider, metadata: {name: ` + name + `}, spec: {allowedNamespaces: {names: [team]}, destinations: [{host: ` + name + `.test}], oauth2: {issuer: "https://login.test", grant: clientCredentials` + fields + `}}}`
 	}
 	_, s := forPod(t, cluster(t, provider("a", ", clientID: second"), provider("b", ", clientID: first"), provider("c", ""), provider("d", ", clientID: svid, clientAuth: jwtSVID"),
 		provider("e", ", clientID: secret, clientAuth: clientSecretPost, clientSecretRef: {name: n, key: k}"), provider("unused", ", clientID: unused"),
