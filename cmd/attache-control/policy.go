@@ -49,7 +49,7 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 		return nil, nil, err
 	}
 	var e *reconcile.Engine
-	s := xds.New(xds.Config{Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(metrics.Registry), Log: h.log})
+	s := xds.New(xds.Config{Peer: identity.Peer, Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(metrics.Registry), Log: h.log})
 	e, err = reconcile.New(reconcile.Config{
 		Cache: h.mgr.GetCache(), Client: h.mgr.GetClient(), Recorder: h.mgr.GetEventRecorder("attache-control"), Store: s, Workload: identity.Workload,
 		Check:       func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
@@ -131,8 +131,12 @@ func addBroker(ctx context.Context, h *host) error {
 	if err != nil {
 		return err
 	}
+	pods, err := h.identity(ctx)
+	if err != nil {
+		return err
+	}
 	b, err := broker.New(broker.Config{
-		Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace,
+		Peer: pods.Peer, Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace,
 		Client:  out.Client,
 		Metrics: broker.NewMetrics(metrics.Registry), Log: h.log,
 		Record: func(ctx context.Context, e broker.Event) error {

@@ -159,19 +159,12 @@ func (s *Server) mayAsk(p peer.Pod, r *controlpb.JWTRequest) error {
 // again returns the posture of a pod that holds an SVID, after looking whether
 // it still may have one.
 func (s *Server) again(ctx context.Context, p peer.Pod, address netip.Addr) (*controlpb.Workload, error) {
-	if err := s.liveKey(ctx, p); err != nil {
+	name, err := s.liveKey(ctx, p)
+	if err != nil {
 		return nil, err
 	}
-	name := s.nameOf(p.UID)
-	if name != "" {
-		if w := s.unchangedSince(ctx, p, name, address); w != nil {
-			return w, nil
-		}
-	} else {
-		var err error
-		if name, err = s.findName(ctx, p); err != nil {
-			return nil, err
-		}
+	if w := s.unchangedSince(ctx, p, name, address); w != nil {
+		return w, nil
 	}
 	f, err := s.look(ctx, p.Namespace, name, address)
 	if err != nil {
@@ -222,34 +215,22 @@ func (s *Server) unchangedSince(ctx context.Context, p peer.Pod, name string, ad
 
 func (s *Server) nameOf(uid string) string { n, _ := s.names.Get(uid); return n }
 
-// findName looks for a pod by its uid: this replica has not attested it.
-func (s *Server) findName(ctx context.Context, p peer.Pod) (string, error) {
-	list := &corev1.PodList{}
-	if err := s.Cache.List(ctx, list, client.InNamespace(p.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return "", broken("find the pod", err)
-	}
-	for i := range list.Items {
-		if string(list.Items[i].UID) == p.UID {
-			s.names.Add(p.UID, list.Items[i].Name)
-			return list.Items[i].Name, nil
-		}
-	}
-	return "", deny(reasonPod, "the pod is gone")
-}
-
-// liveKey refuses an SVID whose key another start of the sidecar has replaced.
-func (s *Server) liveKey(ctx context.Context, p peer.Pod) error {
+// liveKey returns the name of the pod that holds p's key, and refuses an SVID
+// whose key another start of the sidecar has replaced.
+func (s *Server) liveKey(ctx context.Context, p peer.Pod) (name string, err error) {
 	l := &coordv1.Lease{}
-	err := s.Client.Get(ctx, s.leaseName(p.UID), l)
+	err = s.Client.Get(ctx, s.leaseName(p.UID), l)
 	switch {
 	case apierrors.IsNotFound(err):
-		return deny(reasonSecondKey, "the pod's key is not known; attest again")
+		return "", deny(reasonSecondKey, "the pod's key is not known; attest again")
 	case err != nil:
-		return broken("read the pod's live key", err)
+		return "", broken("read the pod's live key", err)
 	case value(l.Spec.HolderIdentity) != p.Key:
-		return deny(reasonSecondKey, "another start of the sidecar has replaced this key")
+		return "", deny(reasonSecondKey, "another start of the sidecar has replaced this key")
 	}
-	return nil
+	_, name, _ = strings.Cut(l.Annotations[leasePod], "/")
+	s.names.Add(p.UID, name)
+	return name, nil
 }
 
 // labelsOf are the labels that a pod had when it was first attested.

@@ -318,7 +318,9 @@ func headerOf(t testing.TB, token string) string {
 // its pod would be attested.
 func TestPeer(t *testing.T) {
 	r := start(t)
-	who := func(a *agent) (*controlpb.JWTResponse, error) { return a.jwt(&controlpb.JWTRequest{Audience: peerAudience}) }
+	who := func(a *agent) (*controlpb.JWTResponse, error) {
+		return a.jwt(&controlpb.JWTRequest{Audience: peerAudience})
+	}
 	a := r.admit("agent", nil, nil)
 	a.mustAttest()
 	got, err := who(a)
