@@ -279,6 +279,7 @@ var harmlessPods = []podAttack{
 	{name: "token with another audience", change: addVolume(token("vault"))},
 	{name: "host path of no secrets", change: hostPath("/srv/data")},
 	{name: "host path that only begins like one", change: hostPath("/var/lib/kubelet-plugins-of-others")},
+	{name: "host path with dots in a name", change: hostPath("/srv/a..b")},
 	{name: "host path to the clock", change: hostPath("/etc/localtime")},
 	{name: "mount beside the bundle", change: both(addVolume(object{"name": "m", "emptyDir": object{}}), onAgent(mount(object{"name": "m", "mountPath": "/var/run/attached"})))},
 	{name: "port", change: onAgent(set("ports", []any{object{"containerPort": 8080}}))},

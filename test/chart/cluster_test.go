@@ -358,6 +358,17 @@ func TestInvalidPods(t *testing.T) {
 		_, err := create(ctx, g.eve, ns, canary)
 		return refusal(err)
 	})
+	// What the guards leave to the API.
+	for want, change := range map[string]func(object){
+		"must not contain '..'": hostPath("/srv/../var/lib/kubelet"),
+		"block mode":            onAgent(set("volumeDevices", []any{object{"name": "attache-state", "devicePath": "/d"}})),
+	} {
+		pod := injected(t, "")
+		change(pod)
+		if _, err := create(ctx, g.eve, ns, pod); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 	for name, change := range map[string]func(object){
 		"no containers":        onSpec(set("containers", []any{})),
 		"sidecar of no image":  onSidecar(func(c object) { delete(c, "image") }),

@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -130,6 +131,9 @@ func TestDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() {
+		_, _ = g.Kubectl(context.WithoutCancel(ctx), "", "delete", "attacheconfig", "default")
+	})
 	run()
 	mode := func() string {
 		out, err := g.Kubectl(ctx, "", "get", "attacheconfig", "default", "-o", "jsonpath={.spec.cluster.injection.mode},{.spec.cluster.noProxy}")
