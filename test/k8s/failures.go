@@ -298,5 +298,22 @@ func upgrade(ctx context.Context, r *run) error {
 	}); err != nil {
 		return fmt.Errorf("%w; %s", err, r.appLog(ctx, nsUpgrade, "old"))
 	}
-	return r.world.verified(ctx, reportsHost, "/v1/fresh", spiffeID(nsUpgrade))
+	if err := r.world.verified(ctx, reportsHost, "/v1/fresh", spiffeID(nsUpgrade)); err != nil {
+		return err
+	}
+	// Once the operator retires the old template, its pods get nothing more.
+	if err := r.retire(ctx, p.Spec.InitContainers[0].Image); err != nil {
+		return err
+	}
+	now, err := r.kube.CoreV1().Pods(nsUpgrade).Get(ctx, p.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if err := r.node.KillContainer(ctx, containerID(now, "attache-sidecar")); err != nil {
+		return err
+	}
+	return until(ctx, "a pod of the retired template is refused", func() (bool, string) {
+		log, err := r.logs(ctx, nsUpgrade, p.Name, "attache-sidecar")
+		return err == nil && strings.Contains(log, `"refused":true`), fmt.Sprint(log, err)
+	})
 }

@@ -40,6 +40,7 @@ type runOptions struct {
 	only string
 	keep bool
 	list bool
+	long bool
 	cli  string // folder of attache, attache-sidecar, attache-control
 }
 
@@ -50,6 +51,7 @@ func options() (runOptions, error) {
 	var o runOptions
 	flag.StringVar(&o.only, "only", "", "run the cases whose name matches this regular expression")
 	flag.BoolVar(&o.keep, "keep", false, "when done, wait for Ctrl-C with the cluster running, and keep the logs")
+	flag.BoolVar(&o.long, "long", false, "run the cases that wait for minutes, too")
 	flag.BoolVar(&o.list, "list", false, "print the cases and end")
 	flag.StringVar(&o.cli, "bin", "bin", "folder of the project's programs")
 	flag.Parse()

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -22,6 +23,7 @@ type run struct {
 	kube           *kubernetes.Clientset
 	world          *world
 	started        time.Time
+	mu             sync.Mutex // guards what follows
 	passed, failed int
 }
 
@@ -29,37 +31,58 @@ func (r *run) say(format string, args ...any) {
 	fmt.Printf("%6.1fs  %s\n", time.Since(r.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// caseTimeout bounds one case; those that wait for a lifetime to end need most.
-const caseTimeout = 2 * time.Minute
+const (
+	// caseTimeout bounds one case.
+	caseTimeout = 3 * time.Minute
+	slowTimeout = 25 * time.Minute
+	// atOnce is how many cases run together: most of their time they wait.
+	atOnce = 4
+)
 
 func (r *run) runCases(ctx context.Context) error {
 	match, err := regexp.Compile(r.only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
+	var together sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
 	for _, c := range cases() {
-		if !match.MatchString(c.name) {
+		if !match.MatchString(c.name) || c.slow && !r.long {
 			continue
 		}
-		begin := time.Now()
-		if err := r.runCase(ctx, c); err != nil {
-			r.failed++
-			r.say("FAIL  %s (%.1f s): %v", c.name, time.Since(begin).Seconds(), err)
-		} else {
-			r.passed++
-			r.say("ok    %s (%.1f s): %s", c.name, time.Since(begin).Seconds(), c.what)
+		if !c.together {
+			together.Wait()
+			r.runCase(ctx, c)
+			continue
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		slots <- struct{}{}
+		together.Go(func() {
+			r.runCase(ctx, c)
+			<-slots
+		})
 	}
-	return nil
+	together.Wait()
+	return ctx.Err()
 }
 
-func (r *run) runCase(ctx context.Context, c testCase) error {
-	ctx, cancel := context.WithTimeout(ctx, caseTimeout)
+func (r *run) runCase(ctx context.Context, c testCase) {
+	timeout := caseTimeout
+	if c.slow {
+		timeout = slowTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return c.run(ctx, r)
+	begin := time.Now()
+	err := c.run(ctx, r)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.failed++
+		r.say("FAIL  %s (%.1f s): %v", c.name, time.Since(begin).Seconds(), err)
+		return
+	}
+	r.passed++
+	r.say("ok    %s (%.1f s): %s", c.name, time.Since(begin).Seconds(), c.what)
 }
 
 func (r *run) kubeconfig() string {

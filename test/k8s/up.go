@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -169,35 +167,21 @@ func (r *run) controlState(ctx context.Context) string {
 	return strings.Join(out, "\n  ")
 }
 
-// publishKeys puts the issuer's public documents where others read them: the
-// control plane serves them inside of the cluster only.
+// publishKeys puts the issuer's public documents where others read them, as
+// an operator does: the control plane serves them inside of the cluster only.
 func (r *run) publishKeys(ctx context.Context) error {
-	// No identity is at stake: what these documents say, the tokens prove.
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	for _, path := range []string{"/.well-known/openid-configuration", "/keys"} {
-		b, err := fetch(ctx, client, "https://attache-control."+nsControl+".svc:8444"+path)
-		if err != nil {
-			return fmt.Errorf("public documents of the issuer: %w", err)
+	public := filepath.Join(r.dir, "public")
+	if _, err := r.control(ctx, "issuer", "export", public, "--issuer-url", "https://"+issuerHost, "--trust-domain", trustDomain, "--namespace", nsControl); err != nil {
+		return err
+	}
+	return filepath.WalkDir(public, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
 		}
-		r.world.publish(path, b)
-	}
-	return nil
-}
-
-func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: %s", url, resp.Status)
-	}
-	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+		b, err := os.ReadFile(p)
+		r.world.publish(strings.TrimPrefix(p, public), b)
+		return err
+	})
 }
 
 func (r *run) makeNamespaces(ctx context.Context) error {
