@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// agentVar makes the test binary an agent: its arguments are an attempt and
-// what it is aimed at. It prints what came of it.
+// agentVar makes the test binary an agent: its arguments are attempts, each
+// followed by what it is aimed at. It prints a line for each.
 const agentVar = "ISOLATE_TEST_AGENT"
 
 // attempts return what came back, or the error.
@@ -45,17 +45,19 @@ var attempts = map[string]func(string) (string, error){ //nolint:gochecknoglobal
 }
 
 func agent() {
-	f, ok := attempts[os.Args[1]]
-	if !ok {
-		fmt.Println("unknown attempt")
-		os.Exit(3)
+	for args := os.Args[1:]; len(args) > 1; args = args[2:] {
+		f, ok := attempts[args[0]]
+		if !ok {
+			fmt.Println("unknown attempt", args[0])
+			os.Exit(3)
+		}
+		result := "reached: "
+		out, err := f(args[1])
+		if err != nil {
+			result, out = "failed: ", err.Error()
+		}
+		fmt.Println(result + strings.ReplaceAll(strings.TrimSpace(out), "\n", "|"))
 	}
-	out, err := f(os.Args[2])
-	if err != nil {
-		fmt.Printf("failed: %v\n", err)
-		return
-	}
-	fmt.Printf("reached: %s\n", out)
 }
 
 // shortly bounds what must be refused at once.

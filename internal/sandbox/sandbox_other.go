@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+
+	"github.com/attache-dev/attache/internal/isolate"
 )
 
 // Sandbox runs one child, unconfined: this platform has none of what the
@@ -27,8 +29,11 @@ func MaybeStage() {}
 // Harden does nothing on this platform.
 func Harden() error { return nil }
 
-// New refuses unless o.UnsafeSameUser is set.
+// New refuses unless o.UnsafeSameUser is set, and isolation in any case.
 func New(_ context.Context, o Options) (*Sandbox, error) {
+	if o.Isolate != nil {
+		return nil, fmt.Errorf("%w: %s has no network namespaces", isolate.ErrForbidden, runtime.GOOS)
+	}
 	if !o.UnsafeSameUser {
 		return nil, fmt.Errorf("%w: %s has no Landlock, so the agent could read attache's files; use a Linux machine, or go on with --unsafe-same-user", ErrUnconfined, runtime.GOOS)
 	}

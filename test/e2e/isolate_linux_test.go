@@ -301,9 +301,12 @@ curl -sS -m 15 -w ' %%{http_code}\n' -k https://203.0.113.9/
 curl -sS -m 15 -w ' %%{http_code}\n' -k --resolve %[1]s:443:203.0.113.9 -H 'Host: other.e2e.test' https://%[1]s/
 curl -sS -m 15 http://%[2]s/ && echo "the machine's own server answered"
 curl -sS -m 15 -x $proxy -k https://%[2]s/
+other=$(%[3]s -c 'import socket; print(socket.gethostbyname("elsewhere.e2e.test"))')
+curl -sS -m 15 -w ' %%{http_code} contradicts\n' -k --resolve %[1]s:443:$other https://%[1]s/
+curl -sS -m 15 -w ' %%{http_code} contradicts\n' --resolve %[1]s:80:$other http://%[1]s/
 %[4]s -o BatchMode=yes -o StrictHostKeyChecking=no git@code.e2e.test && echo "ssh went out"
 %[3]s -c 'import socket
-for to in ("203.0.113.10", 9999), ("db.e2e.test", 5433):
+for to in ("203.0.113.10", 9999), ("198.19.255.1", 9999), ("db.e2e.test", 5433):
     s = socket.create_connection(to, 15); s.sendall(b"\0\1hello")
     try: print("answer", s.recv(100))
     except ConnectionResetError: print("answer none")
@@ -321,10 +324,13 @@ true`, apiHost, ln.Addr(), python, ssh)
 		if !strings.Contains(r.stdout, "no QUIC") {
 			t.Errorf("UDP:\n%s", r.all())
 		}
+		if strings.Count(r.stdout, " 403 contradicts")+strings.Count(r.stdout, " 421 contradicts") != 2 {
+			t.Errorf("names that contradict each other:\n%s", r.all())
+		}
 		if n := strings.Count(r.stdout, `"code":"denied"`); n < 4 {
 			t.Errorf("%d calls are told why; want 4\n%s", n, r.all())
 		}
-		for _, q := range []string{"host:other.e2e.test", "host:169.254.169.254", "host:203.0.113.9", "host:203.0.113.10", "host:db.e2e.test", "host:code.e2e.test"} {
+		for _, q := range []string{"host:other.e2e.test", "host:169.254.169.254", "host:203.0.113.9", "host:203.0.113.10", "host:198.19.255.1", "host:db.e2e.test", "host:code.e2e.test"} {
 			if recs := w.requests(q); len(recs) != 1 || recs[0].Result.Outcome != "denied" || recs[0].Process == nil || recs[0].Process.Exe == "" {
 				t.Errorf("records of %s: %+v", q, recs)
 			}
