@@ -41,7 +41,7 @@ func program(t testing.TB, name string) string {
 		if os.Getenv(cluster.Require) != "" {
 			t.Fatal(err)
 		}
-		t.Skipf("%s is not built: run `test/cluster/build.sh all`", name)
+		t.Skipf("%s is not built: run `test/cluster/build.sh api`", name)
 	}
 	return p
 }
