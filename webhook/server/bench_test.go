@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,6 +56,27 @@ func TestAdmissionIsCheap(t *testing.T) {
 	if n := testing.AllocsPerRun(50, func() { post(t, h, PathMutate, body) }); n > most {
 		t.Errorf("%.0f allocations; at most %d", n, most)
 	}
+}
+
+// BenchmarkAdmission gives the processor time of one admission, which other
+// load does not change much.
+func BenchmarkAdmission(b *testing.B) {
+	h := newTestServer(b, Options{Source: warm(b)}).Handler()
+	body := reviewOf(deploymentPod, nil)
+	b.ReportAllocs()
+	before := processorTime(b)
+	for b.Loop() {
+		post(b, h, PathMutate, body)
+	}
+	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N)/1e3, "cpu-us/op")
+}
+
+func processorTime(b *testing.B) int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
 }
 
 // BenchmarkAdmissions500 sends 500 reviews a second, however long the answers
