@@ -172,16 +172,19 @@ func tooOften(what string) error {
 }
 
 // Workload is what is known of a pod now: for the bundle that its sidecar
-// gets. It does not say that the pod may have an identity.
+// gets. It does not say that the pod may have an identity. It depends on the
+// pod and its namespace, and not on which replica attested it.
 func (s *Server) Workload(ctx context.Context, pod *corev1.Pod) (*controlpb.Workload, error) {
 	ns := &corev1.Namespace{}
 	if err := s.Cache.Get(ctx, types.NamespacedName{Name: pod.Namespace}, ns); err != nil {
 		return nil, fmt.Errorf("read namespace %s: %w", pod.Namespace, err)
 	}
 	f := &facts{pod: pod, ns: ns, own: s.Sidecar, audience: s.Audience}
-	template, digest, labels := "", "", pod.Labels
+	digest, labels := "", pod.Labels
+	if image, err := sidecarImage(f); err == nil {
+		digest = image.Digest
+	}
 	if a, ok := s.verified.Get(string(pod.UID)); ok {
-		template, digest = a.workload.Posture[PostureTemplate], a.workload.Posture[PostureSidecar]
 		labels = a.workload.Labels
 	} else {
 		s.preload.Do(func() { s.readLabels(ctx) })
@@ -189,9 +192,19 @@ func (s *Server) Workload(ctx context.Context, pod *corev1.Pod) (*controlpb.Work
 			labels = l
 		}
 	}
-	w, err := s.posture(ctx, f, template, digest, labels)
+	w, err := s.posture(ctx, f, admitted(pod), digest, labels)
 	if err != nil {
 		return nil, errors.New(reasonOf(err).text)
 	}
 	return w, nil
+}
+
+// admitted is the template that admission noted on a pod (package
+// webhook/inject). Guards keep authors from changing it.
+func admitted(pod *corev1.Pod) string {
+	var status struct {
+		Template string `json:"template"`
+	}
+	_ = json.Unmarshal([]byte(pod.Annotations["attache.dev/status"]), &status) // none is noted
+	return status.Template
 }

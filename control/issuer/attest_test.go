@@ -12,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/protobuf/proto"
 	authv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -696,6 +697,13 @@ func TestPosture(t *testing.T) {
 	a.read()
 	if now, err = r.server.Workload(t.Context(), a.pod); err != nil || now.Posture["ephemeral_containers"] != "debug-1" || now.Posture["digest"] != "pending" {
 		t.Errorf("with an ephemeral container: %v, %v", now, err)
+	}
+	// A replica that never attested the pod says the same of it: bundles have
+	// one version everywhere. Both say what was attested of the sidecar.
+	r.serve(func(c *issuer.Config, _ *issuer.KeysConfig) { c.Metrics = nil })
+	other, err := r.server.Workload(t.Context(), a.pod)
+	if err != nil || !proto.Equal(now, other) || other.Posture["sidecar_template"] != w.Posture["sidecar_template"] || w.Posture["sidecar_template"] == "" {
+		t.Errorf("another replica: %v, %v; this one: %v", other, err, now)
 	}
 }
 
