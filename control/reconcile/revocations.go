@@ -60,7 +60,9 @@ func revocation(u *unstructured.Unstructured) (*controlpb.Revocation, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("spec: %w", err)
 	}
-	at := u.GetCreationTimestamp().Time
+	// The API server writes whole seconds: the one that the object was made in
+	// counts whole, or what was minted earlier in it would live on.
+	at := u.GetCreationTimestamp().Add(time.Second)
 	if s.NotBefore != "" {
 		if at, err = time.Parse(time.RFC3339, s.NotBefore); err != nil {
 			return nil, fmt.Errorf("spec.notBefore: %w", err)
