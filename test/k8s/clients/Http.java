@@ -7,7 +7,7 @@ import java.net.http.HttpResponse;
 public class Http {
     public static void main(String[] args) throws Exception {
         HttpClient client = HttpClient.newBuilder().proxy(java.net.ProxySelector.getDefault()).build();
-        HttpRequest request = HttpRequest.newBuilder(URI.create(args[1])).timeout(java.time.Duration.ofSeconds(15)).build();
+        HttpRequest request = HttpRequest.newBuilder(URI.create(args[1])).timeout(java.time.Duration.ofSeconds(60)).build();
         while (true) {
             try {
                 HttpResponse<String> r = client.send(request, HttpResponse.BodyHandlers.ofString());
