@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync/atomic"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -23,7 +22,6 @@ type folder struct {
 	issuer   *issuer.Issuer
 	workload *identity.Workload
 	log      *slog.Logger
-	first    atomic.Pointer[api.Bundle]
 }
 
 // NewFolder returns a [Control] over the documents in dir. The pod is called
