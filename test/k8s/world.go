@@ -61,7 +61,6 @@ type world struct {
 	ca      *servers.Authority
 	oidc    *servers.OIDC
 	apiKey  string
-	rootKey []byte // the API key's root Secret, as it is written to the cluster
 	client  *http.Client
 	mu      sync.Mutex // guards what follows
 	calls   []call

@@ -34,7 +34,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: agent get|loop|fresh|stream|sleep ...")
+		return errors.New("usage: agent get|loop|fresh|stream|sleep, and their arguments")
 	}
 	switch args[0] {
 	case "get":
