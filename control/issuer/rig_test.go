@@ -29,7 +29,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -456,15 +455,6 @@ func (a *agent) update(ch func(*corev1.Pod)) {
 	if err := a.r.c.Update(a.r.t.Context(), a.pod); err != nil {
 		a.r.t.Fatal(err)
 	}
-}
-
-func toUnstructured(t testing.TB, o any) map[string]any {
-	t.Helper()
-	m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
 }
 
 // container finds a container in a pod by its name.
