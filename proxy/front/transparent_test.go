@@ -150,9 +150,9 @@ func TestRedirectedHTTP(t *testing.T) {
 		})
 	}
 	// Each request of a connection names its own destination.
+	r.from("203.0.113.9:80", nil)
 	c := r.dial(t)
 	in := bufio.NewReader(c)
-	r.from("203.0.113.9:80", nil)
 	for _, host := range []string{"one.example.com", "two.example.com"} {
 		_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host)
 		res, err := http.ReadResponse(in, nil)
