@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,7 +85,34 @@ type replica struct {
 	store  *xds.Server
 	events *events.FakeRecorder
 	addr   string
+	writes sync.Map // of status, by name: *atomic.Int64
 	stop   func()
+}
+
+func (p *replica) written(name string) int64 {
+	n, _ := p.writes.LoadOrStore(name, new(atomic.Int64))
+	return n.(*atomic.Int64).Load()
+}
+
+// counting is a client that counts writes of status.
+type counting struct {
+	client.Client
+	n *sync.Map
+}
+
+func (c *counting) Status() client.SubResourceWriter {
+	return &countingStatus{c.Client.Status(), c.n}
+}
+
+type countingStatus struct {
+	client.SubResourceWriter
+	n *sync.Map
+}
+
+func (c *countingStatus) Apply(ctx context.Context, o runtime.ApplyConfiguration, opts ...client.SubResourceApplyOption) error {
+	n, _ := c.n.LoadOrStore(o.(interface{ GetName() string }).GetName(), new(atomic.Int64))
+	n.(*atomic.Int64).Add(1)
+	return c.SubResourceWriter.Apply(ctx, o, opts...)
 }
 
 func (r *rig) replica(name string, leads bool) *replica {
@@ -111,7 +139,7 @@ func (r *rig) replica(name string, leads bool) *replica {
 		elected = make(chan struct{})
 	}
 	engine, err = reconcile.New(reconcile.Config{
-		Cache: ca, Client: c, Store: store, Namespace: r.own, Replica: name, Elected: elected, Settle: 10 * time.Millisecond,
+		Cache: ca, Client: &counting{Client: c, n: &p.writes}, Store: store, Namespace: r.own, Replica: name, Elected: elected, Settle: 10 * time.Millisecond,
 		TrustDomain: xdstest.TrustDomain, Workload: workload, Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 		Check:    func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
 		Recorder: p.events,

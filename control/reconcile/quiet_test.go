@@ -30,6 +30,7 @@ func TestNoHotLoop(t *testing.T) {
 	p := r.policyObject("agents")
 	r.condition(p, crd.ConditionAccepted)
 	before := []string{p.ResourceVersion, prov.ResourceVersion}
+	writes := a.written("agents") + a.written("model")
 	// Each of these is a pass; the last shows that all were made.
 	for i := range 10 {
 		if err := r.client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
@@ -47,6 +48,9 @@ func TestNoHotLoop(t *testing.T) {
 	r.condition(prov, crd.ConditionAccepted)
 	if now := []string{p.ResourceVersion, prov.ResourceVersion}; now[0] != before[0] || now[1] != before[1] {
 		t.Errorf("status was written again: %v, then %v", before, now)
+	}
+	if n := a.written("agents") + a.written("model") - writes; n != 0 {
+		t.Errorf("status was sent %d times again", n)
 	}
 	s.Until(t, func(b *controlpb.Bundle) bool { return strings.Contains(string(b.GetDocuments()), `"last"`) })
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/attache-dev/attache/control/xds/xdstest"
 )
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // sidecar is a client and what it was told, in order.
 type sidecar struct {
@@ -84,6 +84,7 @@ func until(t *testing.T, s *xds.Server, what string, ok func(map[string]xds.Ack)
 	for !ok(s.Acks()) {
 		select {
 		case <-s.Changed():
+		case <-time.After(10 * time.Millisecond): // a heartbeat is no change
 		case <-deadline:
 			t.Fatalf("never became so: %s; %v", what, s.Acks())
 		}
@@ -156,7 +157,7 @@ func TestHeartbeatsKeepFresh(t *testing.T) {
 	s := xds.New(xds.Config{Current: func() bool { v := <-current; current <- v; return v }})
 	ca := xdstest.NewAuthority(t)
 	addr, _ := ca.Serve("", s.Register)
-	c := start(t, ca, addr, "mine", nil, func(c *client.Config) { c.Heartbeat = 10 * time.Millisecond })
+	c := start(t, ca, addr, "mine", nil, func(c *client.Config) { c.Heartbeat = 200 * time.Millisecond })
 	if !c.Fresh().IsZero() {
 		t.Error("fresh before anything came")
 	}

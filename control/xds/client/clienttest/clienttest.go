@@ -17,7 +17,7 @@ import (
 	"github.com/attache-dev/attache/identity/kubernetes"
 )
 
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // Sidecar is a client that applies all that it is sent.
 type Sidecar struct {
@@ -40,7 +40,7 @@ func Start(tb testing.TB, target string, config *tls.Config, podUID string) *Sid
 	c, err := client.New(client.Config{
 		// The name is the same for all replicas, as a Service's is.
 		Target: "passthrough:///control.test", TLS: config, PodUID: podUID, MinWait: time.Millisecond, MaxWait: 50 * time.Millisecond,
-		Heartbeat: 200 * time.Millisecond, Apply: s.apply, Revoke: func(r *controlpb.Revocation) { s.revoked <- r },
+		Heartbeat: 2 * time.Second, Apply: s.apply, Revoke: func(r *controlpb.Revocation) { s.revoked <- r },
 		Dial: s.dial(),
 	})
 	if err != nil {
