@@ -14,7 +14,10 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/attache-dev/attache/internal/version"
 )
@@ -25,7 +28,7 @@ var errUsage = errors.New("usage")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c, began := root()
+	c, began := rootWith(setLoggers)
 	if err := c.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "attache-control:", err)
 		if errors.Is(err, errUsage) || !*began {
@@ -40,12 +43,23 @@ type global struct {
 	output     string
 	log        string
 	kubeconfig string
+	loggers    func(*slog.Logger) // sets those of the libraries
 }
 
-// root makes the command, and tells whether a line was understood and its work
+// setLoggers gives the libraries our logger. Their loggers are the process's:
+// only main sets them, before anything runs.
+func setLoggers(log *slog.Logger) {
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	klog.SetSlogLogger(log)
+}
+
+// root is the command without the libraries' loggers.
+func root() (c *cobra.Command, began *bool) { return rootWith(func(*slog.Logger) {}) }
+
+// rootWith makes the command, and tells whether a line was understood and its work
 // has begun.
-func root() (c *cobra.Command, began *bool) {
-	g := &global{}
+func rootWith(loggers func(*slog.Logger)) (c *cobra.Command, began *bool) {
+	g := &global{loggers: loggers}
 	began = new(bool)
 	c = &cobra.Command{
 		Use:   "attache-control",

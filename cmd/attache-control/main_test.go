@@ -5,13 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
+
+// The libraries' loggers are set once, before anything reads them.
+func TestMain(m *testing.M) {
+	setLoggers(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
+}
 
 func execute(t *testing.T, args ...string) (out string, err error) {
 	t.Helper()

@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -40,8 +39,7 @@ func (g *global) restConfig() (*rest.Config, error) {
 
 // serve runs the roles until ctx ends, and then drains.
 func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
-	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
-	klog.SetSlogLogger(log)
+	g.loggers(log)
 	config, err := g.restConfig()
 	if err != nil {
 		return err
