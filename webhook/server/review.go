@@ -2,12 +2,14 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"time"
 
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -82,11 +84,14 @@ type badReview struct {
 // Error implements error.
 func (b *badReview) Error() string { return b.text }
 
-// readReview reads one review of an object. Members that we do not know are
-// left alone: newer API servers have them.
-func readReview(w http.ResponseWriter, r *http.Request) (*request, error) {
+// readBody reads what should be a review, until ctx's deadline.
+func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return nil, &badReview{http.StatusUnsupportedMediaType, "send application/json"}
+	}
+	c := http.NewResponseController(w)
+	if end, ok := ctx.Deadline(); ok {
+		_ = c.SetReadDeadline(end) // not supported: the server's own holds
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReview))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
@@ -94,9 +99,12 @@ func readReview(w http.ResponseWriter, r *http.Request) (*request, error) {
 	} else if err != nil {
 		return nil, &badReview{http.StatusBadRequest, "the body cannot be read"}
 	}
-	return parseReview(body)
+	_ = c.SetReadDeadline(time.Time{}) // the connection goes on
+	return body, nil
 }
 
+// parseReview reads one review of an object. Members that we do not know are
+// left alone: newer API servers have them.
 func parseReview(body []byte) (*request, error) {
 	var in review
 	if err := json.Unmarshal(body, &in); err != nil {

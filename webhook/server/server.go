@@ -54,7 +54,8 @@ type Options struct {
 // Server answers reviews. It can be used concurrently.
 type Server struct {
 	Options
-	slots chan struct{}
+	slots   chan struct{}
+	readers *readers
 }
 
 // New makes a server.
@@ -77,7 +78,7 @@ func New(o Options) (*Server, error) {
 	if o.Events == nil {
 		o.Events = func(Event) {}
 	}
-	return &Server{o, make(chan struct{}, o.Parallel)}, nil
+	return &Server{o, make(chan struct{}, o.Parallel), newReaders(o.Parallel)}, nil
 }
 
 // Paths that the webhook configurations name.
@@ -113,15 +114,31 @@ func (s *Server) serve(decide answer) http.HandlerFunc {
 		began := s.now()
 		ctx, cancel := context.WithTimeout(r.Context(), s.Deadline)
 		defer cancel()
+		full := func() {
+			s.Metrics.admission(resultError, s.now().Sub(began), 0)
+			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // net/http would wait for the rest
+			http.Error(w, "too many reviews at a time", http.StatusServiceUnavailable)
+		}
+		// Whoever reaches the port can send slowly: that takes the sender's own
+		// room, and none of the API server's.
+		done, ok := s.readers.enter(ctx, r.RemoteAddr)
+		if !ok {
+			full()
+			return
+		}
+		body, err := readBody(ctx, w, r)
+		done()
 		select {
 		case s.slots <- struct{}{}: // bounds memory, not only work
 			defer func() { <-s.slots }()
 		case <-ctx.Done():
-			s.Metrics.admission(resultError, s.now().Sub(began), 0)
-			http.Error(w, "too many reviews at a time", http.StatusServiceUnavailable)
+			full()
 			return
 		}
-		q, err := readReview(w, r)
+		var q *request
+		if err == nil {
+			q, err = parseReview(body)
+		}
 		if err != nil {
 			code := http.StatusBadRequest
 			if bad := (*badReview)(nil); errors.As(err, &bad) {
