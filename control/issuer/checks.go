@@ -153,12 +153,23 @@ func aloneAsUser(f *facts) error {
 	if u := userOf(f.pod.Spec.SecurityContext); u != nil && *u == f.own.UID {
 		return deny(reasonUser, "the pod's user is %d, which is the sidecar's alone", f.own.UID)
 	}
-	return f.others(func(c corev1.Container) error {
+	if err := f.others(func(c corev1.Container) error {
 		if sc := c.SecurityContext; sc != nil && sc.RunAsUser != nil && *sc.RunAsUser == f.own.UID {
 			return deny(reasonUser, "container %s runs as user %d, which is the sidecar's alone", c.Name, f.own.UID)
 		}
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+	// Where a pod names no user the image does, which no guard sees: kubelets
+	// from 1.33 on tell who it is.
+	st := f.pod.Status
+	for _, c := range slices.Concat(st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses) {
+		if c.Name != f.own.Container && c.User != nil && c.User.Linux != nil && c.User.Linux.UID == f.own.UID {
+			return deny(reasonUser, "the image of container %s runs as user %d, which is the sidecar's alone; set securityContext.runAsUser", c.Name, f.own.UID)
+		}
+	}
+	return nil
 }
 
 func userOf(sc *corev1.PodSecurityContext) *int64 {

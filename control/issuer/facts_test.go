@@ -96,6 +96,12 @@ func TestFacts(t *testing.T) {
 		"two sidecars": {func(f *facts) {
 			f.pod.Spec.InitContainers = append(f.pod.Spec.InitContainers, f.pod.Spec.InitContainers[0])
 		}, reasonSidecar},
+		"image of the sidecar's user": {func(f *facts) {
+			f.pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", User: &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: 64200}}}}
+		}, reasonUser},
+		"ephemeral image of the sidecar's user": {func(f *facts) {
+			f.pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "debug", User: &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: 64200}}}}
+		}, reasonUser},
 		"sidecar among the containers": {func(f *facts) {
 			f.pod.Spec.Containers, f.pod.Spec.InitContainers = f.pod.Spec.InitContainers, nil
 		}, reasonSidecar},

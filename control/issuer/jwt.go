@@ -115,6 +115,11 @@ func (s *Server) peer(ctx context.Context) (peer.Pod, error) {
 	if err != nil {
 		return p, broken("see where the call comes from", err)
 	}
+	// Each look costs the API server a read, which others wait for. Who has
+	// stolen a key uses up none of its pod's.
+	if !s.calls.allow(p.UID + " " + address.String()) {
+		return p, tooOften("calls")
+	}
 	_, err = s.again(ctx, p, address)
 	return p, err
 }

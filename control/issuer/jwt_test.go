@@ -11,6 +11,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	appsv1 "k8s.io/api/apps/v1"
 	coordv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -346,4 +348,11 @@ func TestPeer(t *testing.T) {
 	a.debug(t, corev1.EphemeralContainer{TargetContainerName: inject.SidecarName, EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: "registry.example/shell"}})
 	_, err = who(a)
 	r.refusedFor(err, "debug_container")
+	// Looking costs reads of the API server: one pod cannot use up all.
+	for range 500 {
+		if _, err = who(a); status.Code(err) == codes.ResourceExhausted {
+			break
+		}
+	}
+	r.refusedFor(err, "rate")
 }

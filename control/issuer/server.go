@@ -34,6 +34,10 @@ const (
 	DefaultAudience = "attache.dev"
 	// MaxJWT is the longest lifetime of a JWT-SVID.
 	MaxJWT = 5 * time.Minute
+
+	// What a pod may ask of the control plane's other services (Peer): more than
+	// the broker gives it, so that its own answer is the one that is heard.
+	callRate, callBurst = 10, 60
 )
 
 // Config is what a [Server] needs. Fields without a default are required.
@@ -99,6 +103,7 @@ type Server struct {
 	controlpb.UnimplementedIdentityServer
 	Config
 	jwts, attests *limiter
+	calls         *limiter // of Peer, by pod uid and address
 	metrics       *metrics
 	names         *lru.Cache[string, string]                    // pod uid -> name
 	verified      *lru.Cache[string, *attested]                 // pod uid -> last verdict
@@ -128,6 +133,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		Config: c, suspects: map[string]suspect{}, metrics: newMetrics(c.Metrics),
 		jwts: newLimiter(c.JWTRate, c.JWTBurst, c.Now), attests: newLimiter(c.AttestRate, c.AttestBurst, c.Now),
+		calls: newLimiter(callRate, callBurst, c.Now),
 	}
 	var errs [4]error
 	s.names, errs[0] = lru.New[string, string](remembered)
