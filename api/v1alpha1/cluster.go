@@ -165,7 +165,7 @@ type AcceptedTemplate struct {
 // IssuerConfig is the built-in issuer of the cluster.
 type IssuerConfig struct {
 	// URL is the iss of JWT-SVIDs. Discovery and keys must be served below it
-	// (attache issuer export writes them); others verify JWT-SVIDs by it.
+	// (attache-control issuer export writes them); others verify JWT-SVIDs by it.
 	// Default: the control plane's own Service.
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^https://[^\s?#]+$`
