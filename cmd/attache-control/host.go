@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -23,6 +24,9 @@ type host struct {
 	log    *slog.Logger
 	mgr    manager.Manager // client, caches, runnables; its runnables start once the caches are synced
 	health *health
+	// registry is of our metrics. Those of controller-runtime and of Go are in
+	// a registry of the process's, which /metrics shows too.
+	registry *prometheus.Registry
 
 	// apiTLS is the configuration of the sidecars' gRPC port, see useAPITLS.
 	apiTLS   *tls.Config

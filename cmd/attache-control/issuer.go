@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/issuer"
@@ -73,7 +72,7 @@ func (h *host) keys(ctx context.Context) (*issuer.Keys, error) {
 		bundle = issuer.DefaultSigner
 	}
 	k, err := issuer.OpenKeys(ctx, issuer.KeysConfig{
-		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Metrics: metrics.Registry, Log: h.log,
+		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Metrics: h.registry, Log: h.log,
 	})
 	if err != nil {
 		return nil, err
@@ -166,7 +165,7 @@ func (h *host) identity(ctx context.Context) (*issuer.Server, error) {
 		ClientIDs: func(uid string) []string { return ask(h.clientIDs, uid) },
 		Cluster:   h.clusterConfig,
 		Frozen:    func(ns, label string) bool { return h.frozen == nil || h.frozen(ns, label) },
-		Metrics:   metrics.Registry, Log: h.log,
+		Metrics:   h.registry, Log: h.log,
 	})
 	return h.serverOf, err
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
@@ -49,7 +48,7 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 		return nil, nil, err
 	}
 	var e *reconcile.Engine
-	s := xds.New(xds.Config{Peer: identity.Peer, Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(metrics.Registry), Log: h.log})
+	s := xds.New(xds.Config{Peer: identity.Peer, Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(h.registry), Log: h.log})
 	e, err = reconcile.New(reconcile.Config{
 		Cache: h.mgr.GetCache(), Client: h.mgr.GetClient(), Recorder: h.mgr.GetEventRecorder("attache-control"), Store: s, Workload: identity.Workload,
 		Check:       func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
@@ -58,7 +57,7 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 			return cluster.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		},
 		Root:     h.readRoot(cluster),
-		Registry: metrics.Registry, Log: h.log,
+		Registry: h.registry, Log: h.log,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -138,7 +137,7 @@ func addBroker(ctx context.Context, h *host) error {
 	b, err := broker.New(broker.Config{
 		Peer: pods.Peer, Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace,
 		Client:  out.Client,
-		Metrics: broker.NewMetrics(metrics.Registry), Log: h.log,
+		Metrics: broker.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e broker.Event) error {
 			h.log.LogAttrs(ctx, slog.LevelInfo, "mint", slog.Any("record", e))
 			return nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -51,13 +52,13 @@ func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	h := &host{options: o, log: log, mgr: mgr, health: &health{}}
+	h := &host{options: o, log: log, mgr: mgr, health: &health{}, registry: prometheus.NewRegistry()}
 	// Probes are answered at once: a role may have to wait for the cluster.
 	probes, stopProbes := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopProbes()
 	probesDone := make(chan error, 1)
 	go func() {
-		probesDone <- serveHTTP(probes, h.metricsListen, nil, newServer(h.health.handler(metrics.Registry), log))
+		probesDone <- serveHTTP(probes, h.metricsListen, nil, newServer(h.health.handler(prometheus.Gatherers{metrics.Registry, h.registry}), log))
 	}()
 	if err := h.addRoles(ctx); err != nil {
 		return err

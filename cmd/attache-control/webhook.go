@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/control/issuer"
@@ -78,7 +77,7 @@ func addWebhook(ctx context.Context, h *host) error {
 		return err
 	}
 	for _, c := range []prometheus.Collector{m, cert.Collector()} {
-		if err := metrics.Registry.Register(c); err != nil {
+		if err := h.registry.Register(c); err != nil {
 			return err
 		}
 	}

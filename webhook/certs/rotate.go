@@ -76,7 +76,7 @@ func Rotate(mgr manager.Manager, o Options) (*Certificate, error) {
 			{Name: o.Configuration, Type: rotator.Mutating},
 			{Name: o.Configuration, Type: rotator.Validating},
 		},
-		ControllerName:         cmp.Or(o.controller, "webhook-certificate"),
+		ControllerName:         cmp.Or(o.controller, "webhook-certificate-"+o.Secret.Namespace),
 		FieldOwner:             "attache-webhook-cert",
 		CaCertDuration:         authorityFor,
 		ServerCertDuration:     certificateFor,
