@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/net/netutil"
 )
 
 // Steps of the start, in order: what /started waits for.
@@ -23,7 +23,8 @@ const (
 )
 
 // maxProbes bounds the connections to the health port, which the whole network
-// can reach.
+// can reach. With one more the oldest ends: who keeps connections open must not
+// keep the kubelet out, which would take the pod for a dead one.
 const maxProbes = 32
 
 // health answers probes. It shows no more than the state of the start and
@@ -122,6 +123,29 @@ func (h *health) serve(ctx context.Context, where string) (addr net.Addr, stop f
 		Handler: h.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}
-	go func() { _ = s.Serve(netutil.LimitListener(ln, maxProbes)) }()
+	s.ConnState = (&newest{max: maxProbes}).state
+	go func() { _ = s.Serve(ln) }()
 	return ln.Addr(), func() { _ = s.Close() }, nil
+}
+
+// newest closes the oldest connections of a server when there are more than
+// max.
+type newest struct {
+	max  int
+	mu   sync.Mutex // guards what follows
+	open []net.Conn // the oldest first
+}
+
+func (n *newest) state(c net.Conn, st http.ConnState) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch st {
+	case http.StateNew:
+		if n.open = append(n.open, c); len(n.open) > n.max {
+			_ = n.open[0].Close() // StateClosed follows, and finds nothing
+			n.open = slices.Delete(n.open, 0, 1)
+		}
+	case http.StateClosed, http.StateHijacked:
+		n.open = slices.DeleteFunc(n.open, func(o net.Conn) bool { return o == c })
+	}
 }

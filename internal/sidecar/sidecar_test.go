@@ -177,6 +177,25 @@ const (
 	someone = "apiVersion: attache.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p, namespace: a}\nspec:\n  rules:\n  - {name: one, hosts: [api.example.com], action: deny, reason: \"not %s\"}\n"
 )
 
+// The health port is the whole network's: who keeps its connections open does
+// not keep the kubelet out.
+func TestCrowdedHealthPort(t *testing.T) {
+	r := start(t, nil)
+	for range 2 * maxProbes {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+	}
+	c := &http.Client{Timeout: 2 * time.Second}
+	res, err := c.Get(r.url + "/started") //nolint:noctx // it has a timeout
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+}
+
 // The start waits for each step, and says which; nothing is served before.
 func TestStart(t *testing.T) {
 	r := start(t, nil)
