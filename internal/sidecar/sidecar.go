@@ -65,12 +65,19 @@ func Run(ctx context.Context, o Options, control Control) (err error) {
 	if err := writeTrust(o.TrustDir, s.ca.PEM()); err != nil {
 		return err
 	}
-	s.health.begin(stepAttest)
+	s.begin(stepAttest)
 	if s.source, err = control.Attest(ctx); err != nil {
 		return fmt.Errorf("attest the pod: %w", err)
 	}
-	s.health.begin(stepPolicy)
+	s.begin(stepPolicy)
 	return s.follow(ctx, addr)
+}
+
+// begin says which step of the start is under way: also in the log, since the
+// kubelet's events do not repeat what a probe was answered.
+func (s *sidecar) begin(step string) {
+	s.health.begin(step)
+	s.o.Log.Info("starting", "waiting_for", step)
 }
 
 // follow lives as long as the pod: what the control plane says makes the data
@@ -237,7 +244,7 @@ func (s *sidecar) prove(ctx context.Context) error {
 	if s.o.Mode != Transparent {
 		return nil
 	}
-	s.health.begin(stepRedirect)
+	s.begin(stepRedirect)
 	for {
 		err := s.prover.Prove(ctx)
 		if err == nil {
