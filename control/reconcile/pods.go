@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -52,6 +53,7 @@ func (e *Engine) pass(ctx context.Context) error {
 	}
 	if len(gone) > 0 {
 		e.Store.Delete(gone...)
+		e.dropGroups()
 	}
 	e.publish()
 	return err
@@ -148,6 +150,18 @@ func (e *Engine) readPods(ctx context.Context, namespaces map[string]map[string]
 		errs = append(errs[:5], fmt.Errorf("and %d pods more", len(errs)-5))
 	}
 	return set, gone, errors.Join(errs...)
+}
+
+// dropGroups forgets what was selected for pods of which none is left. A label
+// that differs from Job to Job would otherwise fill the memory.
+func (e *Engine) dropGroups() {
+	used := make(map[*group]bool)
+	for _, p := range e.pods {
+		used[p.group] = true
+	}
+	for _, s := range e.spaces {
+		maps.DeleteFunc(s.shared, func(_ string, g *group) bool { return !used[g] })
+	}
 }
 
 func ended(p *corev1.Pod) bool {

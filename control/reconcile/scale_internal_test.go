@@ -146,3 +146,36 @@ func TestThousandsOfPods(t *testing.T) {
 	t.Logf("%d pods in %d namespaces: first pass %v, nothing changed %v, one policy changed %v, %d KiB a pod",
 		spaces*perSpace, spaces, cold.Round(time.Millisecond), idle.Round(time.Millisecond), one.Round(time.Millisecond), (m1.HeapAlloc-m0.HeapAlloc)/1024/(spaces*perSpace))
 }
+
+// What was made for pods that are gone is not kept: the labels of Jobs are new
+// each time, and their author chooses them.
+func TestPodsThatComeAndGo(t *testing.T) {
+	l := &lists{objects: map[string][]unstructured.Unstructured{}}
+	l.namespaces = []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{InjectLabel: InjectEnabled}}}}
+	l.put(t, v1alpha1.KindAccessPolicy, "team", "p", 1, `{"workloads":[{"matchLabels":{"run":"1"}}],"rules":[{"name":"r","hosts":["api.example"],"action":"allow"}]}`)
+	store := xds.New(xds.Config{})
+	defer store.Close()
+	e, err := New(Config{
+		Cache: l, Client: struct{ client.Client }{}, Store: store, Namespace: "attache-system", Replica: "a", TrustDomain: "cluster.test",
+		Ping:  func(context.Context) error { return nil },
+		Check: func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
+		Workload: func(_ context.Context, p *corev1.Pod) (*controlpb.Workload, error) {
+			return &controlpb.Workload{SpiffeId: "spiffe://cluster.test/ns/team/sa/default", Namespace: p.Namespace, ServiceAccount: "default", Pod: p.Name, PodUid: string(p.UID), Labels: p.Labels}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		run := fmt.Sprint(i)
+		l.pods = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "team", Name: "job-" + run, UID: types.UID(run), ResourceVersion: "1", Labels: map[string]string{"run": run}, Annotations: map[string]string{StatusAnnotation: "{}"},
+		}}}
+		if err := e.pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(e.spaces["team"].shared); n != 1 {
+		t.Errorf("one pod is left, and the selections of %d are kept", n)
+	}
+}
