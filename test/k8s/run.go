@@ -22,6 +22,7 @@ type run struct {
 	node           *node.Node
 	kube           *kubernetes.Clientset
 	world          *world
+	installed      settings // of the release now
 	started        time.Time
 	mu             sync.Mutex // guards what follows
 	passed, failed int

@@ -141,6 +141,7 @@ func (r *run) install(ctx context.Context, helm string, v settings) error {
 	if _, err := r.condition(ctx, "", "attacheconfig/default", "Accepted", "True"); err != nil {
 		return fmt.Errorf("the operator's settings: %w; %s", err, r.controlState(ctx))
 	}
+	r.installed = v
 	return nil
 }
 
