@@ -47,7 +47,7 @@ func NewCluster(o *Options) (Control, error) {
 	c.broker = broker.New(c.conn)
 	c.xds, err = client.New(client.Config{
 		Target: o.Control, TLS: c.source.TLS(), PodUID: o.PodUID, Log: o.Log,
-		Apply: c.apply, Revoke: func(r *controlpb.Revocation) { c.to.Revoke(revocation(r)) },
+		Apply: c.apply, Revoke: func(r *controlpb.Revocation) { c.to.Revoke(revocation(r, c.source.Skew())) },
 	})
 	return c, err
 }
@@ -128,10 +128,12 @@ func (c *cluster) apply(pb *controlpb.Bundle) error {
 	return nil
 }
 
-func revocation(r *controlpb.Revocation) Revocation {
+// revocation is r by our clock, which may be ahead: what we minted before it then
+// says that it was minted later. skew is how far the control plane's is ahead.
+func revocation(r *controlpb.Revocation, skew time.Duration) Revocation {
 	out := Revocation{ID: r.GetId(), Provider: r.GetProvider(), Handle: r.GetHandle(), Task: r.GetTask(), Owner: r.GetOwner(), Reason: r.GetReason()}
 	if t := r.GetNotBefore(); t.IsValid() {
-		out.Before = t.AsTime()
+		out.Before = t.AsTime().Add(max(0, -skew))
 	}
 	out.All = out.Provider == "" && out.Handle == "" && out.Task == ""
 	return out
