@@ -229,7 +229,7 @@ func addIssuer(ctx context.Context, h *host) error {
 // templatesCommand shows and retires templates.
 func templatesCommand(g *global) *cobra.Command {
 	c := &cobra.Command{Use: "templates", Short: "The sidecars' templates that are attested", Args: cobra.NoArgs}
-	namespace := c.PersistentFlags().String("namespace", "attache-system", "namespace of the control plane")
+	namespace := c.PersistentFlags().String("namespace", home(), "namespace of the control plane")
 	open := func() (client.Client, *issuer.Set, error) {
 		config, err := g.restConfig()
 		if err != nil {
@@ -333,7 +333,7 @@ secret is written.`,
 		},
 	}
 	f := export.Flags()
-	f.StringVar(&o.namespace, "namespace", "attache-system", "namespace of the control plane")
+	f.StringVar(&o.namespace, "namespace", home(), "namespace of the control plane")
 	f.StringVar(&o.caSecret, "ca-secret", issuer.DefaultSecret, "Secret with the keys")
 	f.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "trust domain of the SPIFFE IDs")
 	f.StringVar(&o.issuerURL, "issuer-url", "", "URL of the issuer, as the control plane has it (required)")

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/discovery"
@@ -15,6 +17,10 @@ import (
 
 // errWrong is the error of status --check.
 var errWrong = errors.New("not all is well")
+
+// home is the control plane's namespace, as commands take it without a flag: in
+// one of its pods that pod's own.
+func home() string { return cmp.Or(os.Getenv("POD_NAMESPACE"), "attache-system") }
 
 // statusCommand shows the cluster to its operator.
 func statusCommand(g *global) *cobra.Command {
@@ -67,7 +73,7 @@ anew), foreign (something changed it), or not there: uninjected, opted-out.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&namespace, "namespace", "attache-system", "namespace of the control plane")
+	f.StringVar(&namespace, "namespace", home(), "namespace of the control plane")
 	f.StringVar(&only, "only", "", "this opted-in namespace alone")
 	f.BoolVar(&all, "all", false, "list current and opted-out pods, too")
 	f.BoolVar(&check, "check", false, "exit with 1 if a pod or an object needs somebody")
