@@ -230,6 +230,15 @@ func (w *watch) stop() {
 	_ = w.k.nc.SetReadDeadline(time.Time{})
 }
 
+// rest gives the timer of a watch that is not armed up.
+func (w *watch) rest() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.armed && !w.reading {
+		w.timer = nil
+	}
+}
+
 // end stops the watch for good.
 func (w *watch) end() {
 	w.mu.Lock()

@@ -139,10 +139,7 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 	k := &conn{s: s, nc: c, ctx: ctx, remote: c.RemoteAddr().String()}
 	k.in.init(c)
 	k.watch.init(k)
-	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		state := t.ConnectionState()
-		k.tls = &state
-	}
+	k.describe()
 	if !s.track(k) {
 		_ = c.Close()
 		return
@@ -152,6 +149,14 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 		k.abort()
 	})
 	k.run()
+}
+
+// describe notes what requests are told of the connection.
+func (k *conn) describe() {
+	if t, ok := k.nc.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		state := t.ConnectionState()
+		k.tls = &state
+	}
 }
 
 // run serves until the connection ends or is parked.
@@ -173,18 +178,22 @@ func (k *conn) run() {
 		k.parking = false
 		k.in.release()
 		k.in.clearDeadline()
+		k.tls = nil
+		k.watch.rest()
 		if k.s.Park(k.nc, k.s.idleTimeout()-parkAfter, k.resume) {
 			gone = false
 			return
 		}
 		k.staying = true
 		k.in.init(k.nc)
+		k.describe()
 	}
 }
 
 // resume goes on where Park was offered the connection.
 func (k *conn) resume() {
 	k.in.init(k.nc)
+	k.describe()
 	k.run()
 }
 
