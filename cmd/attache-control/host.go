@@ -109,6 +109,30 @@ func serveUntil(ctx context.Context, s *http.Server, serve func() error) error {
 	return nil
 }
 
+// Bounds of the sidecars' port, which anybody reaches who is let by network
+// policy, and who shows an SVID or a token only inside of a call. A sidecar has
+// one stream, and as many calls as it mints at a time; more of them wait.
+const (
+	maxCalls     = 128 // of a connection at a time
+	maxHeaders   = 64 << 10
+	maxMessage   = 1 << 20
+	maxHandshake = 15 * time.Second
+)
+
+func apiOptions(config *tls.Config) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(credentials.NewTLS(config)),
+		// New replicas get their share of the streams. With SVIDs of an hour,
+		// renewed at half, no connection outlives its certificate.
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: 15 * time.Minute, MaxConnectionAgeGrace: time.Minute,
+			Time: 30 * time.Second, Timeout: 10 * time.Second,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxCalls), grpc.MaxHeaderListSize(maxHeaders), grpc.ConnectionTimeout(maxHandshake),
+	}
+}
+
 // serveSidecars serves the gRPC port, if any role has a service there.
 func (h *host) serveSidecars(ctx context.Context) error {
 	if len(h.services) == 0 {
@@ -121,17 +145,7 @@ func (h *host) serveSidecars(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for sidecars: %w", err)
 	}
-	s := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(h.apiTLS)),
-		// New replicas get their share of the streams. With SVIDs of an hour,
-		// renewed at half, no connection outlives its certificate.
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge: 15 * time.Minute, MaxConnectionAgeGrace: time.Minute,
-			Time: 30 * time.Second, Timeout: 10 * time.Second,
-		}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.MaxRecvMsgSize(1<<20),
-	)
+	s := grpc.NewServer(apiOptions(h.apiTLS)...)
 	for _, register := range h.services {
 		register(s)
 	}
