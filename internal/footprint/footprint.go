@@ -43,7 +43,7 @@ type rest struct{ allocated uint64 }
 
 const (
 	quiet   = 4 << 20 // allocated between two looks
-	surplus = 4 << 20 // of free heap, beyond an eighth of what is in use
+	surplus = 4 << 20 // of free heap, and of what is dead
 )
 
 func (r *rest) giveBack() {
@@ -53,7 +53,7 @@ func (r *rest) giveBack() {
 	calm := r.allocated != 0 && allocated-r.allocated < quiet
 	r.allocated = allocated
 	// What is dead counts as used until it is collected.
-	if calm && free+dead(used) > surplus+used/8 {
+	if calm && free+dead(used) > surplus {
 		debug.FreeOSMemory()
 	}
 }
