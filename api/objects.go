@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -37,6 +38,9 @@ type Objects struct {
 	// TrustDomain is the control plane's own; it stands in every pod's
 	// documents. Empty: the AttacheConfig's.
 	TrustDomain string
+	// Nameservers are the cluster's resolvers, where the AttacheConfig names
+	// none: without any a sidecar takes those of its pod, which are its author's.
+	Nameservers []netip.Addr
 	// Check finds the mistakes that package policy does (its Compile). An error
 	// of type [Problems] blames objects; any other is the caller's. Nil finds none.
 	Check func(*Bundle) error

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,29 @@ func names(s *api.Selection) string {
 		list = append(list, r.String())
 	}
 	return strings.Join(list, ", ")
+}
+
+// Where the AttacheConfig names no resolvers, pods have the control plane's:
+// never those of their own resolv.conf, which their author writes.
+func TestNameservers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		config []string
+		want   string
+	}{
+		"no config":           {nil, "192.0.2.53"},
+		"config without":      {[]string{`{kind: AttacheConfig, metadata: {name: default}, spec: {limits: {maxStreams: 7}}}`}, "192.0.2.53"},
+		"config":              {[]string{`{kind: AttacheConfig, metadata: {name: default}, spec: {cluster: {nameservers: ["10.96.0.10"]}}}`}, "10.96.0.10"},
+		"config not in force": {[]string{`{kind: AttacheConfig, metadata: {name: default}, spec: {cluster: {nameservers: [x]}}}`}, "192.0.2.53"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := cluster(t, tt.config...)
+			o.Nameservers = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+			_, s := forPod(t, o, agent())
+			if got := s.Bundle.Config.Spec.Cluster.Nameservers; !slices.Equal(got, []string{tt.want}) {
+				t.Errorf("got %v, want %s", got, tt.want)
+			}
+		})
+	}
 }
 
 func TestForPod(t *testing.T) {

@@ -143,7 +143,13 @@ func (c *Catalog) podConfig() *Object {
 	for _, field := range []string{"workload", "identity", "admin", "cluster"} {
 		spec = replace(spec, field, nil)
 	}
-	if n := c.config.Cluster.Nameservers; len(n) > 0 {
+	n := c.config.Cluster.Nameservers
+	if len(n) == 0 {
+		for _, a := range c.objects.Nameservers {
+			n = append(n, a.String())
+		}
+	}
+	if len(n) > 0 {
 		spec = replace(spec, "cluster", map[string]any{"nameservers": n})
 	}
 	return &Object{Kind: v1alpha1.KindAttacheConfig, Name: ConfigName, Spec: replace(spec, "trustDomain", c.config.TrustDomain)}

@@ -47,12 +47,16 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 	if err != nil {
 		return nil, nil, err
 	}
+	nameservers, err := resolvers("/etc/resolv.conf")
+	if err != nil {
+		return nil, nil, err
+	}
 	var e *reconcile.Engine
 	s := xds.New(xds.Config{Peer: identity.Peer, Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(h.registry), Log: h.log})
 	e, err = reconcile.New(reconcile.Config{
 		Cache: h.mgr.GetCache(), Client: h.mgr.GetClient(), Recorder: h.mgr.GetEventRecorder("attache-control"), Store: s, Workload: identity.Workload,
 		Check:       func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
-		TrustDomain: h.trustDomain, Namespace: h.namespace, Replica: replica, Elected: h.mgr.Elected(),
+		TrustDomain: h.trustDomain, Nameservers: nameservers, Namespace: h.namespace, Replica: replica, Elected: h.mgr.Elected(),
 		Ping: func(ctx context.Context) error {
 			return cluster.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		},

@@ -208,8 +208,8 @@ func resolvers(file string) ([]netip.Addr, error) {
 		if len(words) < 2 || words[0] != "nameserver" {
 			continue
 		}
-		// A loopback resolver is this host's, not the pods'.
-		if a, err := netip.ParseAddr(words[1]); err == nil && !a.IsLoopback() {
+		// A loopback resolver is this host's, not the pods'; so is one of a zone.
+		if a, err := netip.ParseAddr(words[1]); err == nil && !a.IsLoopback() && a.Zone() == "" {
 			list = append(list, a)
 		}
 	}

@@ -153,7 +153,7 @@ func (e *Engine) check(ns string, own []*object, shared map[api.Ref]api.Object, 
 			list = append(list, p)
 			effective[o.Ref()] = p
 		}
-		c, err := api.NewCatalog(api.Objects{List: list, Namespaces: map[string]map[string]string{ns: labels}, TrustDomain: e.TrustDomain, Check: e.Check})
+		c, err := api.NewCatalog(api.Objects{List: list, Namespaces: map[string]map[string]string{ns: labels}, TrustDomain: e.TrustDomain, Nameservers: e.Nameservers, Check: e.Check})
 		return c, effective, err
 	}
 	c, effective, err := build(func(o *object) api.Object { return o.Object })

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,6 +82,8 @@ type Config struct {
 	// Check finds mistakes of policies (policy.Compile).
 	Check       func(*api.Bundle) error
 	TrustDomain string
+	// Nameservers of pods where the AttacheConfig names none.
+	Nameservers []netip.Addr
 	// Ping asks the API server for anything, not a cache.
 	Ping func(context.Context) error
 	// Root reads a key of a Secret as the broker would, and keeps nothing of it;
