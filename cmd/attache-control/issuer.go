@@ -134,8 +134,8 @@ func (h *host) clusterConfig() *v1alpha1.ClusterConfig {
 // sidecarParts are the names that package inject gives.
 func sidecarParts() issuer.Names {
 	return issuer.Names{
-		Container: inject.SidecarName, Redirect: inject.RedirectName, UID: 64200,
-		Token: "attache-token", Private: []string{"attache-token", "attache-state", "attache-spool", "attache-none"},
+		Container: inject.SidecarName, Redirect: inject.RedirectName, UID: inject.DefaultUID,
+		Token: inject.TokenVolume, Private: inject.PrivateVolumes(),
 	}
 }
 

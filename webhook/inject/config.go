@@ -212,7 +212,7 @@ const shape = "attache.dev/inject/1\n"
 func (c *Config) setDefaults() {
 	fill(&c.ImagePullPolicy, "IfNotPresent")
 	fill(&c.Mode, Explicit)
-	fill(&c.UID, 64200)
+	fill(&c.UID, DefaultUID)
 	fill(&c.Audience, "attache.dev")
 	fill(&c.TokenTTL, time.Hour)
 	fill(&c.ProxyPort, 15002)

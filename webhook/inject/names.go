@@ -1,5 +1,7 @@
 package inject
 
+import "slices"
+
 // Labels and annotations, on namespaces (ns) and pods.
 const (
 	prefix = "attache.dev/"
@@ -33,6 +35,11 @@ const (
 	stateVolume = "attache-state" // keys, in memory; the sidecar's alone
 	spoolVolume = "attache-spool" // audit records, on disk; the sidecar's alone
 	noneVolume  = "attache-none"  // stands where the API token would be mounted
+
+	// TokenVolume is the volume with the token of our audience.
+	TokenVolume = tokenVolume
+	// DefaultUID is the sidecar's user, where the Config names none.
+	DefaultUID = 64200
 )
 
 var (
@@ -40,6 +47,9 @@ var (
 	ownVolumes     = []string{trustVolume, tokenVolume, stateVolume, spoolVolume, noneVolume}
 	privateVolumes = []string{tokenVolume, stateVolume, spoolVolume, noneVolume}
 )
+
+// PrivateVolumes are those that only the sidecar may mount.
+func PrivateVolumes() []string { return slices.Clone(privateVolumes) }
 
 // Paths in containers.
 const (
