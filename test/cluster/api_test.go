@@ -75,10 +75,11 @@ func TestAPI(t *testing.T) {
 // gets its service account, too.
 func TestAccountsOfNamespacesOfOthers(t *testing.T) {
 	e := cluster.API(t)
-	if _, err := e.Kubectl(t.Context(), "", "create", "namespace", "made-by-kubectl"); err != nil {
+	name, err := e.Kubectl(t.Context(), "{apiVersion: v1, kind: Namespace, metadata: {generateName: made-by-kubectl-}}", "create", "-f", "-", "-o", "jsonpath={.metadata.name}")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Kubectl(t.Context(), "", "wait", "--for=create", "serviceaccount/default", "-n", "made-by-kubectl", "--timeout=60s"); err != nil {
+	if _, err := e.Kubectl(t.Context(), "", "wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=60s"); err != nil {
 		t.Fatal(err)
 	}
 }
