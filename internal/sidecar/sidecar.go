@@ -42,6 +42,7 @@ type sidecar struct {
 	resolver *resolve.Resolver
 	prover   *redirect.Prover
 	plane    *dataplane.Plane
+	untrace  func()     // ends tracing, after the plane
 	first    chan error // of the first bundle: built, or why not
 }
 
@@ -93,6 +94,7 @@ func (s *sidecar) follow(ctx context.Context, healthAddr net.Addr) (err error) {
 		<-ended // nothing is applied to a closed data path
 		if s.plane != nil {
 			err = errors.Join(err, s.plane.Close())
+			s.untrace()
 		}
 	}()
 	select {
@@ -172,20 +174,31 @@ func (s *sidecar) newPlane(b *api.Bundle) (*dataplane.Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", envPlaceholders, err)
 	}
+	untrace, tracer, err := dataplane.OpenTracing(context.Background(), b.Config.Spec.Tracing, s.o.Version)
+	if err != nil {
+		return nil, err
+	}
 	spool, err := audit.Open(opts)
 	if err != nil {
+		untrace()
 		return nil, err
 	}
 	s.resolver.Set(s.nameservers(b.Config.Spec.Cluster))
 	c := dataplane.Config{
 		Bundle: b, Workload: s.control.Workload(), Source: s.source, Spool: spool, UsedTokens: filepath.Join(s.o.StateDir, "used-human-tokens"),
-		Placeholders: holders, CA: s.ca, Resolver: s.resolver, Stale: s.control.Stale, Log: s.o.Log,
+		Placeholders: holders, CA: s.ca, Resolver: s.resolver, Stale: s.control.Stale, Tracer: tracer, Log: s.o.Log,
 		Warn: func(text string) { s.o.Log.Warn(text) },
 	}
 	if br, ok := s.control.(Broker); ok {
 		c.Broker = br.Minter
 	}
-	return dataplane.New(c)
+	p, err := dataplane.New(c)
+	if err != nil {
+		untrace()
+		return nil, err
+	}
+	s.untrace = untrace
+	return p, nil
 }
 
 // nameservers are those that the operator names, for the cluster or in our
