@@ -16,11 +16,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/issuer"
 	idissuer "github.com/attache-dev/attache/identity/issuer"
@@ -88,7 +88,7 @@ func (h *host) issuerAt(ctx context.Context, c client.Client) (string, error) {
 		return h.issuerURL, nil
 	}
 	u := &unstructured.Unstructured{}
-	u.SetGroupVersionKind(schema.GroupVersionKind{Group: "attache.dev", Version: "v1alpha1", Kind: v1alpha1.KindAttacheConfig})
+	u.SetGroupVersionKind(crd.GroupVersion().WithKind(v1alpha1.KindAttacheConfig))
 	err := c.Get(ctx, types.NamespacedName{Name: "default"}, u)
 	if err != nil && !apierrors.IsNotFound(err) && !meta.IsNoMatchError(err) {
 		return "", fmt.Errorf("read AttacheConfig default: %w", err)

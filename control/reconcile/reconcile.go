@@ -44,6 +44,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/xds"
 )
@@ -128,13 +129,7 @@ var kinds = []string{
 	v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy,
 }
 
-func gvk(kind string) schema.GroupVersionKind {
-	gv, err := schema.ParseGroupVersion(v1alpha1.APIVersion)
-	if err != nil {
-		panic("reconcile: " + err.Error()) // a constant
-	}
-	return gv.WithKind(kind)
-}
+func gvk(kind string) schema.GroupVersionKind { return crd.GroupVersion().WithKind(kind) }
 
 // RevocationKind is what the engine reads beside the kinds of policies.
 func RevocationKind() schema.GroupVersionKind { return gvk(v1alpha1.KindRevocation) }

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api/crd"
@@ -297,7 +296,7 @@ func digestOf(image string) string {
 
 func (r *Report) readObjects(ctx context.Context, o Options, kind string) error {
 	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(schema.GroupVersionKind{Group: "attache.dev", Version: "v1alpha1", Kind: kind + "List"})
+	list.SetGroupVersionKind(crd.GroupVersion().WithKind(kind + "List"))
 	var opts []client.ListOption
 	if o.Only != "" && (kind == v1alpha1.KindCredentialProvider || kind == v1alpha1.KindAccessPolicy) {
 		opts = append(opts, client.InNamespace(o.Only))

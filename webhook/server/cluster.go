@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -82,7 +83,7 @@ var kinds = []string{
 }
 
 func gvk(kind string) schema.GroupVersionKind {
-	return schema.GroupVersionKind{Group: group, Version: "v1alpha1", Kind: kind}
+	return crd.GroupVersion().WithKind(kind)
 }
 
 const group = "attache.dev"
