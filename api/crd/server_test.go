@@ -25,6 +25,7 @@ func TestAPIServer(t *testing.T) {
 	kubectl := func(stdin string, args ...string) (string, error) {
 		return e.Kubectl(ctx, stdin, args...)
 	}
+	own := strings.NewReplacer(", namespace: team}", ", namespace: "+ns+"}", ", namespace: agents}", ", namespace: "+ns+"}", "name: team}", "name: "+ns+"}")
 	files, _ := filepath.Glob("../../examples/*/*.yaml")
 	more, _ := filepath.Glob("testdata/good/*.yaml")
 	for _, name := range append(files, more...) {
@@ -37,7 +38,7 @@ func TestAPIServer(t *testing.T) {
 			if strings.Contains(doc, "\nkind: AttacheConfig\n") && !strings.Contains(doc, "{name: default}") {
 				continue
 			}
-			doc = strings.ReplaceAll(strings.ReplaceAll(doc, ", namespace: team}", ", namespace: "+ns+"}"), "name: team}", "name: "+ns+"}")
+			doc = own.Replace(doc)
 			if out, err := kubectl(doc, "apply", "--server-side", "--validate=strict", "-n", ns, "-f", "-"); err != nil {
 				t.Errorf("%s: %v\n%s", name, err, out)
 			}
