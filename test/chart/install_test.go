@@ -51,8 +51,12 @@ func TestInstall(t *testing.T) {
 			if err := defaults.Run(ctx, e.Config, defaults.Options{Namespace: release, Log: slog.New(slog.DiscardHandler)}); err != nil {
 				t.Fatal(err)
 			}
-			run("upgrade", "attache", chartDir, "--set", "sidecar.image.tag=v2", "--set", "control.replicas=1")
+			run("upgrade", "attache", chartDir, "--set", "sidecar.image.tag=v2", "--set", "control.replicas=1", "--set", "networkPolicy.enabled=true",
+				"--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring")
 			keptAfterUpgrade(t, ctx, c)
+			if l, err := c.NetworkingV1().NetworkPolicies(release).List(ctx, metav1.ListOptions{}); err != nil || len(l.Items) == 0 {
+				t.Errorf("network policies: %v, %v", l, err)
+			}
 
 			order := removals(t, ctx, c)
 			run("uninstall", "attache")
