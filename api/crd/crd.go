@@ -25,6 +25,17 @@ func GroupVersion() schema.GroupVersion {
 	return schema.GroupVersion{Group: "attache.dev", Version: "v1alpha1"}
 }
 
+// Kind is the kind of that name, or its list's.
+func Kind(name string) schema.GroupVersionKind { return GroupVersion().WithKind(name) }
+
+// PolicyKinds are those that bundles are made of: all but Revocation.
+func PolicyKinds() []string {
+	return []string{
+		v1alpha1.KindAttacheConfig, v1alpha1.KindClusterCredentialProvider, v1alpha1.KindClusterAccessPolicy,
+		v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy,
+	}
+}
+
 // AddToScheme registers all kinds.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion(),

@@ -6,10 +6,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-)
 
-// optedIn is the namespace label by which pods are injected.
-const optedIn = "attache.dev/inject"
+	"github.com/attache-dev/attache/api"
+)
 
 // facts are what a verdict on a pod rests on.
 type facts struct {
@@ -102,8 +101,8 @@ func ownAddress(f *facts) error {
 }
 
 func namespaceOptedIn(f *facts) error {
-	if f.ns.Name != f.pod.Namespace || f.ns.Labels[optedIn] != "enabled" {
-		return deny(reasonNamespace, "namespace %s is not labelled %s=enabled", f.pod.Namespace, optedIn)
+	if f.ns.Name != f.pod.Namespace || f.ns.Labels[api.InjectLabel] != api.InjectEnabled {
+		return deny(reasonNamespace, "namespace %s is not labelled %s=%s", f.pod.Namespace, api.InjectLabel, api.InjectEnabled)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/identity/kubernetes"
 )
@@ -72,7 +73,7 @@ func TestFacts(t *testing.T) {
 		p.Status.PodIP = "10.0.0.1"
 		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "sidecar", ContainerID: "c", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 		n := &corev1.Namespace{}
-		n.Name, n.Labels = "ns", map[string]string{optedIn: "enabled"}
+		n.Name, n.Labels = "ns", map[string]string{api.InjectLabel: "enabled"}
 		return &facts{
 			token: &bound{"ns", "sa", "pod", "uid", "node"}, pod: p, ns: n, address: netip.MustParseAddr("10.0.0.1"), audience: "attache.dev",
 			own: Names{Container: "sidecar", Token: "token", UID: 64200},
@@ -91,7 +92,7 @@ func TestFacts(t *testing.T) {
 		"another node":              {func(f *facts) { f.token.node = "other" }, reasonNode},
 		"no node in the token":      {func(f *facts) { f.token.node = "" }, reasonNode},
 		"namespace object of other": {func(f *facts) { f.ns.Name = "other" }, reasonNamespace},
-		"disabled":                  {func(f *facts) { f.ns.Labels[optedIn] = "disabled" }, reasonNamespace},
+		"disabled":                  {func(f *facts) { f.ns.Labels[api.InjectLabel] = "disabled" }, reasonNamespace},
 		"address that is a prefix":  {func(f *facts) { f.address = netip.MustParseAddr("10.0.0.11") }, reasonAddress},
 		"two sidecars": {func(f *facts) {
 			f.pod.Spec.InitContainers = append(f.pod.Spec.InitContainers, f.pod.Spec.InitContainers[0])

@@ -68,7 +68,7 @@ func setup(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, env: env, client: c, ca: xdstest.NewAuthority(t)}
-	r.ns = env.Namespace(t, map[string]string{reconcile.InjectLabel: reconcile.InjectEnabled})
+	r.ns = env.Namespace(t, map[string]string{api.InjectLabel: api.InjectEnabled})
 	r.own = env.Namespace(t, nil)
 	t.Cleanup(func() { // cluster-scoped objects would meet the next test
 		ctx := context.Background()
@@ -212,7 +212,7 @@ func (r *rig) apply(manifests string) {
 func (r *rig) pod(name string, labels map[string]string) *corev1.Pod {
 	r.t.Helper()
 	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: r.ns, Name: name, Labels: labels, Annotations: map[string]string{reconcile.StatusAnnotation: "{}"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.ns, Name: name, Labels: labels, Annotations: map[string]string{api.StatusAnnotation: "{}"}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "agent", Image: "agent"}}, TerminationGracePeriodSeconds: new(int64)},
 	}
 	if err := r.client.Create(r.t.Context(), p); err != nil {
@@ -458,7 +458,7 @@ func TestSelection(t *testing.T) {
 	if err := r.client.Get(t.Context(), client.ObjectKey{Name: r.ns}, ns); err != nil {
 		t.Fatal(err)
 	}
-	delete(ns.Labels, reconcile.InjectLabel)
+	delete(ns.Labels, api.InjectLabel)
 	if err := r.client.Update(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}

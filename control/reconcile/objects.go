@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/crd"
 )
 
 // object is a custom resource as it was read last.
@@ -34,9 +35,9 @@ type object struct {
 // readObjects brings e.objects up to date with the cache.
 func (e *Engine) readObjects(ctx context.Context) error {
 	seen := map[api.Ref]bool{}
-	for _, kind := range kinds {
+	for _, kind := range crd.PolicyKinds() {
 		list := &unstructured.UnstructuredList{}
-		list.SetGroupVersionKind(gvk(kind + "List"))
+		list.SetGroupVersionKind(crd.Kind(kind + "List"))
 		if err := e.Cache.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return fmt.Errorf("list %s: %w", kind, err)
 		}

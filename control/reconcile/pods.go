@@ -77,7 +77,7 @@ func (e *Engine) checkSpaces(namespaces map[string]map[string]string) error {
 	}
 	var errs []error
 	for ns, labels := range namespaces {
-		if len(bySpace[ns]) == 0 && labels[InjectLabel] != InjectEnabled {
+		if len(bySpace[ns]) == 0 && labels[api.InjectLabel] != api.InjectEnabled {
 			delete(e.spaces, ns)
 			continue
 		}
@@ -119,7 +119,7 @@ func (e *Engine) readPods(ctx context.Context, namespaces map[string]map[string]
 	for i := range list.Items {
 		p := &list.Items[i]
 		labels, ok := namespaces[p.Namespace]
-		if !ok || labels[InjectLabel] != InjectEnabled || p.Annotations[StatusAnnotation] == "" || ended(p) {
+		if !ok || labels[api.InjectLabel] != api.InjectEnabled || p.Annotations[api.StatusAnnotation] == "" || ended(p) {
 			continue
 		}
 		uid := string(p.UID)

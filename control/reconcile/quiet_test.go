@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/control/reconcile"
@@ -116,7 +117,7 @@ func TestStrip(t *testing.T) {
 	if len(plain.Spec.Containers) > 0 || plain.UID != "u" || plain.Status.Phase != corev1.PodRunning {
 		t.Errorf("without a sidecar: %+v", plain)
 	}
-	with := strip(full(map[string]string{reconcile.StatusAnnotation: "{}"}))
+	with := strip(full(map[string]string{api.StatusAnnotation: "{}"}))
 	c := with.Spec.Containers
 	if len(c) != 1 || c[0].Env != nil || c[0].SecurityContext == nil || c[0].Image != "i" || with.Spec.NodeName != "n" || len(with.Status.ContainerStatuses) != 1 || with.Labels["a"] != "b" {
 		t.Errorf("with a sidecar: %+v", with)

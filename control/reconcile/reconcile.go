@@ -51,10 +51,6 @@ import (
 
 // Names that the cluster sees.
 const (
-	// InjectLabel on a namespace is enabled where pods get a sidecar.
-	InjectLabel      = "attache.dev/inject"
-	InjectEnabled    = "enabled"
-	StatusAnnotation = "attache.dev/status" // on pods that have one
 	FieldOwner       = "attache-control"
 	reportPrefix     = "attache-xds-"
 	reportLabel      = "attache.dev/report"
@@ -124,15 +120,8 @@ type Engine struct {
 	audience map[string]*api.Selection // by pod uid
 }
 
-var kinds = []string{
-	v1alpha1.KindAttacheConfig, v1alpha1.KindClusterCredentialProvider, v1alpha1.KindClusterAccessPolicy,
-	v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy,
-}
-
-func gvk(kind string) schema.GroupVersionKind { return crd.GroupVersion().WithKind(kind) }
-
 // RevocationKind is what the engine reads beside the kinds of policies.
-func RevocationKind() schema.GroupVersionKind { return gvk(v1alpha1.KindRevocation) }
+func RevocationKind() schema.GroupVersionKind { return crd.Kind(v1alpha1.KindRevocation) }
 
 // New checks c.
 func New(c Config) (*Engine, error) {
@@ -159,9 +148,9 @@ func New(c Config) (*Engine, error) {
 // Call it before the cache starts, or its first sync does not cover them.
 func (e *Engine) Watch(ctx context.Context) error {
 	watched := []client.Object{&corev1.Pod{}, &corev1.Namespace{}, &corev1.ConfigMap{}}
-	for _, k := range append([]string{v1alpha1.KindRevocation}, kinds...) {
+	for _, k := range append([]string{v1alpha1.KindRevocation}, crd.PolicyKinds()...) {
 		u := &unstructured.Unstructured{}
-		u.SetGroupVersionKind(gvk(k))
+		u.SetGroupVersionKind(crd.Kind(k))
 		watched = append(watched, u)
 	}
 	for _, o := range watched {
@@ -220,7 +209,7 @@ func Strip(o any) (any, error) {
 		return o, nil
 	}
 	p.ManagedFields = nil
-	if p.Annotations[StatusAnnotation] == "" {
+	if p.Annotations[api.StatusAnnotation] == "" {
 		p.Annotations, p.Spec, p.Status = nil, corev1.PodSpec{}, corev1.PodStatus{Phase: p.Status.Phase}
 		return p, nil
 	}

@@ -21,9 +21,6 @@ import (
 
 // Bounds of what is still held somewhere after a revocation.
 const (
-	// PolicyLifetime is for how long a sidecar goes on with its last policy
-	// while it hears nothing.
-	PolicyLifetime = 15 * time.Minute
 	defaultTTL     = 5 * time.Minute
 	maxOutstanding = 100
 
@@ -33,7 +30,7 @@ const (
 // readRevocations hands the cluster's Revocations to the xDS server.
 func (e *Engine) readRevocations(ctx context.Context) error {
 	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(gvk(v1alpha1.KindRevocation + "List"))
+	list.SetGroupVersionKind(crd.Kind(v1alpha1.KindRevocation + "List"))
 	if err := e.Cache.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list %s: %w", v1alpha1.KindRevocation, err)
 	}
@@ -109,7 +106,7 @@ func (v *view) unacknowledged(r *controlpb.Revocation, said map[string]heard, cr
 		if last.After(now) {
 			last = now
 		}
-		if o.latestExpiry = last.Add(PolicyLifetime + longest(p.selection)); o.latestExpiry.Before(now) {
+		if o.latestExpiry = last.Add(api.PolicyLifetime + longest(p.selection)); o.latestExpiry.Before(now) {
 			have++ // nothing is left of what it held
 			continue
 		}
@@ -144,7 +141,7 @@ func longest(s *api.Selection) time.Duration {
 // writeRevocations brings the status of Revocations up to date.
 func (e *Engine) writeRevocations(ctx context.Context, v *view, said map[string]heard) error {
 	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(gvk(v1alpha1.KindRevocation + "List"))
+	list.SetGroupVersionKind(crd.Kind(v1alpha1.KindRevocation + "List"))
 	if err := e.Cache.List(ctx, list); err != nil {
 		return fmt.Errorf("list %s: %w", v1alpha1.KindRevocation, err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/xds"
 	"github.com/attache-dev/attache/policy"
@@ -49,7 +50,7 @@ func (l *lists) List(_ context.Context, into client.ObjectList, _ ...client.List
 func (l *lists) put(tb testing.TB, kind, ns, name string, generation int64, spec string) {
 	tb.Helper()
 	u := unstructured.Unstructured{Object: map[string]any{}}
-	u.SetGroupVersionKind(gvk(kind))
+	u.SetGroupVersionKind(crd.Kind(kind))
 	u.SetNamespace(ns)
 	u.SetName(name)
 	u.SetUID(types.UID(kind + ns + name))
@@ -78,7 +79,7 @@ func TestThousandsOfPods(t *testing.T) {
 	const rules = `{"rules":[{"name":"r","hosts":["api.example"],"paths":["/v%d/**"],"action":"allow","credential":{"provider":"model"}}]}`
 	for s := range spaces {
 		ns := fmt.Sprint("team-", s)
-		l.namespaces = append(l.namespaces, corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: map[string]string{InjectLabel: InjectEnabled}}})
+		l.namespaces = append(l.namespaces, corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: map[string]string{api.InjectLabel: api.InjectEnabled}}})
 		l.put(t, v1alpha1.KindCredentialProvider, ns, "model", 1, provider)
 		for p := range 4 {
 			l.put(t, v1alpha1.KindAccessPolicy, ns, fmt.Sprint("p", p), 1, fmt.Sprintf(rules, p))
@@ -86,7 +87,7 @@ func TestThousandsOfPods(t *testing.T) {
 		for p := range perSpace {
 			l.pods = append(l.pods, corev1.Pod{
 				ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: fmt.Sprint("agent-", p), UID: types.UID(fmt.Sprint(ns, "/", p)), ResourceVersion: "1",
-					Labels: map[string]string{"app": "agent", "statefulset.kubernetes.io/pod-name": fmt.Sprint("agent-", p)}, Annotations: map[string]string{StatusAnnotation: "{}"}},
+					Labels: map[string]string{"app": "agent", "statefulset.kubernetes.io/pod-name": fmt.Sprint("agent-", p)}, Annotations: map[string]string{api.StatusAnnotation: "{}"}},
 				Spec: corev1.PodSpec{ServiceAccountName: "default"}})
 		}
 	}
@@ -151,7 +152,7 @@ func TestThousandsOfPods(t *testing.T) {
 // each time, and their author chooses them.
 func TestPodsThatComeAndGo(t *testing.T) {
 	l := &lists{objects: map[string][]unstructured.Unstructured{}}
-	l.namespaces = []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{InjectLabel: InjectEnabled}}}}
+	l.namespaces = []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{api.InjectLabel: api.InjectEnabled}}}}
 	l.put(t, v1alpha1.KindAccessPolicy, "team", "p", 1, `{"workloads":[{"matchLabels":{"run":"1"}}],"rules":[{"name":"r","hosts":["api.example"],"action":"allow"}]}`)
 	store := xds.New(xds.Config{})
 	defer store.Close()
@@ -169,7 +170,7 @@ func TestPodsThatComeAndGo(t *testing.T) {
 	for i := range 20 {
 		run := fmt.Sprint(i)
 		l.pods = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{
-			Namespace: "team", Name: "job-" + run, UID: types.UID(run), ResourceVersion: "1", Labels: map[string]string{"run": run}, Annotations: map[string]string{StatusAnnotation: "{}"},
+			Namespace: "team", Name: "job-" + run, UID: types.UID(run), ResourceVersion: "1", Labels: map[string]string{"run": run}, Annotations: map[string]string{api.StatusAnnotation: "{}"},
 		}}}
 		if err := e.pass(t.Context()); err != nil {
 			t.Fatal(err)

@@ -193,7 +193,7 @@ func joined(list []string) string {
 // writeStatus applies the status of an object, if it says something new.
 func (e *Engine) writeStatus(ctx context.Context, v *view, o *object, said map[string]heard, unreadable string) error {
 	u := &unstructured.Unstructured{}
-	u.SetGroupVersionKind(gvk(o.Kind))
+	u.SetGroupVersionKind(crd.Kind(o.Kind))
 	if err := e.Cache.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, u); err != nil {
 		return client.IgnoreNotFound(err) // it is gone: the next view knows
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/issuer"
@@ -100,12 +101,6 @@ type Object struct {
 // admission makes now, separated by commas.
 const CurrentAnnotation = "attache.dev/current-templates"
 
-const (
-	labelInject = "attache.dev/inject"
-	labelMode   = "attache.dev/mode"
-	labelOptOut = "attache.dev/allow-opt-out"
-)
-
 // Options choose what is read.
 type Options struct {
 	Reader    client.Reader // of the API, not of a cache
@@ -130,7 +125,7 @@ func Read(ctx context.Context, o Options) (*Report, error) {
 	}
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
-	if err := o.Reader.List(ctx, &list, client.MatchingLabels{labelInject: "enabled"}); err != nil {
+	if err := o.Reader.List(ctx, &list, client.MatchingLabels{api.InjectLabel: api.InjectEnabled}); err != nil {
 		return nil, fmt.Errorf("list namespaces: %w", err)
 	}
 	slices.SortFunc(list.Items, func(a, b metav1.PartialObjectMetadata) int { return cmp.Compare(a.Name, b.Name) })
@@ -142,7 +137,7 @@ func Read(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	if o.Only != "" && len(r.Namespaces) == 0 {
-		return nil, fmt.Errorf("namespace %s is not there, or not labelled %s=enabled", o.Only, labelInject)
+		return nil, fmt.Errorf("namespace %s is not there, or not labelled %s=enabled", o.Only, api.InjectLabel)
 	}
 	for _, kind := range []string{
 		v1alpha1.KindClusterCredentialProvider, v1alpha1.KindClusterAccessPolicy, v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy, v1alpha1.KindAttacheConfig,
@@ -194,7 +189,7 @@ func (r *Report) readTemplates(ctx context.Context, o Options) error {
 const pageSize = 250
 
 func (r *Report) readNamespace(ctx context.Context, c client.Reader, ns *metav1.PartialObjectMetadata, attested map[string]issuer.Attested) error {
-	n := Namespace{Name: ns.Name, Mode: ns.Labels[labelMode], By: map[string]int{}}
+	n := Namespace{Name: ns.Name, Mode: ns.Labels[api.ModeLabel], By: map[string]int{}}
 	for token := ""; ; {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
@@ -206,7 +201,7 @@ func (r *Report) readNamespace(ctx context.Context, c client.Reader, ns *metav1.
 			if phase, _, _ := unstructured.NestedString(u.Object, "status", "phase"); phase == "Succeeded" || phase == "Failed" {
 				continue
 			}
-			p := r.pod(u, ns.Labels[labelOptOut] == "true", attested)
+			p := r.pod(u, ns.Labels[api.OptOutLabel] == "true", attested)
 			n.Pods++
 			n.By[p.State]++
 			if p.State != Uninjected && p.State != OptedOut && !p.Ready {
@@ -229,7 +224,7 @@ func (r *Report) pod(u *unstructured.Unstructured, mayOptOut bool, attested map[
 	injected := slices.ContainsFunc(inits, func(v any) bool { return named(v, inject.SidecarName) })
 	os, _, _ := unstructured.NestedString(u.Object, "spec", "os", "name")
 	switch {
-	case !injected && (os == "windows" || mayOptOut && u.GetLabels()[labelInject] == "false"):
+	case !injected && (os == "windows" || mayOptOut && u.GetLabels()[api.InjectLabel] == "false"):
 		p.State = OptedOut
 		return p
 	case !injected:

@@ -87,8 +87,8 @@ func (c *cluster) Stale() error {
 	if fresh.IsZero() {
 		return errors.New("the control plane has sent none yet")
 	}
-	if age := time.Since(fresh); age > PolicyLife {
-		return fmt.Errorf("the control plane last confirmed it %s ago, and it lasts %s", age.Round(time.Second), PolicyLife)
+	if age := time.Since(fresh); age > api.PolicyLifetime {
+		return fmt.Errorf("the control plane last confirmed it %s ago, and it lasts %s", age.Round(time.Second), api.PolicyLifetime)
 	}
 	return nil
 }

@@ -10,10 +10,6 @@ import (
 	"github.com/attache-dev/attache/minting"
 )
 
-// PolicyLife is how long the last good policy is used without a word of the
-// control plane, by the monotonic clock.
-const PolicyLife = 15 * time.Minute
-
 // Control is who attests the pod and says what it may do. Implementations are
 // safe for concurrent use.
 type Control interface {

@@ -1,19 +1,23 @@
 package inject
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/attache-dev/attache/api"
+)
 
 // Labels and annotations, on namespaces (ns) and pods.
 const (
 	prefix = "attache.dev/"
 
-	labelInject = prefix + "inject"        // ns: enabled; pod: enabled, false
-	labelOptOut = prefix + "allow-opt-out" // ns: true lets pods say inject=false
-	labelMode   = prefix + "mode"          // ns: explicit, transparent
+	labelInject = api.InjectLabel // ns: enabled; pod: enabled, false
+	labelOptOut = api.OptOutLabel // ns: true lets pods say inject=false
+	labelMode   = api.ModeLabel   // ns: explicit, transparent
 	enforcePSA  = "pod-security.kubernetes.io/enforce"
 
-	annotationStatus       = prefix + "status" // ours alone
+	annotationStatus       = api.StatusAnnotation // ours alone
 	annotationMode         = prefix + "mode"
-	annotationOwner        = prefix + "owner"
+	annotationOwner        = api.OwnerAnnotation
 	annotationLogLevel     = prefix + "log-level"
 	annotationExcludeCIDRs = prefix + "exclude-outbound-cidrs"
 	annotationExcludePorts = prefix + "exclude-outbound-ports"

@@ -76,23 +76,11 @@ type entry struct {
 	pods map[string]inject.Config
 }
 
-// kinds of our own objects.
-var kinds = []string{
-	v1alpha1.KindAttacheConfig, v1alpha1.KindClusterCredentialProvider, v1alpha1.KindClusterAccessPolicy,
-	v1alpha1.KindCredentialProvider, v1alpha1.KindAccessPolicy,
-}
-
-func gvk(kind string) schema.GroupVersionKind {
-	return crd.GroupVersion().WithKind(kind)
-}
-
-const group = "attache.dev"
-
 // Kinds lists what the API server must have, for [NewCluster] to watch it.
 func Kinds() []schema.GroupVersionKind {
 	var list []schema.GroupVersionKind
-	for _, k := range kinds {
-		list = append(list, gvk(k))
+	for _, k := range crd.PolicyKinds() {
+		list = append(list, crd.Kind(k))
 	}
 	return list
 }
@@ -102,9 +90,9 @@ func Kinds() []schema.GroupVersionKind {
 func NewCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
 	c := &Cluster{ClusterOptions: o, entries: map[string]*entry{}, changes: map[string]uint64{}}
 	objects := []client.Object{namespaceMeta(), &corev1.LimitRange{}, &corev1.ConfigMap{}}
-	for _, kind := range kinds {
+	for _, kind := range crd.PolicyKinds() {
 		u := &unstructured.Unstructured{}
-		u.SetGroupVersionKind(gvk(kind))
+		u.SetGroupVersionKind(crd.Kind(kind))
 		objects = append(objects, u)
 	}
 	for _, obj := range objects {
@@ -226,7 +214,7 @@ func (c *Cluster) read(ctx context.Context, name string) (*entry, error) {
 	e := &entry{version: c.version(name), name: name, pods: map[string]inject.Config{}} // before the reads
 	m := namespaceMeta()
 	err := c.Cache.Get(ctx, client.ObjectKey{Name: name}, m)
-	if err != nil || m.Labels[labelInject] != enabled {
+	if err != nil || m.Labels[api.InjectLabel] != api.InjectEnabled {
 		c.Metrics.live.Inc()
 		e.until = time.Now().Add(liveFor)
 		if err := c.Live.Get(ctx, client.ObjectKey{Name: name}, m); apierrors.IsNotFound(err) {
@@ -328,7 +316,7 @@ func (c *Cluster) inForce(good *v1alpha1.AttacheConfig, bad string) {
 
 func (c *Cluster) readConfig(ctx context.Context) (*v1alpha1.AttacheConfig, error) {
 	u := &unstructured.Unstructured{}
-	u.SetGroupVersionKind(gvk(v1alpha1.KindAttacheConfig))
+	u.SetGroupVersionKind(crd.Kind(v1alpha1.KindAttacheConfig))
 	if err := c.Cache.Get(ctx, client.ObjectKey{Name: api.ConfigName}, u); apierrors.IsNotFound(err) {
 		return &v1alpha1.AttacheConfig{}, nil
 	} else if err != nil {

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -103,7 +104,7 @@ func TestSettingsFollowChanges(t *testing.T) {
 	anew()
 	policy := func(ns string, generation int64, version string) *unstructured.Unstructured {
 		u := &unstructured.Unstructured{Object: map[string]any{}}
-		u.SetGroupVersionKind(gvk(v1alpha1.KindAccessPolicy))
+		u.SetGroupVersionKind(crd.Kind(v1alpha1.KindAccessPolicy))
 		u.SetNamespace(ns)
 		u.SetGeneration(generation)
 		u.SetResourceVersion(version)

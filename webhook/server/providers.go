@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -21,7 +22,7 @@ import (
 // the namespace is "".
 func (c *Cluster) objects(ctx context.Context, namespace string) ([]api.Object, error) {
 	var all []api.Object
-	for _, kind := range kinds {
+	for _, kind := range crd.PolicyKinds() {
 		var opts []client.ListOption
 		if kind == v1alpha1.KindCredentialProvider || kind == v1alpha1.KindAccessPolicy {
 			if namespace == "" {
@@ -30,7 +31,7 @@ func (c *Cluster) objects(ctx context.Context, namespace string) ([]api.Object, 
 			opts = append(opts, client.InNamespace(namespace))
 		}
 		list := &unstructured.UnstructuredList{}
-		list.SetGroupVersionKind(gvk(kind + "List"))
+		list.SetGroupVersionKind(crd.Kind(kind + "List"))
 		if err := c.Cache.List(ctx, list, opts...); err != nil {
 			return nil, fmt.Errorf("read %s: %w", kind, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -23,7 +24,7 @@ func (c *Cluster) Validate(ctx context.Context, o Object) ([]Finding, error) {
 	switch {
 	case o.Group == "" && o.Kind == "Namespace":
 		return c.validateNamespace(ctx, o)
-	case o.Group == group && slices.Contains(kinds, o.Kind):
+	case o.Group == crd.GroupVersion().Group && slices.Contains(crd.PolicyKinds(), o.Kind):
 		return c.validateObject(ctx, o)
 	}
 	return nil, nil
@@ -139,17 +140,17 @@ func (c *Cluster) validateNamespace(ctx context.Context, o Object) ([]Finding, e
 		found = append(found, Finding{Text: fmt.Sprintf(format, args...), Warning: true})
 	}
 	for k := range ns.Labels {
-		if strings.HasPrefix(k, group+"/") && !slices.Contains([]string{labelInject, labelMode, labelOptOut}, k) {
-			warn("metadata.labels[%s]: is not known; the labels are %s, %s and %s", k, labelInject, labelMode, labelOptOut)
+		if strings.HasPrefix(k, crd.GroupVersion().Group+"/") && !slices.Contains([]string{api.InjectLabel, api.ModeLabel, api.OptOutLabel}, k) {
+			warn("metadata.labels[%s]: is not known; the labels are %s, %s and %s", k, api.InjectLabel, api.ModeLabel, api.OptOutLabel)
 		}
 	}
-	if v, ok := ns.Labels[labelInject]; ok && v != enabled {
-		warn("metadata.labels[%s]: is %.40q, so that pods are NOT injected; the value is %s", labelInject, v, enabled)
+	if v, ok := ns.Labels[api.InjectLabel]; ok && v != api.InjectEnabled {
+		warn("metadata.labels[%s]: is %.40q, so that pods are NOT injected; the value is %s", api.InjectLabel, v, api.InjectEnabled)
 	}
-	if v, ok := ns.Labels[labelOptOut]; ok && v != "true" && v != "false" {
-		warn("metadata.labels[%s]: is %.40q, which means false; the values are true and false", labelOptOut, v)
+	if v, ok := ns.Labels[api.OptOutLabel]; ok && v != "true" && v != "false" {
+		warn("metadata.labels[%s]: is %.40q, which means false; the values are true and false", api.OptOutLabel, v)
 	}
-	if ns.Labels[labelInject] != enabled {
+	if ns.Labels[api.InjectLabel] != api.InjectEnabled {
 		return found, nil
 	}
 	config, _, err := c.common(ctx)
@@ -157,15 +158,15 @@ func (c *Cluster) validateNamespace(ctx context.Context, o Object) ([]Finding, e
 		warn("pods cannot be injected yet: %v", err)
 		return found, nil
 	}
-	mode := ns.Labels[labelMode]
+	mode := ns.Labels[api.ModeLabel]
 	switch allowed := config.AllowedModes(); {
 	case mode != "" && !slices.Contains(allowed, inject.Mode(mode)):
-		found = append(found, Finding{Text: fmt.Sprintf("metadata.labels[%s]: is %.40q, which the operator does not allow; choose one of %q or remove it", labelMode, mode, allowed)})
+		found = append(found, Finding{Text: fmt.Sprintf("metadata.labels[%s]: is %.40q, which the operator does not allow; choose one of %q or remove it", api.ModeLabel, mode, allowed)})
 	case mode == "":
 		mode = string(config.DefaultMode())
 	}
 	if level := ns.Labels[enforcePSA]; mode == string(inject.Transparent) && (level == "restricted" || level == "baseline") {
-		warn("metadata.labels[%s]: is %s, which refuses the redirect of transparent mode; label the namespace %s=explicit, or exempt it", enforcePSA, level, labelMode)
+		warn("metadata.labels[%s]: is %s, which refuses the redirect of transparent mode; label the namespace %s=explicit, or exempt it", enforcePSA, level, api.ModeLabel)
 	}
 	owners, source := api.Owners(&v1alpha1.ClusterConfig{}, ns.Name, ns.Annotations)
 	if v := ns.Annotations[api.OwnersAnnotation]; v != "" && (source == "" || len(owners) < strings.Count(v, ",")+1) {
@@ -175,9 +176,5 @@ func (c *Cluster) validateNamespace(ctx context.Context, o Object) ([]Finding, e
 }
 
 const (
-	labelInject = group + "/inject"
-	labelMode   = group + "/mode"
-	labelOptOut = group + "/allow-opt-out"
-	enforcePSA  = "pod-security.kubernetes.io/enforce"
-	enabled     = "enabled"
+	enforcePSA = "pod-security.kubernetes.io/enforce"
 )
