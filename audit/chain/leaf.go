@@ -1,0 +1,120 @@
+package chain
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
+)
+
+// State says what is known of the end of an epoch.
+type State string
+
+// States of an epoch.
+const (
+	Open   State = "open"   // more lines may come
+	Closed State = "closed" // its producer closed it, signed
+	Lost   State = "lost"   // its producer went away without a close
+)
+
+// Leaf is the head of one epoch's chain: the line numbered Last hashes to Head.
+type Leaf struct {
+	Producer string `json:"producer"`
+	Epoch    string `json:"epoch"`
+	Last     uint64 `json:"last"` // sequence; all lines up to it are covered
+	Head     Hash   `json:"head"`
+	State    State  `json:"state"`
+}
+
+// maxName bounds the names of producers and epochs, in bytes.
+const maxName = 256
+
+// Text is the leaf's one form, five fields between spaces:
+//
+//	epoch last head state producer
+//
+// The producer is quoted as a Go string.
+func (l Leaf) Text() string {
+	return l.Epoch + " " + strconv.FormatUint(l.Last, 10) + " " + l.Head.String() + " " + string(l.State) + " " + strconv.Quote(l.Producer)
+}
+
+// ParseLeaf reads what [Leaf.Text] wrote, and nothing else.
+func ParseLeaf(text string) (Leaf, error) {
+	part := strings.SplitN(text, " ", 5)
+	if len(part) != 5 {
+		return Leaf{}, fmt.Errorf("leaf of a checkpoint: has %d fields; must have 5", len(part))
+	}
+	last, err := strconv.ParseUint(part[1], 10, 64)
+	if err != nil {
+		return Leaf{}, fmt.Errorf("leaf of a checkpoint: sequence: %w", err)
+	}
+	head, err := ParseHash(part[2])
+	if err != nil {
+		return Leaf{}, fmt.Errorf("leaf of a checkpoint: %w", err)
+	}
+	producer, err := strconv.Unquote(part[4])
+	if err != nil {
+		return Leaf{}, fmt.Errorf("leaf of a checkpoint: producer: %w", err)
+	}
+	l := Leaf{Producer: producer, Epoch: part[0], Last: last, Head: head, State: State(part[3])}
+	if err := l.check(); err != nil {
+		return Leaf{}, err
+	}
+	if l.Text() != text {
+		return Leaf{}, errors.New("leaf of a checkpoint: is not spelled as it is written")
+	}
+	return l, nil
+}
+
+func (l Leaf) check() error {
+	switch {
+	case l.Epoch == "" || len(l.Epoch) > maxName || strings.ContainsFunc(l.Epoch, notPlain):
+		return fmt.Errorf("leaf of a checkpoint: epoch %q: must be 1 to %d letters, digits, - or _", l.Epoch, maxName)
+	case l.Producer == "" || len(l.Producer) > maxName:
+		return fmt.Errorf("leaf of a checkpoint: producer of epoch %s: must have 1 to %d bytes", l.Epoch, maxName)
+	case l.Last == 0:
+		return fmt.Errorf("leaf of a checkpoint: epoch %s: sequence 0 covers no line", l.Epoch)
+	case l.State != Open && l.State != Closed && l.State != Lost:
+		return fmt.Errorf("leaf of a checkpoint: epoch %s: state %q: must be one of open, closed, lost", l.Epoch, l.State)
+	}
+	return nil
+}
+
+func notPlain(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+}
+
+// SortLeaves puts leaves in the order of the tree: by epoch.
+func SortLeaves(leaves []Leaf) {
+	slices.SortFunc(leaves, func(a, b Leaf) int { return cmp.Compare(a.Epoch, b.Epoch) })
+}
+
+// Root is the Merkle tree hash (RFC 6962 section 2.1) over the texts of sorted
+// leaves. An epoch that comes twice, or out of order, is an error.
+func Root(leaves []Leaf) (Hash, error) {
+	tree := (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
+	for i, l := range leaves {
+		if err := l.check(); err != nil {
+			return Hash{}, err
+		}
+		if i > 0 && leaves[i-1].Epoch >= l.Epoch {
+			return Hash{}, fmt.Errorf("leaves of a checkpoint: epoch %s comes after %s", l.Epoch, leaves[i-1].Epoch)
+		}
+		if err := tree.Append(rfc6962.DefaultHasher.HashLeaf([]byte(l.Text())), nil); err != nil {
+			return Hash{}, fmt.Errorf("leaves of a checkpoint: %w", err)
+		}
+	}
+	if len(leaves) == 0 {
+		return Hash(rfc6962.DefaultHasher.EmptyRoot()), nil
+	}
+	root, err := tree.GetRootHash(nil)
+	if err != nil {
+		return Hash{}, fmt.Errorf("leaves of a checkpoint: %w", err)
+	}
+	return Hash(root), nil
+}
