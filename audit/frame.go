@@ -6,18 +6,24 @@ import (
 	"errors"
 	"hash/crc32"
 	"strconv"
+
+	"github.com/attache-dev/attache/audit/chain"
 )
 
 // A line of the spool is
 //
-//	{json} TAB crc32c NEWLINE
+//	{json} TAB crc32c TAB chain NEWLINE
 //
 // where crc32c is the CRC-32C (Castagnoli) of the JSON text, eight lower-case
-// hex digits. JSON text never holds a raw TAB or NEWLINE, so that grep, cut -f1
-// and jq work on segments, and a torn or altered line is known by itself.
+// hex digits, and chain the hash over the JSON text and all lines of the epoch
+// before it, in base64url without padding (package chain). Lines of before the
+// chain end with the checksum. JSON text never holds a raw TAB or NEWLINE, so
+// that grep, cut -f1 and jq work on segments, and a torn or altered line is
+// known by itself.
 const (
-	crcDigits = 8
-	trailer   = 1 + crcDigits + 1 // TAB, digits, NEWLINE
+	crcDigits    = 8
+	checkTrailer = 1 + crcDigits                         // TAB, digits
+	trailer      = checkTrailer + 1 + chain.TextSize + 1 // and TAB, chain, NEWLINE
 	// maxLine bounds what a reader accepts as one line. The longest line that
 	// the bounds of Record allow is shorter.
 	maxLine = 1 << 20
@@ -30,37 +36,70 @@ var errFrame = errors.New("line is damaged")
 // once by that package.
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
-// appendTrailer appends TAB, checksum and NEWLINE for the JSON in line[from:].
+// appendChained appends TAB, checksum, TAB, chain and NEWLINE for the JSON in
+// line[from:].
+func appendChained(line []byte, from int, c chain.Hash) []byte {
+	line = append(appendChecksum(line, from), '\t')
+	return append(c.Append(line), '\n')
+}
+
+// appendTrailer is appendChained of before the chain.
 func appendTrailer(line []byte, from int) []byte {
+	return append(appendChecksum(line, from), '\n')
+}
+
+// appendChecksum appends TAB and checksum for the JSON in line[from:].
+func appendChecksum(line []byte, from int) []byte {
 	sum := checksum(line[from:])
 	line = append(line, '\t')
 	for shift := 28; shift >= 0; shift -= 4 {
 		line = append(line, hexDigits[sum>>shift&0xf])
 	}
-	return append(line, '\n')
+	return line
 }
 
-// unframe returns the JSON of a line (with its NEWLINE), or errFrame.
-func unframe(line []byte) ([]byte, error) {
-	n := len(line) - trailer
-	if n < 2 || line[n] != '\t' || line[len(line)-1] != '\n' {
-		return nil, errFrame
+// framed is a line taken apart.
+type framed struct {
+	json    []byte
+	chain   chain.Hash
+	chained bool // it has one
+}
+
+// unframe takes a line (with its NEWLINE) apart, or answers errFrame.
+func unframe(line []byte) (framed, error) {
+	var f framed
+	n := len(line) - 1
+	if n < 0 || line[n] != '\n' {
+		return f, errFrame
+	}
+	line = line[:n]
+	if n := len(line) - 1 - chain.TextSize; n > checkTrailer && line[n] == '\t' && line[n-checkTrailer] == '\t' {
+		c, err := chain.ParseHash(line[n+1:])
+		if err != nil {
+			return f, errFrame
+		}
+		f.chain, f.chained, line = c, true, line[:n]
+	}
+	n = len(line) - checkTrailer
+	if n < 2 || line[n] != '\t' {
+		return f, errFrame
 	}
 	var sum uint32
-	for _, c := range line[n+1 : n+1+crcDigits] {
+	for _, c := range line[n+1:] {
 		switch {
 		case c >= '0' && c <= '9':
 			sum = sum<<4 | uint32(c-'0')
 		case c >= 'a' && c <= 'f':
 			sum = sum<<4 | uint32(c-'a'+10)
 		default:
-			return nil, errFrame
+			return f, errFrame
 		}
 	}
 	if checksum(line[:n]) != sum {
-		return nil, errFrame
+		return f, errFrame
 	}
-	return line[:n], nil
+	f.json = line[:n]
+	return f, nil
 }
 
 // head is what recovery and verification need of a line.

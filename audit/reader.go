@@ -99,12 +99,12 @@ func (c *cursor) readSegment(fn func(Record) bool) error {
 		return fmt.Errorf("open audit segment: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // read only
-	end, err := scan(c.buf, f, c.off, func(_ int64, _, b []byte, err error) error {
+	end, err := scan(c.buf, f, c.off, func(_ int64, _ []byte, l framed, err error) error {
 		if err != nil {
 			c.damaged++
 			return nil
 		}
-		r, err := decode(b)
+		r, err := decode(l.json)
 		if err != nil || r.Sequence <= c.last[r.Epoch] { // no record, or one that was read before
 			c.damaged++
 			return nil

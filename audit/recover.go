@@ -72,7 +72,7 @@ func (s *Spool) readSegment(n int64, last bool, flag int, rec *recovery) error {
 		return err
 	}
 	g := &segment{number: n}
-	end, err := scan(bufio.NewReaderSize(nil, maxLine), f, 0, func(off int64, line []byte, b []byte, err error) error {
+	end, err := scan(bufio.NewReaderSize(nil, maxLine), f, 0, func(off int64, line []byte, b framed, err error) error {
 		if err == nil {
 			g.lines++
 			g.size = off + int64(len(line))
@@ -101,7 +101,8 @@ func (s *Spool) readSegment(n int64, last bool, flag int, rec *recovery) error {
 }
 
 // note takes up one whole line.
-func (s *Spool) note(b []byte, rec *recovery) {
+func (s *Spool) note(l framed, rec *recovery) {
+	b := l.json
 	h, err := parseHead(b)
 	if err != nil {
 		return
@@ -202,10 +203,10 @@ type scanEnd struct {
 }
 
 // scan calls fn with each line of f from offset from: its offset, the line with
-// its NEWLINE, and its JSON or errFrame. Bytes behind the last NEWLINE are not
+// its NEWLINE, and what it holds or errFrame. Bytes behind the last NEWLINE are not
 // given. A line beyond maxLine is given in parts, each with errFrame. fn stops
 // the scan with an error, which scan returns.
-func scan(r *bufio.Reader, f io.ReaderAt, from int64, fn func(off int64, line, json []byte, err error) error) (scanEnd, error) {
+func scan(r *bufio.Reader, f io.ReaderAt, from int64, fn func(off int64, line []byte, l framed, err error) error) (scanEnd, error) {
 	r.Reset(io.NewSectionReader(f, from, math.MaxInt64-from))
 	e := scanEnd{from, from}
 	for {
@@ -213,13 +214,13 @@ func scan(r *bufio.Reader, f io.ReaderAt, from int64, fn func(off int64, line, j
 		e.size += int64(len(line))
 		switch {
 		case err == nil:
-			b, ferr := unframe(line)
-			if err := fn(e.next, line, b, ferr); err != nil {
+			l, ferr := unframe(line)
+			if err := fn(e.next, line, l, ferr); err != nil {
 				return e, err
 			}
 			e.next = e.size
 		case errors.Is(err, bufio.ErrBufferFull):
-			if err := fn(e.next, line, nil, errFrame); err != nil {
+			if err := fn(e.next, line, framed{}, errFrame); err != nil {
 				return e, err
 			}
 			e.next = e.size

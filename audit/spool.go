@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit/chain"
 )
 
 // ErrFull is matched when there is no room for a record: the spool has reached
@@ -44,6 +45,7 @@ type Spool struct {
 
 	mu       sync.Mutex // guards the fields below
 	seq      uint64     // of the last line
+	head     chain.Hash // over all lines of the epoch
 	file     *os.File   // the segment being written
 	cur      *segment
 	closed   []*segment // oldest first, all but cur
@@ -124,8 +126,9 @@ func Open(opts Options) (*Spool, error) {
 	if err := makeDir(opts.Dir); err != nil {
 		return nil, err
 	}
+	epoch := randomHex()
 	s := &Spool{
-		opts: opts, epoch: randomHex(), rescan: time.Now(),
+		opts: opts, epoch: epoch, head: chain.First(epoch), rescan: time.Now(),
 		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if s.lock, err = acquireLock(opts.Dir); err != nil {

@@ -161,12 +161,12 @@ func (v *verifier) readSegment(buf *bufio.Reader, dir string, n int64, last bool
 	defer f.Close() //nolint:errcheck // read only
 	v.Segments++
 	v.segment = n
-	end, err := scan(buf, f, 0, func(off int64, line, b []byte, err error) error {
+	end, err := scan(buf, f, 0, func(off int64, line []byte, l framed, err error) error {
 		if err != nil {
 			v.problem(ProblemCorrupt, off, "%d bytes do not match their checksum", len(line))
 			return nil
 		}
-		v.line(off, b)
+		v.line(off, l.json)
 		return nil
 	})
 	if err != nil && !errors.Is(err, io.EOF) {

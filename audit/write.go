@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/audit/chain"
 )
 
 // kind says which room a line may use.
@@ -42,10 +44,10 @@ func (s *Spool) put(k kind, r *Record, body []byte) error {
 		return err
 	}
 	r.Sequence = s.seq + 1
-	waiting := len(s.batch)
-	s.batch = appendLine(s.batch, r, body)
+	waiting, head := len(s.batch), s.head
+	s.batch = s.appendLine(s.batch, r, body)
 	if err := s.writeBatch(waiting, 1); err != nil {
-		s.fullErr = err
+		s.fullErr, s.head = err, head // the ends in front of it are pending, and count
 		return err
 	}
 	s.seq++
@@ -62,10 +64,10 @@ func (s *Spool) putEnd(h *Record, body []byte, t *ticket) error {
 	h.Epoch, h.Sequence = s.epoch, s.seq+1
 	s.seq++
 	if err != nil {
-		s.pending = append(s.pending, pendingLine{appendLine(nil, h, body), t})
+		s.pending = append(s.pending, pendingLine{s.appendLine(nil, h, body), t})
 		return err
 	}
-	s.batch = appendLine(s.batch, h, body)
+	s.batch = s.appendLine(s.batch, h, body)
 	s.ends = append(s.ends, batchedEnd{len(s.batch), t})
 	if s.opts.EndDelay > 0 && len(s.batch) < maxBatch {
 		s.flushSoon()
@@ -159,10 +161,13 @@ func (s *Spool) putEvent(k kind, typ string, e *Event) error {
 	return s.put(k, r, r.appendBody(nil))
 }
 
-// appendLine appends the framed line of r, of which body is encoded already.
-func appendLine(to []byte, r *Record, body []byte) []byte {
+// appendLine appends the framed line of r, of which body is encoded already, and
+// chains it to the line before. The caller holds s.mu.
+func (s *Spool) appendLine(to []byte, r *Record, body []byte) []byte {
 	from := len(to)
-	return appendTrailer(append(r.appendHead(to), body...), from)
+	to = append(r.appendHead(to), body...)
+	s.head = chain.Next(s.head, to[from:])
+	return appendChained(to, from, s.head)
 }
 
 // flushPending writes what could not be written before. The caller holds s.mu.
@@ -370,13 +375,6 @@ func (s *Spool) dropOldest() bool {
 	s.stats.dropped.Add(1)
 	return true
 }
-
-// Events of the spool itself.
-const (
-	EventDropped = "spool.dropped"  // a segment was deleted to make room
-	EventRemoved = "spool.removed"  // somebody else took a segment away
-	EventTailCut = "spool.tail_cut" // a torn tail was found and cut
-)
 
 // lookAgain finds out, at most once a second, whether somebody moved closed
 // segments away, and records it.
