@@ -57,11 +57,18 @@ func (r *Record) appendBody(b []byte) []byte {
 	if r.Human != nil {
 		b = r.Human.append(append(b, `,"human":`...))
 	}
+	b = appendActors(b, r.Actors)
 	if r.Task != nil {
 		b = r.Task.append(append(b, `,"task":`...))
 	}
 	if r.Request != nil {
 		b = r.Request.append(append(b, `,"request":`...))
+	}
+	if r.SQL != nil {
+		b = r.SQL.append(append(b, `,"sql":`...))
+	}
+	if r.SSH != nil {
+		b = r.SSH.append(append(b, `,"ssh":`...))
 	}
 	if r.Decision != nil {
 		b = r.Decision.append(append(b, `,"decision":`...))
@@ -74,6 +81,9 @@ func (r *Record) appendBody(b []byte) []byte {
 	}
 	if r.Event != nil {
 		b = r.Event.append(append(b, `,"event":`...))
+	}
+	if r.Change != nil {
+		b = r.Change.append(append(b, `,"change":`...))
 	}
 	b = optList(b, `,"unsafe":`, r.Unsafe, maxWord, maxFew)
 	b = optBool(b, `,"truncated":`, r.Truncated)
@@ -179,6 +189,8 @@ func (u *Use) append(b []byte) []byte {
 	}
 	b = optInt(b, `,"ttl_s":`, u.TTLSeconds)
 	b = optBool(b, `,"cached":`, u.Cached)
+	b = optStr(b, `,"public_id":`, u.PublicID, maxName)
+	b = optStr(b, `,"session":`, u.Session, maxURI)
 	if u.AWS != nil {
 		b = u.AWS.append(append(b, `,"aws":`...))
 	}
@@ -309,6 +321,9 @@ func appendTime(b []byte, key string, t time.Time) []byte {
 
 // clamp cuts s to limit bytes, at a rune, and marks the cut.
 func clamp(s string, limit int) string {
+	if limit >= maxText && len(s) > limit/3 {
+		s = within(s, limit)
+	}
 	if len(s) <= limit {
 		return s
 	}
@@ -317,6 +332,31 @@ func clamp(s string, limit int) string {
 		cut--
 	}
 	return s[:cut] + ellipsis
+}
+
+// within cuts s where, escaped, it would exceed twice limit: a long text that is
+// mostly control characters grows sixfold, and a line that holds many must still
+// be shorter than maxLine.
+func within(s string, limit int) string {
+	size := 0
+	for i, r := range s {
+		switch {
+		case r == '\n' || r == '\t' || r == '"' || r == '\\':
+			size += 2
+		case r >= 0x20 && r < 0x7f:
+			size++
+		case r != utf8.RuneError && unicode.IsPrint(r):
+			size += utf8.RuneLen(r)
+		case r <= 0xffff:
+			size += 6
+		default:
+			size += 12
+		}
+		if size > 2*limit-len(ellipsis) {
+			return s[:i] + ellipsis
+		}
+	}
+	return s
 }
 
 // plain are the bytes that stand for themselves in a JSON string.

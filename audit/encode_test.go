@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ func fill(v reflect.Value, text func(name string) string) {
 			f.Set(reflect.ValueOf([]string{text(name), "b"}))
 		case map[string]string:
 			f.Set(reflect.ValueOf(map[string]string{"z": text(name), "a": "1", "m": ""}))
+		case []Actor:
+			f.Set(reflect.ValueOf([]Actor{{Subject: text(name), Issuer: text("Issuer")}, {Subject: "b"}}))
 		default:
 			switch f.Kind() {
 			case reflect.Pointer:
@@ -67,6 +70,7 @@ func TestEncoderWritesWhatEncodingJSONWould(t *testing.T) {
 	empty := Record{
 		Steps: &Steps{}, Workload: &Workload{}, Process: &Process{}, Human: &Human{}, Task: &Task{},
 		Request: &Request{}, Decision: &Decision{}, Credential: &Use{}, Result: &Result{}, Event: &Event{},
+		SQL: &SQL{}, SSH: &SSH{}, Change: &Change{By: &Principal{}}, Actors: []Actor{{}},
 	}
 	for name, r := range map[string]Record{
 		"every field": full(func(n string) string { return n + ` <a href="x">&\ ünï日本` + "\n\r\t\b\f\x00" }),
@@ -92,13 +96,15 @@ func TestEncoderWritesWhatEncodingJSONWould(t *testing.T) {
 // TestEncoderKeepsBounds fails when a field's tag and its bound in the encoder
 // differ, and when a value is not cut.
 func TestEncoderKeepsBounds(t *testing.T) {
-	long := full(func(string) string { return strings.Repeat("é", 5000) })
+	long := full(func(string) string { return strings.Repeat("é", 40000) })
 	var lists func(v reflect.Value)
 	lists = func(v reflect.Value) {
 		for i := range v.NumField() {
 			switch f := v.Field(i); x := f.Interface().(type) {
 			case []string:
 				f.Set(reflect.ValueOf(strings.Split(strings.Repeat(x[0]+",", 99), ",")))
+			case []Actor:
+				f.Set(reflect.ValueOf(slices.Repeat(x, 9)))
 			case map[string]string:
 				m := map[string]string{}
 				for k := range 99 {
@@ -120,6 +126,9 @@ func TestEncoderKeepsBounds(t *testing.T) {
 	for _, f := range Fields() {
 		v := got
 		for part := range strings.SplitSeq(f.Path, ".") {
+			if l, ok := v.([]any); ok { // a list of objects: its first
+				v = l[0]
+			}
 			v = v.(map[string]any)[part]
 		}
 		check := func(s string) {
@@ -130,6 +139,10 @@ func TestEncoderKeepsBounds(t *testing.T) {
 		switch f.Type {
 		case "string":
 			check(v.(string))
+		case "objects":
+			if l := v.([]any); len(l) != f.Items || l[len(l)-1].(map[string]any)["subject"] != ellipsis {
+				t.Errorf("%s: %d items, want %d and the mark", f.Path, len(l), f.Items)
+			}
 		case "list":
 			l := v.([]any)
 			if len(l) != f.Items || l[len(l)-1] != ellipsis {
@@ -146,6 +159,43 @@ func TestEncoderKeepsBounds(t *testing.T) {
 	}
 	if n := len(long.AppendJSON(nil)); n >= maxLine {
 		t.Errorf("longest line has %d bytes; readers take %d", n, maxLine)
+	}
+}
+
+// TestLongestLine fails when a record whose every byte grows sixfold exceeds
+// what readers take. A request has no change and no event.
+func TestLongestLine(t *testing.T) {
+	all := full(func(string) string { return strings.Repeat("\x00", 1<<17) })
+	widen(reflect.ValueOf(&all).Elem())
+	request, event := all, all
+	request.Event, request.Change = nil, nil
+	event.Request, event.SQL, event.SSH, event.Credential, event.Decision, event.Result = nil, nil, nil, nil, nil, nil
+	for name, r := range map[string]Record{"request": request, "event": event} {
+		if n := len(r.AppendJSON(nil)) + trailer; n >= maxLine {
+			t.Errorf("longest %s has %d bytes; readers take %d", name, n, maxLine)
+		}
+	}
+}
+
+// widen fills every list and map of v beyond its bound.
+func widen(v reflect.Value) {
+	for i := range v.NumField() {
+		switch f := v.Field(i); x := f.Interface().(type) {
+		case []string:
+			f.Set(reflect.ValueOf(slices.Repeat(x[:1], 99)))
+		case []Actor:
+			f.Set(reflect.ValueOf(slices.Repeat(x[:1], 9)))
+		case map[string]string:
+			m := map[string]string{}
+			for k := range 99 {
+				m[fmt.Sprintf("%03d", k)+x["z"]] = x["z"]
+			}
+			f.Set(reflect.ValueOf(m))
+		default:
+			if f.Kind() == reflect.Pointer {
+				widen(f.Elem())
+			}
+		}
 	}
 }
 
@@ -222,7 +272,7 @@ func TestEveryFieldSaysItsTrust(t *testing.T) {
 		if (f.Type == "string" || f.Type == "list" || f.Type == "map") && f.Max == 0 {
 			t.Errorf("%s has no max tag", f.Path)
 		}
-		if (f.Type == "list" || f.Type == "map") && f.Items == 0 {
+		if (f.Type == "list" || f.Type == "map" || f.Type == "objects") && f.Items == 0 {
 			t.Errorf("%s has no items tag", f.Path)
 		}
 	}
@@ -252,6 +302,8 @@ func TestDocs(t *testing.T) {
 	for _, f := range Fields() {
 		typ := f.Type
 		switch {
+		case f.Type == "objects":
+			typ = fmt.Sprintf("objects, %d", f.Items)
 		case f.Items > 0:
 			typ = fmt.Sprintf("%s, %d × %d B", f.Type, f.Items, f.Max)
 		case f.Max > 0:

@@ -19,7 +19,7 @@ const (
 // Field describes one field of [Record].
 type Field struct {
 	Path  string // as in JSON, e.g. request.host
-	Type  string // string, integer, boolean, time, list, map, object
+	Type  string // string, integer, boolean, time, list, map, object, objects (a list of them)
 	Trust string // Verified, Claimed or Derived
 	Max   int    // bytes of a string, or of each element; 0: not a text
 	Items int    // elements of a list or map
@@ -43,6 +43,8 @@ func fieldsOf(t reflect.Type, prefix string) []Field {
 			x.Type = "time"
 		case f.Type.Kind() == reflect.Pointer:
 			x.Type = "object"
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+			x.Type = "objects"
 		case f.Type.Kind() == reflect.Slice:
 			x.Type = "list"
 		case f.Type.Kind() == reflect.Map:
@@ -55,7 +57,7 @@ func fieldsOf(t reflect.Type, prefix string) []Field {
 			x.Type = "integer"
 		}
 		l = append(l, x)
-		if x.Type == "object" {
+		if x.Type == "object" || x.Type == "objects" {
 			l = append(l, fieldsOf(f.Type.Elem(), x.Path+".")...)
 		}
 	}
@@ -102,8 +104,11 @@ func Schema() []byte {
 		o := objects[parent]
 		s := f.schema()
 		s["x-trust"] = f.Trust
-		if f.Type == "object" {
+		switch f.Type {
+		case "object":
 			objects[f.Path] = s
+		case "objects":
+			objects[f.Path] = s["items"].(map[string]any) //nolint:forcetypeassert // made by schema
 		}
 		o["properties"].(map[string]any)[name] = s //nolint:forcetypeassert // made by object
 		if f.Required {
@@ -126,6 +131,8 @@ func (f Field) schema() map[string]any {
 	switch f.Type {
 	case "object":
 		return object()
+	case "objects":
+		return map[string]any{"type": "array", "items": object(), "maxItems": f.Items}
 	case "time":
 		return map[string]any{"type": "string", "format": "date-time"}
 	case "list":

@@ -54,13 +54,19 @@ type Record struct {
 	Owner       string    `json:"owner,omitempty" trust:"v" max:"256"`
 	OwnerSource string    `json:"owner_source,omitempty" trust:"v" max:"64"`
 	Human       *Human    `json:"human,omitempty" trust:"v"`
-	Task        *Task     `json:"task,omitempty" trust:"v"`
-	Request     *Request  `json:"request,omitempty" trust:"v"`
-	Decision    *Decision `json:"decision,omitempty" trust:"d"`
-	Credential  *Use      `json:"credential,omitempty" trust:"v"`
-	Result      *Result   `json:"result,omitempty" trust:"v"`
-	Event       *Event    `json:"event,omitempty" trust:"v"`
-	Unsafe      []string  `json:"unsafe,omitempty" trust:"v" max:"64" items:"16"` // unsafe flags in force
+	// Actors is the chain of agents when one calls another, the present caller
+	// first, as the verified token of the task names them (RFC 8693 section 4.1).
+	Actors     []Actor   `json:"actors,omitempty" trust:"v" items:"8"`
+	Task       *Task     `json:"task,omitempty" trust:"v"`
+	Request    *Request  `json:"request,omitempty" trust:"v"`
+	SQL        *SQL      `json:"sql,omitempty" trust:"v"`
+	SSH        *SSH      `json:"ssh,omitempty" trust:"v"`
+	Decision   *Decision `json:"decision,omitempty" trust:"d"`
+	Credential *Use      `json:"credential,omitempty" trust:"v"`
+	Result     *Result   `json:"result,omitempty" trust:"v"`
+	Event      *Event    `json:"event,omitempty" trust:"v"`
+	Change     *Change   `json:"change,omitempty" trust:"v"`
+	Unsafe     []string  `json:"unsafe,omitempty" trust:"v" max:"64" items:"16"` // unsafe flags in force
 	// Truncated says that this line left out details, because they exceeded
 	// the space that its begin had reserved.
 	Truncated bool `json:"truncated,omitempty" trust:"d"`
@@ -104,6 +110,13 @@ type Human struct {
 	Subject string `json:"subject" trust:"v" max:"256"`
 	Issuer  string `json:"issuer" trust:"v" max:"1024"`
 	Email   string `json:"email,omitempty" trust:"v" max:"320"`
+}
+
+// Actor is one agent of a chain of agents that act for the human, or for each
+// other.
+type Actor struct {
+	Subject string `json:"subject" trust:"v" max:"2048"`
+	Issuer  string `json:"issuer,omitempty" trust:"v" max:"1024"`
 }
 
 // Task is the piece of work the request belongs to.
@@ -161,6 +174,12 @@ type Use struct {
 	Expires      time.Time `json:"expires,omitzero" trust:"v"`
 	TTLSeconds   int64     `json:"ttl_s,omitempty" trust:"v"`
 	Cached       bool      `json:"cached,omitempty" trust:"v"`
+	// PublicID is the issuer's own name of the credential, which no one can use
+	// as a credential: an AWS access key id, a jti, a serial number, a lease.
+	PublicID string `json:"public_id,omitempty" trust:"v" max:"256"`
+	// Session is what the far side's log calls the session, with the handle in
+	// it: the ARN of an assumed role, an application_name, a key id.
+	Session string `json:"session,omitempty" trust:"v" max:"2048"`
 	// AWS is what the call asks of AWS; nil for other providers.
 	AWS *AWSUse `json:"aws,omitempty" trust:"d"`
 }
@@ -190,10 +209,4 @@ type Result struct {
 	Sealed            int    `json:"sealed,omitempty" trust:"v"` // credentials sealed in the answer
 	Masked            int    `json:"masked,omitempty" trust:"v"` // credential echoes masked
 	UpstreamRequestID string `json:"upstream_request_id,omitempty" trust:"c" max:"256"`
-}
-
-// Event is something that is not a request.
-type Event struct {
-	Name   string            `json:"name" trust:"v" max:"128"` // task.opened, task.closed, policy.loaded, policy.rejected, credential.minted, credential.revoked, …
-	Fields map[string]string `json:"fields,omitempty" trust:"v" max:"2048" items:"32"`
 }

@@ -123,13 +123,27 @@ func (p *Printer) table(b *strings.Builder, v reflect.Value, prefix string, trus
 			p.table(b, f.Elem(), prefix+name+".", trust)
 			continue
 		}
-		word := trust[prefix+name]
+		if l, ok := f.Interface().([]Actor); ok {
+			for j := range l {
+				p.table(b, reflect.ValueOf(l[j]), fmt.Sprintf("%s%s[%d].", prefix, name, j), trust)
+			}
+			continue
+		}
+		word := trust[unindexed(prefix)+name]
 		color := dim
 		if word == Claimed {
 			color = yellow
 		}
 		fmt.Fprintf(b, "  %-28s %s  %s\n", prefix+name, p.paint(color, fmt.Sprintf("%-8s", word)), Safe(valueText(f)))
 	}
+}
+
+// unindexed is "actors." for "actors[0].".
+func unindexed(prefix string) string {
+	if i := strings.IndexByte(prefix, '['); i >= 0 {
+		return prefix[:i] + prefix[strings.IndexByte(prefix, ']')+1:]
+	}
+	return prefix
 }
 
 func valueText(v reflect.Value) string {

@@ -375,10 +375,11 @@ func (r *Record) minimal() *Record {
 	m.Result = &res
 	if u := r.Credential; u != nil {
 		c := *u
-		c.ScopeAsked, c.ScopeGranted = nil, nil
+		c.ScopeAsked, c.ScopeGranted, c.Session = nil, nil, ""
 		for _, p := range []*string{&c.Provider, &c.Kind, &c.ScopeSource} {
 			*p = clamp(*p, minimalText)
 		}
+		c.PublicID = clamp(c.PublicID, minimalWord)
 		if c.AWS != nil {
 			c.AWS = &AWSUse{Service: clamp(c.AWS.Service, minimalWord), Scope: clamp(c.AWS.Scope, minimalWord)}
 		}
