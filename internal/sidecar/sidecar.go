@@ -236,7 +236,7 @@ func (s *sidecar) open(ctx context.Context, d *doors, more ...net.Addr) error {
 		own = append(own, ln.Addr())
 	}
 	// The data path is cut by Close, when requests have been let go.
-	s.plane.Open(context.WithoutCancel(ctx), local{s.control}, own)
+	s.plane.Open(context.WithoutCancel(ctx), s.attestor(), own)
 	if d.proxy != nil {
 		s.plane.ServeProxy(d.proxy)
 		s.o.opened("proxy", d.proxy.Addr())

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/attache-dev/attache/proxy/sniff"
@@ -110,6 +111,14 @@ func (c *clientConn) WriteTo(w io.Writer) (int64, error) {
 
 // ReadFrom is the other direction of WriteTo.
 func (c *clientConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+// SyscallConn lets an attestor ask the kernel about the connection.
+func (c *clientConn) SyscallConn() (syscall.RawConn, error) {
+	if s, ok := c.Conn.(syscall.Conn); ok {
+		return s.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
 
 // CloseWrite half-closes the connection.
 func (c *clientConn) CloseWrite() error {

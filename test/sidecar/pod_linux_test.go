@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/gob"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -70,6 +71,7 @@ func testCalls(t *testing.T, mode string) {
 	if mode == "transparent" {
 		p.testNetwork(t)
 	}
+	p.testHalfClosed(t)
 	p.testLeaks(t)
 	if err := p.kill(syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, p.tail())
@@ -137,6 +139,45 @@ func (p *pod) testNetwork(t *testing.T) {
 	}
 }
 
+// halfClosing sends a request over plain TCP, ends its sending side, as
+// `printf … | nc -N` does, and waits for the answer or leaves.
+const halfClosing = `
+import socket, sys, time
+host, port, request, stay = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4] == "stay"
+c = socket.create_connection((host, port), timeout=30)
+c.sendall(request.encode().decode("unicode_escape").encode())
+c.shutdown(socket.SHUT_WR)
+if stay:
+    while b := c.recv(4096): sys.stdout.write(b.decode())
+else:
+    time.sleep(0.5)
+`
+
+// testHalfClosed: a client that half-closes gets its answer, and one that
+// leaves after that is noticed, which ends its call upstream.
+func (p *pod) testHalfClosed(t *testing.T) {
+	t.Helper()
+	host, port, form := world4, "80", "GET %s HTTP/1.1\\r\\nHost: "+plainName+"\\r\\nConnection: close\\r\\n\\r\\n"
+	if p.mode == "explicit" {
+		host, port, form = "127.0.0.1", "15002", strings.Replace(form, "%s", "http://"+plainName+"%s", 1)
+	}
+	out, err := p.run(t, "/usr/bin/python3", "-c", halfClosing, host, port, fmt.Sprintf(form, "/slow"), "stay")
+	if err != nil || !strings.Contains(out, "GET "+plainName+"/slow said") {
+		t.Errorf("half-closed: %v %q\n%s", err, out, p.tail())
+	}
+	if out, err := p.run(t, "/usr/bin/python3", "-c", halfClosing, host, port, fmt.Sprintf(form, "/gone"), "leave"); err != nil {
+		t.Errorf("half-closed, then left: %v %s", err, out)
+	}
+	eventually(t, "the origin is told that the client has left", func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.left == 0 {
+			return errors.New("the call goes on")
+		}
+		return nil
+	})
+}
+
 // self is this test's binary, where another user can run it.
 func (p *pod) self() string {
 	name := p.path("agent-program")
@@ -186,12 +227,13 @@ func (p *pod) testLeaks(t *testing.T) {
 func (p *pod) testRecords(t *testing.T) {
 	t.Helper()
 	text := p.records(t)
-	begun, ended, ok := map[string]int{}, map[string]int{}, 0
+	begun, ended, ok, users := map[string]int{}, map[string]int{}, 0, map[int]bool{}
 	for s := bufio.NewScanner(strings.NewReader(text)); s.Scan(); {
 		body, _, _ := bytes.Cut(s.Bytes(), []byte("\t")) // its place in the chain follows
 		var r struct {
 			Type, ID string
 			Request  *struct{ Door, Host string }
+			Process  *struct{ UID *int }
 			Result   *struct{ Outcome string }
 		}
 		if err := json.Unmarshal(body, &r); err != nil {
@@ -200,6 +242,11 @@ func (p *pod) testRecords(t *testing.T) {
 		switch r.Type {
 		case "begin":
 			begun[r.ID]++
+			if r.Process == nil || r.Process.UID == nil {
+				t.Errorf("record %s names no user", r.ID)
+			} else {
+				users[*r.Process.UID] = true
+			}
 		case "end":
 			ended[r.ID]++
 			if r.Result != nil && r.Result.Outcome == "ok" {
@@ -209,6 +256,9 @@ func (p *pod) testRecords(t *testing.T) {
 	}
 	if len(ended) < 9 || ok < 6 {
 		t.Errorf("%d records, %d of calls that went through", len(ended), ok)
+	}
+	if !users[agentUID] || users[sidecarUID] {
+		t.Errorf("users of the records: %v", users)
 	}
 	for id := range begun {
 		if ended[id] != 1 {

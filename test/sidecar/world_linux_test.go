@@ -50,6 +50,7 @@ type world struct {
 	mu   sync.Mutex
 	seen []string // Authorization, as the origin got it
 	rawN int
+	left int // clients of /gone that left
 }
 
 func newWorld(t *testing.T) *world {
@@ -67,7 +68,8 @@ func newWorld(t *testing.T) *world {
 	hosts, resolv := filepath.Join(dir, "hosts"), filepath.Join(dir, "resolv.conf")
 	w.write(hosts, "127.0.0.1 localhost\n"+stranger4+" "+apiName+" "+gitName+" "+plainName+"\n", 0o644)
 	w.write(resolv, "nameserver 127.0.0.1\nsearch attache.example\n", 0o644)
-	w.sh("mount --make-rprivate / && mount --bind " + hosts + " /etc/hosts && mount --bind " + resolv + " /etc/resolv.conf")
+	w.sh("mount --make-rprivate / && mount --bind " + hosts + " /etc/hosts && mount --bind " + resolv + " /etc/resolv.conf" +
+		" && mount -t tmpfs -o size=16m tmpfs /dev/shm") // a pod has its own
 	holder := exec.Command("sleep", "infinity")
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := holder.Start(); err != nil {
@@ -186,6 +188,19 @@ func (w *world) origin(rw http.ResponseWriter, r *http.Request) {
 	w.seen = append(w.seen, r.Header.Get("Authorization"))
 	w.mu.Unlock()
 	body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	switch r.URL.Path {
+	case "/slow": // long enough to notice that the client has half-closed
+		<-time.After(time.Second)
+	case "/gone":
+		select {
+		case <-r.Context().Done():
+			w.mu.Lock()
+			w.left++
+			w.mu.Unlock()
+		case <-time.After(patience):
+		}
+		return
+	}
 	if strings.HasSuffix(r.URL.Path, "/info/refs") {
 		rw.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 		_, _ = io.WriteString(rw, "001e# service=git-upload-pack\n0000")
