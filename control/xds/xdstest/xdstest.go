@@ -92,6 +92,14 @@ func (a *Authority) issue(t *x509.Certificate) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: a.leaf}
 }
 
+// Serving issues the certificate of a server named control.test.
+func (a *Authority) Serving() tls.Certificate {
+	return a.issue(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "control"}, DNSNames: []string{"control.test"}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+}
+
 // Client is the TLS configuration of a sidecar; without a certificate it has
 // none.
 func (a *Authority) Client(svid ...tls.Certificate) *tls.Config {
@@ -125,10 +133,7 @@ func (a *Authority) serve(addr string, register func(grpc.ServiceRegistrar)) (st
 	if err != nil {
 		a.tb.Fatal(err)
 	}
-	cert := a.issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "control"}, DNSNames: []string{"control.test"}, NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
+	cert := a.Serving()
 	g := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(peer.ServerTLS(
 			func() (*tls.Certificate, error) { return &cert, nil },
