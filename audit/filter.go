@@ -2,7 +2,6 @@ package audit
 
 import (
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -12,19 +11,20 @@ import (
 
 // Filter chooses records. The zero Filter matches every request and event, but
 // not what only shows that the producer lives (epochs and heartbeats); those
-// come when type: asks for them.
+// come when type: asks for them. Times count in microseconds, as records do.
 type Filter struct {
-	terms        []clause
+	terms        []Term
 	since, until time.Time
 	types        bool // a term speaks of type
 }
 
-// clause is one condition; all of a filter's terms must hold.
-type clause struct {
-	key    string                 // empty: free text
-	field  func(*Record) []string // nil: free text
-	values []string               // one must match; lower case
-	not    bool
+// Term is one condition; all of a filter's terms must hold.
+type Term struct {
+	Key    string   // as in [Keys], not an alias; empty: free text
+	Values []string // one must match; lower case
+	Not    bool     // the condition is that none matches
+
+	values func(*Record) []string // nil: free text
 }
 
 // QueryError is a mistake in a query.
@@ -44,124 +44,6 @@ const (
 	maxTerms = 64
 )
 
-// fieldOf maps the keys of the query language to the texts they look at.
-func fieldOf() map[string]func(*Record) []string {
-	return map[string]func(*Record) []string{
-		"id":        func(r *Record) []string { return []string{r.ID} },
-		"epoch":     func(r *Record) []string { return []string{r.Epoch, r.BeginEpoch} },
-		"owner":     func(r *Record) []string { return []string{r.Owner} },
-		"workload":  onWorkload(func(w *Workload) []string { return []string{w.ID} }),
-		"namespace": onWorkload(func(w *Workload) []string { return []string{w.Namespace} }),
-		"run":       onWorkload(func(w *Workload) []string { return []string{w.RunID} }),
-		"label":     onWorkload(labels),
-		"exe": func(r *Record) []string {
-			return fromPtr(r.Process, func(p *Process) []string { return []string{p.Exe} })
-		},
-		"human": func(r *Record) []string {
-			return fromPtr(r.Human, func(h *Human) []string { return []string{h.Subject, h.Email} })
-		},
-		"task": func(r *Record) []string { return fromPtr(r.Task, func(t *Task) []string { return []string{t.ID} }) },
-		"purpose": func(r *Record) []string {
-			return fromPtr(r.Task, func(t *Task) []string { return []string{t.Purpose} })
-		},
-		"host":      onRequest(func(q *Request) []string { return []string{q.Host} }),
-		"method":    onRequest(func(q *Request) []string { return []string{q.Method} }),
-		"path":      onRequest(func(q *Request) []string { return []string{q.Path, q.PathTemplate} }),
-		"protocol":  onRequest(func(q *Request) []string { return []string{q.Protocol} }),
-		"door":      onRequest(func(q *Request) []string { return []string{q.Door} }),
-		"trace":     onRequest(func(q *Request) []string { return []string{q.TraceID} }),
-		"verdict":   onDecision(func(d *Decision) []string { return []string{d.Verdict} }),
-		"policy":    onDecision(func(d *Decision) []string { return []string{d.Policy} }),
-		"rule":      onDecision(func(d *Decision) []string { return []string{d.Rule} }),
-		"code":      onDecision(func(d *Decision) []string { return []string{d.Code} }),
-		"provider":  onUse(func(u *Use) []string { return []string{u.Provider} }),
-		"kind":      onUse(func(u *Use) []string { return []string{u.Kind} }),
-		"handle":    handles,
-		"service":   onAWS(func(a *AWSUse) []string { return []string{a.Service} }),
-		"operation": onAWS(func(a *AWSUse) []string { return []string{a.Operation} }),
-		"resource":  onAWS(func(a *AWSUse) []string { return a.Resources }),
-		"scope":     onUse(func(u *Use) []string { return append(slices.Clone(u.ScopeGranted), u.ScopeAsked...) }),
-		"outcome":   onResult(func(s *Result) []string { return []string{s.Outcome} }),
-		"status":    onResult(func(s *Result) []string { return []string{strconv.Itoa(s.Status)} }),
-		"error":     onResult(func(s *Result) []string { return []string{s.ErrorKind} }),
-		"event":     func(r *Record) []string { return fromPtr(r.Event, func(e *Event) []string { return []string{e.Name} }) },
-		"type":      func(r *Record) []string { return []string{r.kind(), "all"} },
-	}
-}
-
-func fromPtr[T any](p *T, f func(*T) []string) []string {
-	if p == nil {
-		return nil
-	}
-	return f(p)
-}
-
-func onWorkload(f func(*Workload) []string) func(*Record) []string {
-	return func(r *Record) []string { return fromPtr(r.Workload, f) }
-}
-
-func onRequest(f func(*Request) []string) func(*Record) []string {
-	return func(r *Record) []string { return fromPtr(r.Request, f) }
-}
-
-func onDecision(f func(*Decision) []string) func(*Record) []string {
-	return func(r *Record) []string { return fromPtr(r.Decision, f) }
-}
-
-func onUse(f func(*Use) []string) func(*Record) []string {
-	return func(r *Record) []string { return fromPtr(r.Credential, f) }
-}
-
-func onAWS(f func(*AWSUse) []string) func(*Record) []string {
-	return onUse(func(u *Use) []string { return fromPtr(u.AWS, f) })
-}
-
-func onResult(f func(*Result) []string) func(*Record) []string {
-	return func(r *Record) []string { return fromPtr(r.Result, f) }
-}
-
-func labels(w *Workload) []string {
-	var l []string
-	for k, v := range w.Labels {
-		l = append(l, k+"="+v)
-	}
-	return l
-}
-
-// handles finds the issuance, the use and the revocation of a credential.
-func handles(r *Record) []string {
-	var l []string
-	if r.Credential != nil && r.Credential.Handle != "" {
-		l = append(l, r.Credential.Handle)
-	}
-	if r.Event != nil {
-		l = append(l, r.Event.Fields["handle"])
-	}
-	return l
-}
-
-// kind is the word for a record's type in queries.
-func (r *Record) kind() string {
-	switch r.Type {
-	case TypeBegin, TypeEnd:
-		return "request"
-	case TypeEpochOpen, TypeEpochEnd:
-		return "epoch"
-	default:
-		return r.Type
-	}
-}
-
-// FilterKeys returns the keys of the query language, sorted.
-func FilterKeys() []string {
-	return slices.Sorted(maps.Keys(withTimes(fieldOf())))
-}
-
-func withTimes(m map[string]func(*Record) []string) map[string]func(*Record) []string {
-	m["since"], m["until"] = nil, nil
-	return m
-}
-
 // ParseFilter parses a query: terms between spaces, all of which must hold.
 //
 //	key:value        the field is value; * stands for any text, case is ignored
@@ -173,13 +55,15 @@ func withTimes(m map[string]func(*Record) []string) map[string]func(*Record) []s
 //	until:…          older than that
 //	word             some field contains word
 //
+// Keys and their aliases are those of [Keys].
+//
 // now is what durations count back from. Errors are *QueryError.
 func ParseFilter(query string, now time.Time) (Filter, error) {
 	var f Filter
 	if len(query) > maxQuery {
 		return f, &QueryError{query, maxQuery, fmt.Sprintf("is longer than %d bytes", maxQuery)}
 	}
-	known := fieldOf()
+	known := keyTable()
 	p := parser{q: query}
 	for {
 		p.spaces()
@@ -190,17 +74,17 @@ func ParseFilter(query string, now time.Time) (Filter, error) {
 		if len(f.terms) == maxTerms {
 			return Filter{}, p.fail(start, "has more than %d terms", maxTerms)
 		}
-		t, err := p.clause(known)
+		t, err := p.term(known)
 		if err != nil {
 			return Filter{}, err
 		}
-		if t.key == "since" || t.key == "until" {
+		if t.Key == "since" || t.Key == "until" {
 			if err := f.setTime(&p, start, t, now); err != nil {
 				return Filter{}, err
 			}
 			continue
 		}
-		f.types = f.types || t.key == "type"
+		f.types = f.types || t.Key == "type"
 		f.terms = append(f.terms, t)
 	}
 }
@@ -222,12 +106,12 @@ func (p *parser) spaces() {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 
-// clause parses one term at p.i, which is not a space.
-func (p *parser) clause(known map[string]func(*Record) []string) (clause, error) {
-	var t clause
+// term parses one at p.i, which is not a space.
+func (p *parser) term(known map[string]Key) (Term, error) {
+	var t Term
 	start := p.i
 	if p.q[p.i] == '-' && p.i+1 < len(p.q) && !isSpace(p.q[p.i+1]) {
-		t.not = true
+		t.Not = true
 		p.i++
 	}
 	key := p.i
@@ -235,26 +119,26 @@ func (p *parser) clause(known map[string]func(*Record) []string) (clause, error)
 		p.i++
 	}
 	if p.i > key && p.i < len(p.q) && p.q[p.i] == ':' {
-		t.key = strings.ToLower(p.q[key:p.i])
-		t.field = known[t.key]
-		if t.field == nil && t.key != "since" && t.key != "until" {
-			return t, p.fail(key, "%q is no key; use one of %s, or quotes around the word", t.key, strings.Join(FilterKeys(), ", "))
+		k, ok := known[strings.ToLower(p.q[key:p.i])]
+		if !ok {
+			return t, p.fail(key, "%q is no key; use one of %s, or quotes around the word", p.q[key:p.i], strings.Join(FilterKeys(), ", "))
 		}
+		t.Key, t.values = k.Name, k.Values
 		p.i++
 	} else {
 		p.i = key
 	}
 	for {
 		at := p.i
-		v, err := p.value(t.key != "")
+		v, err := p.value(t.Key != "")
 		if err != nil {
 			return t, err
 		}
 		if v == "" {
 			return t, p.fail(at, "a value is missing after %q", p.q[start:at])
 		}
-		t.values = append(t.values, strings.ToLower(v))
-		if t.key == "" || p.i == len(p.q) || p.q[p.i] != ',' {
+		t.Values = append(t.Values, strings.ToLower(v))
+		if t.Key == "" || p.i == len(p.q) || p.q[p.i] != ',' {
 			return t, nil
 		}
 		p.i++
@@ -282,15 +166,16 @@ func (p *parser) value(list bool) (string, error) {
 	return p.q[start:p.i], nil
 }
 
-func (f *Filter) setTime(p *parser, at int, t clause, now time.Time) error {
-	if t.not || len(t.values) != 1 {
-		return p.fail(at, "%s: takes one time and no minus", t.key)
+func (f *Filter) setTime(p *parser, at int, t Term, now time.Time) error {
+	if t.Not || len(t.Values) != 1 {
+		return p.fail(at, "%s: takes one time and no minus", t.Key)
 	}
-	when, ok := parseWhen(strings.ToUpper(t.values[0]), now)
+	when, ok := parseWhen(strings.ToUpper(t.Values[0]), now)
 	if !ok {
-		return p.fail(at, "%s: %q is no time; write 90m, 24h, 7d, 2006-01-02 or 2006-01-02T15:04:05Z", t.key, t.values[0])
+		return p.fail(at, "%s: %q is no time; write 90m, 24h, 7d, 2006-01-02 or 2006-01-02T15:04:05Z", t.Key, t.Values[0])
 	}
-	if t.key == "since" {
+	when = when.Truncate(time.Microsecond)
+	if t.Key == "since" {
 		f.since = when
 	} else {
 		f.until = when
@@ -320,36 +205,59 @@ func (f *Filter) Match(r *Record) bool {
 	if !f.types && (r.kind() == "epoch" || r.Type == TypeHeartbeat) {
 		return false
 	}
-	if !f.since.IsZero() && r.Time.Before(f.since) || !f.until.IsZero() && !r.Time.Before(f.until) {
+	t := r.Time.Truncate(time.Microsecond)
+	if !f.since.IsZero() && t.Before(f.since) || !f.until.IsZero() && !t.Before(f.until) {
 		return false
 	}
-	if len(f.terms) == 0 {
-		return true
-	}
 	for i := range f.terms {
-		t := &f.terms[i]
-		if t.match(r) == t.not {
+		if !f.terms[i].Match(r) {
 			return false
 		}
 	}
 	return true
 }
 
-func (t *clause) match(r *Record) bool {
-	if t.field == nil {
-		return anyText(reflect.ValueOf(r).Elem(), func(s string) bool {
-			return strings.Contains(strings.ToLower(s), t.values[0])
+// Terms returns the conditions of f but for times. The caller must not change
+// them.
+func (f *Filter) Terms() []Term { return f.terms }
+
+// Since and Until bound the time, Until exclusively; zero where they do not.
+func (f *Filter) Since() time.Time { return f.since }
+
+// Until is the end of the time that f matches; see [Filter.Since].
+func (f *Filter) Until() time.Time { return f.until }
+
+// Types reports whether f speaks of type:. If not, epochs and heartbeats are
+// left out.
+func (f *Filter) Types() bool { return f.types }
+
+// Match reports whether r meets the condition.
+func (t *Term) Match(r *Record) bool {
+	if t.values == nil {
+		return t.Not != anyText(reflect.ValueOf(r).Elem(), func(s string) bool {
+			return strings.Contains(strings.ToLower(s), t.Values[0])
 		})
 	}
-	for _, text := range t.field(r) {
+	return t.MatchValues(t.values(r))
+}
+
+// MatchValues reports whether a record whose values of Key are these meets the
+// condition. It is not for free text.
+func (t *Term) MatchValues(values []string) bool {
+	for _, text := range values {
 		text = strings.ToLower(text)
-		for _, v := range t.values {
-			if glob(v, text) || t.key == "status" && statusClass(v, text) {
-				return true
+		for _, v := range t.Values {
+			if glob(v, text) || t.Key == "status" && statusClass(v, text) {
+				return !t.Not
 			}
 		}
 	}
-	return false
+	return t.Not
+}
+
+// Whole reports whether the condition asks for whole values: none has a star.
+func (t *Term) Whole() bool {
+	return t.Key != "" && !slices.ContainsFunc(t.Values, func(v string) bool { return strings.Contains(v, "*") })
 }
 
 // statusClass matches 4xx.

@@ -228,7 +228,7 @@ func TestFilterErrors(t *testing.T) {
 		at   int
 		text string
 	}{
-		"hots:x":                      {0, `"hots" is no key; use one of code, door`},
+		"hots:x":                      {0, `"hots" is no key; use one of actor, agent`},
 		"method:GET  -hots:x":         {13, "no key"},
 		"host:":                       {5, "a value is missing"},
 		"host:a,,b":                   {7, "a value is missing"},
