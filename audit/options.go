@@ -49,9 +49,25 @@ type Options struct {
 	// is in the kernel, so that a process killed meanwhile leaves a record whose
 	// outcome is unknown. Zero writes each end at once.
 	EndDelay time.Duration
-	Version  string            // of the producer, for the epoch's first record
-	Config   map[string]string // further facts for the epoch's first record
-	Logger   *slog.Logger      // nil discards
+	// Collector says that somebody ships the lines and calls Spool.Answer, so
+	// that v1alpha1.DurabilityCollector can be had.
+	Collector bool
+	// CollectorWait bounds how long a begin waits for that.
+	CollectorWait time.Duration
+	// Keep and KeepBytes say how long, and as how many bytes of the whole spool,
+	// segments stay after SetShipped, if there is room. Zero: not at all.
+	Keep      time.Duration
+	KeepBytes int64
+	// Producer is who writes: a pod's UID, control/POD. Empty: the spool's own
+	// id, kept in the directory.
+	Producer string
+	Kind     string // KindSidecar, KindRun or KindControl
+	// Signer signs the end of the epoch; nil: nobody. It is called once, by
+	// Close.
+	Signer  func(text []byte) (Signature, error)
+	Version string            // of the producer, for the epoch's first record
+	Config  map[string]string // further facts for the epoch's first record
+	Logger  *slog.Logger      // nil discards
 
 	// fault, if set, is asked before each operation on a file; tests use it to
 	// stand for a disk that fails. For "write" it says how many of n bytes are
@@ -95,9 +111,12 @@ func (o Options) withDefaults() (Options, error) {
 	switch o.Durability {
 	case "":
 		o.Durability = v1alpha1.DurabilityProcess
-	case v1alpha1.DurabilityProcess, v1alpha1.DurabilityPower:
+	case v1alpha1.DurabilityProcess, v1alpha1.DurabilityPower, v1alpha1.DurabilityCollector:
 	default:
-		return o, fmt.Errorf("audit.durability: is %q; must be one of process, power", o.Durability)
+		return o, fmt.Errorf("audit.durability: is %q; must be one of process, power, collector", o.Durability)
+	}
+	if o.CollectorWait <= 0 {
+		o.CollectorWait = DefaultCollectorWait
 	}
 	if o.SyncEvery <= 0 {
 		o.SyncEvery = DefaultSyncEvery

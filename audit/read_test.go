@@ -53,7 +53,7 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 			return l
 		}, []string{ProblemCorrupt, ProblemGap, ProblemOrphan}},
 		{"the checksum is altered", func(l [][]byte) [][]byte { l[6] = append(l[6][:len(l[6])-2:len(l[6])-2], 'x', '\n'); return l }, []string{ProblemCorrupt, ProblemGap, ProblemOpen}},
-		{"an end names another begin", func(l [][]byte) [][]byte { l[2] = orphan; return l }, []string{ProblemOrphan, ProblemOpen}},
+		{"an end names another begin", func(l [][]byte) [][]byte { l[2] = orphan; return l }, []string{ProblemChain, ProblemChain, ProblemOrphan, ProblemOpen}},
 		{"the tail is torn", func(l [][]byte) [][]byte { l[11] = l[11][:30]; return l }, []string{ProblemTruncated}},
 		{"the last end is gone", func(l [][]byte) [][]byte { return l[:10] }, []string{ProblemOpen}},
 		{"no record", func(l [][]byte) [][]byte { return append(l, strange) }, []string{ProblemCorrupt}},

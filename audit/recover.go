@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // lineRef names a line: sequences are unique within an epoch.
@@ -34,6 +35,20 @@ type recovery struct {
 	lastEpoch  string
 	lastClosed bool
 	tail       *tail
+	links      links
+	broken     *place // the first line that is damaged or not chained to the one before
+	brokenN    int
+}
+
+// place is where a line stands.
+type place struct{ segment, offset int64 }
+
+// note remembers a line that is not as it was written.
+func (r *recovery) damage(segment, off int64) {
+	if r.broken == nil {
+		r.broken = &place{segment, off}
+	}
+	r.brokenN++
 }
 
 // tail is a torn end of the last segment.
@@ -73,10 +88,19 @@ func (s *Spool) readSegment(n int64, last bool, flag int, rec *recovery) error {
 	}
 	g := &segment{number: n}
 	end, err := scan(bufio.NewReaderSize(nil, maxLine), f, 0, func(off int64, line []byte, b framed, err error) error {
-		if err == nil {
-			g.lines++
-			g.size = off + int64(len(line))
-			s.note(b, rec)
+		if err != nil {
+			rec.damage(n, off)
+			return nil
+		}
+		g.lines++
+		g.size = off + int64(len(line))
+		h, ok := s.note(b, rec)
+		if !ok || rec.links.follow(h, b) == linkBroken {
+			rec.damage(n, off)
+		}
+		g.last = mark{epoch: h.Epoch, seq: h.Sequence}
+		if b.chained {
+			copy(g.last.head[:], b.chain.String())
 		}
 		return nil
 	})
@@ -85,6 +109,10 @@ func (s *Spool) readSegment(n int64, last bool, flag int, rec *recovery) error {
 	}
 	if !last {
 		g.size = end.size
+		g.closedAt = time.Now()
+		if fi, err := f.Stat(); err == nil {
+			g.closedAt = fi.ModTime()
+		}
 		s.closed = append(s.closed, g)
 		s.total += g.size
 		return f.Close()
@@ -100,12 +128,12 @@ func (s *Spool) readSegment(n int64, last bool, flag int, rec *recovery) error {
 	return nil
 }
 
-// note takes up one whole line.
-func (s *Spool) note(l framed, rec *recovery) {
+// note takes up one whole line, and says whether it is one of a spool.
+func (s *Spool) note(l framed, rec *recovery) (head, bool) {
 	b := l.json
 	h, err := parseHead(b)
-	if err != nil {
-		return
+	if err != nil || h.Epoch == "" {
+		return h, false
 	}
 	if h.Epoch != rec.lastEpoch {
 		rec.lastEpoch, rec.lastClosed = h.Epoch, false
@@ -124,7 +152,13 @@ func (s *Spool) note(l framed, rec *recovery) {
 				s.missing = parseRanges(r.Event.Fields["missing"])
 			}
 		}
+		if bytes.Contains(b, []byte(`"`+EventShipped+`"`)) {
+			if r, err := decode(b); err == nil && r.Event != nil && r.Event.Name == EventShipped {
+				s.shipped = parseRanges(r.Event.Fields["shipped"])
+			}
+		}
 	}
+	return h, true
 }
 
 // cutTail cuts what follows the last whole line: a write that the power or the
@@ -151,7 +185,10 @@ func (s *Spool) openEpoch(rec *recovery) error {
 		"max_bytes":      strconv.FormatInt(s.opts.MaxBytes, 10),
 		"segment_bytes":  strconv.FormatInt(s.opts.SegmentBytes, 10),
 		"previous_epoch": rec.lastEpoch, "previous_closed": strconv.FormatBool(rec.lastClosed),
-		"unfinished": strconv.Itoa(len(rec.open)),
+		"unfinished": strconv.Itoa(len(rec.open)), "producer": s.opts.Producer, "producer_kind": s.opts.Kind,
+	}
+	if h, ok := rec.links.head(rec.lastEpoch); ok {
+		fields["previous_head"] = h.String()
 	}
 	for k, v := range s.opts.Config {
 		if _, taken := fields[k]; !taken {
@@ -168,6 +205,15 @@ func (s *Spool) openEpoch(rec *recovery) error {
 		}})
 		if err != nil {
 			return fmt.Errorf("record torn audit tail: %w", err)
+		}
+	}
+	if p := rec.broken; p != nil {
+		s.opts.Logger.Error("audit spool is damaged; attache audit verify says where", "segment", segmentName(p.segment), "offset", p.offset, "lines", rec.brokenN)
+		err := s.system(TypeEvent, &Event{Name: EventDamaged, Fields: map[string]string{
+			"segment": strconv.FormatInt(p.segment, 10), "offset": strconv.FormatInt(p.offset, 10), "lines": strconv.Itoa(rec.brokenN),
+		}})
+		if err != nil {
+			return fmt.Errorf("record damaged audit lines: %w", err)
 		}
 	}
 	return s.endUnfinished(rec.open)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,10 +22,12 @@ const (
 
 // segment is one file of the spool. Its fields are guarded by Spool.mu.
 type segment struct {
-	number int64
-	size   int64 // bytes of whole lines
-	lines  int64
-	open   int // begins in it without an end
+	number   int64
+	size     int64 // bytes of whole lines
+	lines    int64
+	open     int // begins in it without an end
+	last     mark
+	closedAt time.Time // when the next one was begun
 }
 
 func segmentName(n int64) string {

@@ -43,29 +43,35 @@ type Spool struct {
 	lock  *os.File
 	stats counters
 
-	mu       sync.Mutex // guards the fields below
-	seq      uint64     // of the last line
-	head     chain.Hash // over all lines of the epoch
-	file     *os.File   // the segment being written
-	cur      *segment
-	closed   []*segment // oldest first, all but cur
-	total    int64      // bytes of all segments
-	reserved int64      // bytes promised to ends
-	alloc    int64      // length that the disk has promised for cur
-	noAlloc  bool       // the file system cannot promise
-	torn     bool       // cur may hold part of a line behind cur.size
-	missing  ranges     // segments deleted to make room
-	batch    []byte     // lines to be written next; between calls, those of ends
-	ends     []batchedEnd
-	flusher  *time.Timer // writes ends that found no company
-	flushing bool        // flusher is set
-	open     *ticket     // requests without an end, newest first
-	pending  []pendingLine
-	pendErr  error // why pending is not written
-	fullErr  error // why the last record was refused
-	failed   error // a sync failed: what is on disk is no longer known
-	rescan   time.Time
-	isClosed bool
+	mu        sync.Mutex // guards the fields below
+	seq       uint64     // of the last line
+	head      chain.Hash // over all lines of the epoch
+	file      *os.File   // the segment being written
+	cur       *segment
+	closed    []*segment // oldest first, all but cur
+	total     int64      // bytes of all segments
+	reserved  int64      // bytes promised to ends
+	alloc     int64      // length that the disk has promised for cur
+	noAlloc   bool       // the file system cannot promise
+	torn      bool       // cur may hold part of a line behind cur.size
+	missing   ranges     // segments deleted to make room
+	batch     []byte     // lines to be written next; between calls, those of ends
+	ends      []batchedEnd
+	flusher   *time.Timer // writes ends that found no company
+	flushing  bool        // flusher is set
+	open      *ticket     // requests without an end, newest first
+	pending   []pendingLine
+	pendErr   error    // why pending is not written
+	wrote     uint64   // sequence of the last line written
+	durable   Position // what is on the disk
+	watchers  []chan struct{}
+	acks      []waiter // wait for the collector, ascending
+	shippedTo int64    // every sink has the segments below
+	shipped   ranges   // segments deleted after that
+	fullErr   error    // why the last record was refused
+	failed    error    // a sync failed: what is on disk is no longer known
+	rescan    time.Time
+	isClosed  bool
 
 	// What the syncer has to do; guarded by mu too.
 	dirty   bool
@@ -134,6 +140,9 @@ func Open(opts Options) (*Spool, error) {
 	if s.lock, err = acquireLock(opts.Dir); err != nil {
 		return nil, err
 	}
+	if s.opts.Producer == "" {
+		s.opts.Producer = s.ownProducer()
+	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -192,7 +201,8 @@ func (s *Spool) release() error {
 }
 
 // Close ends what is still open with outcome unknown, writes the epoch's last
-// record, syncs and closes the spool. It is idempotent.
+// record, signed if there is a signer, syncs and closes the spool. Its files
+// can still be followed. It is idempotent.
 func (s *Spool) Close() error {
 	s.mu.Lock()
 	if s.isClosed {
@@ -214,9 +224,13 @@ func (s *Spool) Close() error {
 		err = s.flushPending()
 	}
 	if err == nil {
-		err = s.system(TypeEpochEnd, &Event{Name: TypeEpochEnd, Fields: s.stats.fields("left_open", strconv.Itoa(left))})
+		err = s.system(TypeEpochEnd, &Event{Name: TypeEpochEnd, Fields: s.closeFields(s.stats.fields("left_open", strconv.Itoa(left)))})
 	}
 	s.isClosed = true
+	for _, w := range s.acks {
+		w.ch <- ErrClosed
+	}
+	s.acks = nil
 	s.mu.Unlock()
 
 	close(s.stop)
@@ -230,24 +244,28 @@ func (s *Spool) Epoch() string { return s.epoch }
 // Begin writes the intent of a request. It fills r's Schema, Type, ID (if
 // empty), Epoch, Sequence and Time (if zero). When it returns without error,
 // the line is in the kernel and survives the death of the process, with
-// v1alpha1.DurabilityPower it is on the disk, and the space of its end is
-// reserved. On error, which matches ErrFull, ErrUnavailable, ErrClosed or the
+// v1alpha1.DurabilityPower it is on the disk, with
+// v1alpha1.DurabilityCollector the collector has it too, and the space of its
+// end is reserved. On error, which matches ErrFull, ErrUnavailable, ErrClosed or the
 // context's, the call must not be made. If it also matches ErrEnded, the
 // request has its finished record already; otherwise it has none. r is not
 // kept.
 func (s *Spool) Begin(ctx context.Context, r *Record) (Ticket, error) {
-	return s.begin(ctx, r, s.opts.Durability == v1alpha1.DurabilityPower)
+	return s.BeginDurable(ctx, r, s.opts.Durability)
 }
 
-// BeginPower is Begin with v1alpha1.DurabilityPower whatever the spool's
-// default: for rules that ask for it.
+// BeginPower is BeginDurable with v1alpha1.DurabilityPower.
 func (s *Spool) BeginPower(ctx context.Context, r *Record) (Ticket, error) {
-	return s.begin(ctx, r, true)
+	return s.BeginDurable(ctx, r, v1alpha1.DurabilityPower)
 }
 
-func (s *Spool) begin(ctx context.Context, r *Record, power bool) (Ticket, error) {
+// BeginDurable is Begin with the durability that a rule asks for.
+func (s *Spool) BeginDurable(ctx context.Context, r *Record, d v1alpha1.Durability) (Ticket, error) {
 	if err := ctx.Err(); err != nil {
 		return Ticket{}, err
+	}
+	if d == v1alpha1.DurabilityCollector && !s.opts.Collector {
+		return Ticket{}, fmt.Errorf("durability collector: no collector is configured, see audit.sinks: %w", ErrUnavailable)
 	}
 	if err := s.prepare(r, TypeBegin); err != nil {
 		return Ticket{}, err
@@ -269,20 +287,28 @@ func (s *Spool) begin(ctx context.Context, r *Record, power bool) (Ticket, error
 	s.open = t
 	s.cur.open++
 	s.reserved += endReserve
-	var synced <-chan error
-	if power {
-		synced = s.waitSync()
+	var answered <-chan error
+	switch d {
+	case v1alpha1.DurabilityPower:
+		answered = s.waitSync()
+	case v1alpha1.DurabilityCollector:
+		answered = s.waitCollector()
+	case v1alpha1.DurabilityProcess:
 	}
 	s.mu.Unlock()
 	s.stats.begun.Add(1)
-	if !power {
+	if answered == nil {
 		return Ticket{t}, nil
 	}
 	var err error
-	select {
-	case err = <-synced:
-	case <-ctx.Done():
-		err = ctx.Err()
+	if d == v1alpha1.DurabilityCollector {
+		err = s.awaitCollector(ctx, answered)
+	} else {
+		select {
+		case err = <-answered:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	if err == nil {
 		return Ticket{t}, nil
@@ -486,9 +512,9 @@ func putBuffer(b *[]byte) {
 
 // counters of a spool since Open.
 type counters struct {
-	begun, ended, unknown, whole, denied, events, refused                 atomic.Uint64
-	bytes, syncs, syncErrors, writeErrors, rotations, dropped, heartbeats atomic.Uint64
-	syncNanos                                                             atomic.Int64
+	begun, ended, unknown, whole, denied, events, refused                           atomic.Uint64
+	bytes, syncs, syncErrors, writeErrors, rotations, dropped, released, heartbeats atomic.Uint64
+	syncNanos                                                                       atomic.Int64
 }
 
 // Stats is a snapshot for metrics.
@@ -508,6 +534,7 @@ type Stats struct {
 	WriteErrors uint64
 	Rotations   uint64
 	Dropped     uint64 // segments deleted to make room
+	Released    uint64 // segments deleted after every sink had them
 
 	Open     int64 // requests without an end
 	Pending  int64 // lines kept in memory because the disk refuses them
@@ -524,7 +551,7 @@ func (s *Spool) Stats() Stats {
 		Begun: c.begun.Load(), Ended: c.ended.Load(), Unknown: c.unknown.Load(), Whole: c.whole.Load(),
 		Denied: c.denied.Load(), Events: c.events.Load(), Heartbeats: c.heartbeats.Load(), Refused: c.refused.Load(),
 		Bytes: c.bytes.Load(), Syncs: c.syncs.Load(), SyncErrors: c.syncErrors.Load(), SyncTime: time.Duration(c.syncNanos.Load()),
-		WriteErrors: c.writeErrors.Load(), Rotations: c.rotations.Load(), Dropped: c.dropped.Load(), MaxBytes: s.opts.MaxBytes,
+		WriteErrors: c.writeErrors.Load(), Rotations: c.rotations.Load(), Dropped: c.dropped.Load(), Released: c.released.Load(), MaxBytes: s.opts.MaxBytes,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

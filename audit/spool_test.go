@@ -511,7 +511,7 @@ func TestFailedSyncStaysFailed(t *testing.T) {
 	d := &disk{}
 	s := mustOpen(t, Options{fault: d.hook})
 	d.set("sync", unix.EIO)
-	if _, err := s.BeginPower(t.Context(), sample()); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.BeginDurable(t.Context(), sample(), v1alpha1.DurabilityPower); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("begin with a failing sync: %v", err)
 	}
 	d.set("sync", nil)
@@ -528,7 +528,7 @@ func TestDeletedSegmentIsNoticed(t *testing.T) {
 	if err := os.Remove(s.path(1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.BeginPower(t.Context(), sample()); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.BeginDurable(t.Context(), sample(), v1alpha1.DurabilityPower); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("begin into a deleted file: %v", err)
 	}
 }
@@ -789,7 +789,7 @@ func TestPowerSyncsEverySegment(t *testing.T) {
 		return d.n[op]
 	}
 	files, dirs := count("sync"), count("sync directory")
-	if _, err := s.BeginPower(t.Context(), sample()); err != nil {
+	if _, err := s.BeginDurable(t.Context(), sample(), v1alpha1.DurabilityPower); err != nil {
 		t.Fatal(err)
 	}
 	rotations := int(s.Stats().Rotations) //nolint:gosec // a few

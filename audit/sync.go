@@ -70,7 +70,7 @@ func (s *Spool) syncLoop() {
 func (s *Spool) syncOnce() error {
 	s.mu.Lock()
 	_ = s.flushEnds() // what the disk refuses is pending then
-	seq, retired, file, newFile := s.seq, s.retired, s.file, s.newFile
+	seq, retired, file, newFile, end := s.seq, s.retired, s.file, s.newFile, s.written()
 	s.retired, s.newFile, s.dirty = nil, false, false
 	s.mu.Unlock()
 
@@ -95,6 +95,11 @@ func (s *Spool) syncOnce() error {
 		// works afterwards would prove nothing, so this stays until a restart.
 		err = fmt.Errorf("sync audit spool: %w: %w; check the disk and restart", ErrUnavailable, err)
 		s.failed = errors.Join(s.failed, err)
+	} else {
+		s.durable = end
+	}
+	for _, ch := range s.watchers {
+		notify(ch)
 	}
 	waiters := s.waiters
 	s.waiters = nil
@@ -160,6 +165,7 @@ func (s *Spool) heartbeatLoop() {
 			return
 		case <-beat.C:
 			s.heartbeat()
+			s.SetShipped(0) // segments grow old
 		case <-retry.C:
 			s.mu.Lock()
 			if len(s.pending) > 0 && !s.isClosed {

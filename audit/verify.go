@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,6 +23,7 @@ type Report struct {
 	Running  bool          `json:"running"`  // a process writes the spool
 	Epochs   []EpochReport `json:"epochs"`
 	Dropped  string        `json:"dropped,omitempty"` // segments deleted to make room, recorded
+	Shipped  string        `json:"shipped,omitempty"` // segments deleted after every sink had them, recorded
 	Cut      int           `json:"cut,omitempty"`     // torn tails that were cut and recorded
 	Problems []Problem     `json:"problems,omitempty"`
 	More     int           `json:"more_problems,omitempty"` // beyond maxProblems
@@ -35,6 +37,15 @@ type EpochReport struct {
 	From   time.Time `json:"from"`
 	To     time.Time `json:"to"`
 	Closed bool      `json:"closed"` // it ended in good order
+	// Chained says that each line holds the hash over all before it; Head is
+	// the last one.
+	Chained bool   `json:"chained"`
+	Head    string `json:"head,omitempty"`
+	// Producer is who wrote the epoch, as it says itself.
+	Producer string `json:"producer,omitempty"`
+	// SignedBy names the key that signed the epoch's end: a SPIFFE ID, or the
+	// key's id. Whether that key is to be trusted is not said here.
+	SignedBy string `json:"signed_by,omitempty"`
 }
 
 // Kinds of [Problem].
@@ -46,6 +57,9 @@ const (
 	ProblemMissing   = "missing"   // a segment is gone and no record says why
 	ProblemOrphan    = "orphan"    // an end without its begin
 	ProblemOpen      = "open"      // a begin without its end, and nobody to write it
+	ProblemChain     = "chain"     // a line is not chained to the one before it
+	ProblemLink      = "link"      // an epoch does not go on where the one before it ended
+	ProblemSignature = "signature" // the signature of an epoch's end does not hold
 )
 
 // Problem is something that is not as the spool was written.
@@ -75,6 +89,22 @@ func (r *Report) String() string {
 	if r.Dropped != "" {
 		fmt.Fprintf(&b, "segments dropped to make room: %s\n", Safe(r.Dropped))
 	}
+	if r.Shipped != "" {
+		fmt.Fprintf(&b, "segments deleted after they were shipped: %s\n", Safe(r.Shipped))
+	}
+	chained, signed := 0, 0
+	for _, e := range r.Epochs {
+		if e.Chained {
+			chained++
+		}
+		if e.SignedBy != "" {
+			signed++
+		}
+	}
+	if chained < len(r.Epochs) {
+		fmt.Fprintf(&b, "not chained (written by an earlier version): %d epochs\n", len(r.Epochs)-chained)
+	}
+	fmt.Fprintf(&b, "%d epochs chained, %d with a signed end\n", chained, signed)
 	if r.Cut > 0 {
 		fmt.Fprintf(&b, "torn tails cut: %d\n", r.Cut)
 	}
@@ -97,6 +127,13 @@ type verifier struct {
 	order   []string
 	open    map[lineRef]string // begin → id
 	dropped ranges
+	shipped ranges
+	gone    ranges // dropped or shipped
+	links   links
+	before  string // the chain's value before the present line; empty: not known
+	anchors map[lineRef]anchor   // ends of deleted segments
+	loose   map[lineRef]anchored // lines whose predecessor is not there
+	opens   []opened
 	skipped ranges // segments that are not there
 	orphans []orphan
 	last    *epochState
@@ -125,7 +162,7 @@ type orphan struct {
 // written: no line missing, doubled, altered or torn, but for what the spool
 // itself recorded as dropped or cut. The error says that it could not be read.
 func Verify(dir string) (Report, error) {
-	v := &verifier{epochs: map[string]*epochState{}, open: map[lineRef]string{}}
+	v := &verifier{epochs: map[string]*epochState{}, open: map[lineRef]string{}, anchors: map[lineRef]anchor{}, loose: map[lineRef]anchored{}}
 	if _, err := os.Stat(dir); err != nil {
 		return v.Report, fmt.Errorf("audit directory: %w", err)
 	}
@@ -166,7 +203,7 @@ func (v *verifier) readSegment(buf *bufio.Reader, dir string, n int64, last bool
 			v.problem(ProblemCorrupt, off, "%d bytes do not match their checksum", len(line))
 			return nil
 		}
-		v.line(off, l.json)
+		v.line(off, l)
 		return nil
 	})
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -195,7 +232,8 @@ func (v *verifier) add(p Problem) {
 }
 
 // line takes up one whole line.
-func (v *verifier) line(off int64, b []byte) {
+func (v *verifier) line(off int64, l framed) {
+	b := l.json
 	h, err := parseHead(b)
 	if err != nil || h.Epoch == "" || h.Sequence == 0 {
 		v.problem(ProblemCorrupt, off, "is no audit record")
@@ -206,6 +244,7 @@ func (v *verifier) line(off int64, b []byte) {
 	if !fresh {
 		return
 	}
+	v.chain(e, h, l, off)
 	switch h.Type {
 	case TypeBegin:
 		v.Requests++
@@ -214,9 +253,9 @@ func (v *verifier) line(off int64, b []byte) {
 		v.end(h, off)
 	case TypeEpochEnd:
 		e.Closed = true
-		v.event(e, b)
+		v.event(e, b, off)
 	case TypeEpochOpen, TypeEvent, TypeHeartbeat:
-		v.event(e, b)
+		v.event(e, b, off)
 	default:
 		v.problem(ProblemCorrupt, off, "type %q is unknown", clamp(h.Type, maxWord))
 	}
@@ -267,7 +306,7 @@ func (v *verifier) end(h head, off int64) {
 }
 
 // event reads the times of an epoch and what the spool says of itself.
-func (v *verifier) event(e *epochState, b []byte) {
+func (v *verifier) event(e *epochState, b []byte, off int64) {
 	r, err := decode(b)
 	if err != nil {
 		return
@@ -276,12 +315,19 @@ func (v *verifier) event(e *epochState, b []byte) {
 		e.From = r.Time
 	}
 	e.To = r.Time
+	if r.Event != nil {
+		v.ends(e, &r, off)
+	}
 	if r.Type != TypeEvent || r.Event == nil {
 		return
 	}
 	switch r.Event.Name {
 	case EventDropped:
 		v.dropped = parseRanges(r.Event.Fields["missing"])
+		v.anchor(r.Event.Fields)
+	case EventShipped:
+		v.shipped = parseRanges(r.Event.Fields["shipped"])
+		v.anchor(r.Event.Fields)
 	case EventTailCut:
 		v.Cut++
 	}
@@ -289,8 +335,15 @@ func (v *verifier) event(e *epochState, b []byte) {
 
 // judge weighs gaps, orphans and open begins once everything is known.
 func (v *verifier) judge() {
-	v.Dropped = v.dropped.String()
-	for _, x := range v.skipped.without(v.dropped) {
+	v.Dropped, v.Shipped = v.dropped.String(), v.shipped.String()
+	v.gone = slices.Clone(v.dropped)
+	for _, x := range v.shipped {
+		for n := x[0]; n <= x[1]; n++ {
+			v.gone.add(n)
+		}
+	}
+	v.judgeLinks()
+	for _, x := range v.skipped.without(v.gone) {
 		v.add(Problem{ProblemMissing, segmentName(x[0]), 0, fmt.Sprintf("segments %s are not there and no record says that they were dropped", ranges{x})})
 	}
 	for _, id := range v.order {
@@ -319,14 +372,14 @@ func (v *verifier) judge() {
 
 // explained reports whether a dropped segment lay between the two.
 func (v *verifier) explained(after, until int64) bool {
-	return v.dropped.overlaps(after+1, until-1)
+	return v.gone.overlaps(after+1, until-1)
 }
 
 // lost reports whether a line went with a dropped segment.
 func (v *verifier) lost(ref lineRef) bool {
 	e := v.epochs[ref.epoch]
 	if e == nil { // the whole epoch is gone
-		return len(v.dropped) > 0
+		return len(v.gone) > 0
 	}
 	for _, g := range e.gaps {
 		if g.from <= ref.seq && ref.seq <= g.to {

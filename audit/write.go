@@ -196,14 +196,14 @@ func (s *Spool) makeRoom(k kind, n int64) error {
 		limit = s.opts.MaxBytes
 	}
 	for k != systems && s.total+s.reserved+want > limit {
-		if !s.dropOldest() && !s.lookAgain() {
+		if !s.releaseForRoom() && !s.dropOldest() && !s.lookAgain() {
 			return fmt.Errorf("%w: the spool holds %d of audit.maxBytes %d; move closed segments away, raise it, or set audit.onFull to overwrite",
 				ErrFull, s.total+s.reserved, s.opts.MaxBytes)
 		}
 	}
 	for {
 		err := s.place(want)
-		if err == nil || k == systems || !errors.Is(err, ErrFull) || !s.dropOldest() {
+		if err == nil || k == systems || !errors.Is(err, ErrFull) || !s.releaseForRoom() && !s.dropOldest() {
 			return err
 		}
 	}
@@ -281,6 +281,7 @@ func (s *Spool) rotate(want int64) error {
 		s.opts.Logger.Warn("audit segment keeps its reserved space", "segment", oldCur.number, "error", err)
 	}
 	s.torn = false
+	oldCur.closedAt = time.Now()
 	s.closed = append(s.closed, oldCur)
 	s.retired = append(s.retired, old)
 	s.newFile = true
@@ -308,6 +309,9 @@ func (s *Spool) write(text []byte, lines int64) error {
 	}
 	s.cur.size += int64(n)
 	s.cur.lines += lines
+	s.wrote += uint64(lines) //nolint:gosec // not negative
+	s.cur.last.epoch, s.cur.last.seq = s.epoch, s.wrote
+	copy(s.cur.last.head[:], text[len(text)-1-chain.TextSize:])
 	s.total += int64(n)
 	s.stats.bytes.Add(uint64(n)) //nolint:gosec // not negative
 	s.markDirty()
@@ -355,10 +359,10 @@ func (s *Spool) dropOldest() bool {
 	}
 	g := s.closed[i]
 	s.missing.add(g.number)
-	err := s.system(TypeEvent, &Event{Name: EventDropped, Fields: map[string]string{
+	err := s.system(TypeEvent, &Event{Name: EventDropped, Fields: g.last.fields(map[string]string{
 		"segment": strconv.FormatInt(g.number, 10), "records": strconv.FormatInt(g.lines, 10),
 		"bytes": strconv.FormatInt(g.size, 10), "missing": s.missing.String(),
-	}})
+	})})
 	if err == nil {
 		// The syncer may still have the file open; its blocks are wanted now.
 		err = os.Truncate(s.path(g.number), 0)

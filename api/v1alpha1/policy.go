@@ -78,8 +78,9 @@ const (
 	AnswersSeal AnswerCredentials = "seal"
 	AnswersPass AnswerCredentials = "pass"
 
-	DurabilityProcess Durability = "process"
-	DurabilityPower   Durability = "power"
+	DurabilityProcess   Durability = "process"
+	DurabilityPower     Durability = "power"
+	DurabilityCollector Durability = "collector"
 )
 
 // Rule actions.
@@ -168,8 +169,9 @@ type Rule struct {
 	// MaxStream ends a streaming answer after this time; default: task end.
 	MaxStream Duration `json:"maxStream,omitempty"`
 	// Durability is what a begin record survives before the call is sent:
-	// process (kill -9) or power (synced). Default: audit.durability.
-	// +kubebuilder:validation:Enum=process;power
+	// process (kill -9), power (synced) or collector (acknowledged by the
+	// collector). Default: audit.durability.
+	// +kubebuilder:validation:Enum=process;power;collector
 	Durability Durability `json:"durability,omitempty"`
 }
 
