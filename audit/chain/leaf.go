@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,46 +23,68 @@ const (
 	Lost   State = "lost"   // its producer went away without a close
 )
 
-// Leaf is the head of one epoch's chain: the line numbered Last hashes to Head.
+// Leaf is the head of one epoch's chain, and what the store has below it.
 type Leaf struct {
-	Producer string `json:"producer"`
-	Epoch    string `json:"epoch"`
-	Last     uint64 `json:"last"` // sequence; all lines up to it are covered
-	Head     Hash   `json:"head"`
-	State    State  `json:"state"`
+	Producer string
+	Epoch    string
+	// From is the lowest sequence that retention has left, 1 before it took any;
+	// Last + 1 where it took all. A line below it may be gone, no other.
+	From uint64
+	Last uint64 // the highest sequence: the line with the hash Head
+	Head Hash
+	// Missing are the sequences from 1 to Last that never came, as ascending
+	// ranges: "4-6,9". What is named here was a gap when the checkpoint was made
+	// and nobody's later deletion.
+	Missing string
+	State   State
 }
 
 // maxName bounds the names of producers and epochs, in bytes.
 const maxName = 256
 
-// Text is the leaf's one form, five fields between spaces:
+// none is written where a leaf has no missing sequences.
+const none = "-"
+
+// Text is the leaf's one form, seven fields between spaces:
 //
-//	epoch last head state producer
+//	epoch from last head missing state producer
 //
-// The producer is quoted as a Go string.
+// Missing is - if there are none, and the producer is quoted as a Go string.
 func (l Leaf) Text() string {
-	return l.Epoch + " " + strconv.FormatUint(l.Last, 10) + " " + l.Head.String() + " " + string(l.State) + " " + strconv.Quote(l.Producer)
+	missing := l.Missing
+	if missing == "" {
+		missing = none
+	}
+	return l.Epoch + " " + strconv.FormatUint(l.From, 10) + " " + strconv.FormatUint(l.Last, 10) + " " + l.Head.String() +
+		" " + missing + " " + string(l.State) + " " + strconv.Quote(l.Producer)
 }
 
 // ParseLeaf reads what [Leaf.Text] wrote, and nothing else.
 func ParseLeaf(text string) (Leaf, error) {
-	part := strings.SplitN(text, " ", 5)
-	if len(part) != 5 {
-		return Leaf{}, fmt.Errorf("leaf of a checkpoint: has %d fields; must have 5", len(part))
+	part := strings.SplitN(text, " ", 7)
+	if len(part) != 7 {
+		return Leaf{}, fmt.Errorf("leaf of a checkpoint: has %d fields; must have 7", len(part))
 	}
-	last, err := strconv.ParseUint(part[1], 10, 64)
+	from, err := strconv.ParseUint(part[1], 10, 64)
+	if err != nil {
+		return Leaf{}, fmt.Errorf("leaf of a checkpoint: lowest sequence: %w", err)
+	}
+	last, err := strconv.ParseUint(part[2], 10, 64)
 	if err != nil {
 		return Leaf{}, fmt.Errorf("leaf of a checkpoint: sequence: %w", err)
 	}
-	head, err := ParseHash(part[2])
+	head, err := ParseHash(part[3])
 	if err != nil {
 		return Leaf{}, fmt.Errorf("leaf of a checkpoint: %w", err)
 	}
-	producer, err := strconv.Unquote(part[4])
+	producer, err := strconv.Unquote(part[6])
 	if err != nil {
 		return Leaf{}, fmt.Errorf("leaf of a checkpoint: producer: %w", err)
 	}
-	l := Leaf{Producer: producer, Epoch: part[0], Last: last, Head: head, State: State(part[3])}
+	l := Leaf{Producer: producer, Epoch: part[0], From: from, Last: last, Head: head, Missing: part[4], State: State(part[5])}
+	if l.Missing == none {
+		l.Missing = ""
+	}
 	if err := l.check(); err != nil {
 		return Leaf{}, err
 	}
@@ -79,8 +102,17 @@ func (l Leaf) check() error {
 		return fmt.Errorf("leaf of a checkpoint: producer of epoch %s: must have 1 to %d bytes", l.Epoch, maxName)
 	case l.Last == 0:
 		return fmt.Errorf("leaf of a checkpoint: epoch %s: sequence 0 covers no line", l.Epoch)
+	case l.From == 0 || l.From > l.Last+1 || l.Last == math.MaxUint64:
+		return fmt.Errorf("leaf of a checkpoint: epoch %s: begins with %d and ends with %d", l.Epoch, l.From, l.Last)
 	case l.State != Open && l.State != Closed && l.State != Lost:
 		return fmt.Errorf("leaf of a checkpoint: epoch %s: state %q: must be one of open, closed, lost", l.Epoch, l.State)
+	}
+	gaps, err := ParseRanges(l.Missing)
+	if err != nil {
+		return fmt.Errorf("leaf of a checkpoint: epoch %s: %w", l.Epoch, err)
+	}
+	if n := len(gaps); n > 0 && gaps[n-1].To >= l.Last {
+		return fmt.Errorf("leaf of a checkpoint: epoch %s: sequence %d is missing and there", l.Epoch, l.Last)
 	}
 	return nil
 }
