@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -23,6 +24,7 @@ import (
 	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/issuer"
+	"github.com/attache-dev/attache/control/issuer/spire"
 	idissuer "github.com/attache-dev/attache/identity/issuer"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -71,14 +73,32 @@ func (h *host) keys(ctx context.Context) (*issuer.Keys, error) {
 	if h.trustBundle {
 		bundle = issuer.DefaultSigner
 	}
+	up, err := h.upstream(ctx, td)
+	if err != nil {
+		return nil, err
+	}
 	k, err := issuer.OpenKeys(ctx, issuer.KeysConfig{
-		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Metrics: h.registry, Log: h.log,
+		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Upstream: up, Metrics: h.registry, Log: h.log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	h.keysOf = k
 	return k, h.mgr.Add(k)
+}
+
+// upstream is the authority of --ca-source; nil is the Secret's own.
+func (h *host) upstream(ctx context.Context, td spiffeid.TrustDomain) (issuer.Upstream, error) {
+	if h.caSource != caSPIRE {
+		return nil, nil
+	}
+	open, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	a, err := spire.Open(open, spire.Config{Socket: h.spireSocket, Server: h.spireServer, TrustDomain: td, Metrics: h.registry, Log: h.log})
+	if err != nil {
+		return nil, err
+	}
+	return a, h.run(func(ctx context.Context) error { return errors.Join(a.Start(ctx), a.Close()) })
 }
 
 // issuerAt is the issuer's URL: the flag's, else that of the AttacheConfig,

@@ -12,6 +12,12 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// Values of --ca-source.
+const (
+	caSecret = "secret"
+	caSPIRE  = "spire"
+)
+
 // options are the flags of serve. What all clusters share with their operator
 // is in the AttacheConfig named default, not here.
 type options struct {
@@ -27,6 +33,7 @@ type options struct {
 	webhookSecret, webhookCertDir, webhookConfiguration string
 	webhookNames                                        []string
 	caSecret                                            string
+	caSource, spireSocket, spireServer                  string
 
 	trustBundle bool
 	defaults    string
@@ -52,6 +59,9 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.webhookNames, "webhook-names", nil, "further DNS names of the webhook's certificate, for an API server that reaches it by URL")
 	f.BoolVar(&o.trustBundle, "cluster-trust-bundle", false, "publish the roots of the sidecars' port as ClusterTrustBundle attache.dev:control:roots, too (Kubernetes 1.37)")
 	f.StringVar(&o.caSecret, "ca-secret", "attache-ca", "Secret of the authority of the trust domain")
+	f.StringVar(&o.caSource, "ca-source", caSecret, "who has the authority of the X.509-SVIDs: secret, or spire: an intermediate one of a SPIRE server")
+	f.StringVar(&o.spireSocket, "spire-socket", "unix:///run/spire/sockets/agent.sock", "SPIFFE Workload API, for --ca-source spire")
+	f.StringVar(&o.spireServer, "spire-server", "", "HOST:PORT of the SPIRE server, for --ca-source spire")
 	f.StringVar(&o.defaults, "defaults", "", "file with the AttacheConfig that the leader applies at its start")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time write status")
 	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long to keep serving after SIGTERM, until no endpoint names this replica")
@@ -75,6 +85,15 @@ func (o *options) check() error {
 	}
 	if o.has("webhook") && o.image == "" {
 		return bad("sidecar-image", "is missing; name the image that pods get, best as NAME@sha256:DIGEST")
+	}
+	switch o.caSource {
+	case "", caSecret:
+	case caSPIRE:
+		if o.spireServer == "" {
+			return bad("spire-server", "is missing; --ca-source spire needs the HOST:PORT of the SPIRE server")
+		}
+	default:
+		return bad("ca-source", "is %q; must be %s or %s", o.caSource, caSecret, caSPIRE)
 	}
 	for _, l := range []struct{ flag, addr string }{
 		{"api-listen", o.apiListen}, {"webhook-listen", o.webhookListen},

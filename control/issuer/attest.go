@@ -95,17 +95,18 @@ func (s *Server) sign(ctx context.Context, req request, w *controlpb.Workload, e
 	if err != nil {
 		return nil, broken("name the workload", err)
 	}
-	cert, err := s.Issuer.SignX509(id, req.pub, peer.Subject(w.PodUid))
+	chain, err := s.Issuer.SignX509(id, req.pub, peer.Subject(w.PodUid))
 	if err != nil {
 		return nil, broken("sign", err)
 	}
+	cert := chain[0]
 	roots, err := s.roots(ctx)
 	if err != nil {
 		return nil, broken("read the trust bundle", err)
 	}
 	e.Serial, e.Expires = cert.SerialNumber.Text(16), cert.NotAfter
 	return &controlpb.AttestResponse{
-		Certificates: [][]byte{cert.Raw}, Roots: roots, Workload: w, ServerTime: timestamppb.New(s.Now()),
+		Certificates: der(chain), Roots: roots, Workload: w, ServerTime: timestamppb.New(s.Now()),
 	}, nil
 }
 

@@ -603,7 +603,7 @@ func TestExpiredSVID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.svid = &tls.Certificate{Certificate: [][]byte{old.Raw}, PrivateKey: a.key}
+	a.svid = &tls.Certificate{Certificate: [][]byte{old[0].Raw}, PrivateKey: a.key}
 	if _, err := a.jwt(&controlpb.JWTRequest{Audience: upstream}); err == nil {
 		t.Error("a token for an SVID that expired an hour ago")
 	}

@@ -47,6 +47,9 @@ type KeysConfig struct {
 	// X509TTL is the lifetime of X.509-SVIDs, which are renewed at half of it.
 	// Default: one hour.
 	X509TTL time.Duration
+	// Upstream, if set, is the X.509 authority instead of the Secret's, and
+	// learns which keys sign JWT-SVIDs. Default: none.
+	Upstream Upstream
 	// TrustBundle makes the control plane's roots a ClusterTrustBundle, too
 	// (Kubernetes 1.37), with this signer's name; "" makes none.
 	TrustBundle string
@@ -67,6 +70,10 @@ type Keys struct {
 	schedule atomic.Pointer[issuer.Schedule]
 	issuer   *issuer.Issuer
 	age      prometheus.Gauge
+
+	// told are the keys that upstream knows, until when; only Sync, which does not run
+	// twice at once, uses it.
+	told map[string]time.Time
 
 	mu   sync.Mutex // guards cert
 	cert map[string]*tls.Certificate
@@ -126,10 +133,13 @@ func newKeys(c KeysConfig) (*Keys, error) {
 	if c.Client == nil || c.Namespace == "" {
 		return nil, errors.New("issuer: keys need a client and the control plane's namespace; set POD_NAMESPACE")
 	}
-	k := &Keys{cfg: c, cert: map[string]*tls.Certificate{}}
+	k := &Keys{cfg: c, cert: map[string]*tls.Certificate{}, told: map[string]time.Time{}}
 	k.issuing = issuer.Config{
 		TrustDomain: c.TrustDomain, URL: c.URL, RotateEvery: c.RotateEvery, PublishAhead: c.PublishAhead,
 		MaxJWTTTL: MaxJWT, X509TTL: c.X509TTL, Log: c.Log, Now: c.Now, Schedule: k.schedule.Load,
+	}
+	if c.Upstream != nil {
+		k.issuing.Upstream = c.Upstream.Intermediate
 	}
 	k.age = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "attache_issuer_keys_read_timestamp_seconds", Help: "When the Secret with the control plane's keys was last read.",
@@ -176,6 +186,9 @@ func (k *Keys) Sync(ctx context.Context) error {
 			k.age.Set(float64(k.cfg.Now().Unix()))
 			if err := k.publish(ctx); err != nil {
 				k.cfg.Log.WarnContext(ctx, "roots not published; admission gives new pods the old ones", "configmap", k.cfg.Secret, "error", err)
+			}
+			if err := k.publishJWT(ctx, s); err != nil {
+				k.cfg.Log.WarnContext(ctx, "JWT keys not published upstream; verifiers that know only its bundle do not take tokens of new keys", "error", err)
 			}
 			if err := k.publishBundle(ctx); err != nil {
 				k.cfg.Log.WarnContext(ctx, "ClusterTrustBundle not published", "signer", k.cfg.TrustBundle, "error", err)
@@ -261,7 +274,10 @@ func (k *Keys) publish(ctx context.Context) error {
 func (k *Keys) ControlRoots() []byte { return issuer.EncodePEM(k.schedule.Load().ServingRoots()...) }
 
 // ServerTLS is the configuration of the gRPC port, whose certificate is for
-// hosts: peers may present X.509-SVIDs, see package peer.
+// hosts: peers may present X.509-SVIDs, see package peer. Under an [Upstream]
+// those of the Secret's authority are taken, too: pods have them still when the
+// source has just been changed, and whoever has the Secret signs JWT-SVIDs
+// anyway.
 func (k *Keys) ServerTLS(hosts ...string) *tls.Config {
 	return peer.ServerTLS(
 		func() (*tls.Certificate, error) { return k.serving(hosts) },
@@ -269,6 +285,13 @@ func (k *Keys) ServerTLS(hosts ...string) *tls.Config {
 			pool := x509.NewCertPool()
 			for _, c := range k.schedule.Load().Authorities() {
 				pool.AddCert(c)
+			}
+			if k.cfg.Upstream != nil {
+				if i := k.cfg.Upstream.Intermediate(); i != nil {
+					for _, c := range i.Roots {
+						pool.AddCert(c)
+					}
+				}
 			}
 			return pool, nil
 		})

@@ -368,3 +368,11 @@ func (peerCreds) Clone() credentials.TransportCredentials { return peerCreds{} }
 
 // OverrideServerName implements credentials.TransportCredentials.
 func (peerCreds) OverrideServerName(string) error { return nil }
+
+// Authority is the X.509 authority of now, for servers of the same trust
+// domain in tests.
+func (s *WorkloadAPI) Authority() (*x509.Certificate, *ecdsa.PrivateKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ca, s.caKey
+}

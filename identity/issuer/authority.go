@@ -33,19 +33,22 @@ type authority struct {
 	td         spiffeid.TrustDomain
 	ttl, ahead time.Duration
 	now        func() time.Time
-	schedule   func() *Schedule // decides which key signs, if set
+	schedule   func() *Schedule     // decides which key signs, if set
+	upstream   func() *Intermediate // goes before schedule, if set
 
 	mu      sync.Mutex // guards everything below
 	current *caKey
 	next    *caKey
 	nextAt  time.Time
 	retired []*caKey
+	roots   []*x509.Certificate // of upstream's trust domain
 	svids   *lru.Cache[spiffeid.ID, *x509svid.SVID]
 }
 
 type caKey struct {
 	key   *ecdsa.PrivateKey
 	cert  *x509.Certificate
+	chain []*x509.Certificate // of an intermediate: cert first, the root left out
 	since time.Time
 	last  time.Time // once retired: published until then
 }
@@ -55,8 +58,8 @@ func newAuthority(c Config) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issuer: %w", err)
 	}
-	a := &authority{td: c.TrustDomain, ttl: c.X509TTL, ahead: c.PublishAhead, now: c.Now, svids: svids, schedule: c.Schedule}
-	if a.schedule != nil {
+	a := &authority{td: c.TrustDomain, ttl: c.X509TTL, ahead: c.PublishAhead, now: c.Now, svids: svids, schedule: c.Schedule, upstream: c.Upstream}
+	if a.schedule != nil || a.upstream != nil {
 		return a, nil
 	}
 	a.current, err = a.newCA(c.Now())
@@ -98,6 +101,9 @@ func selfSign(t *x509.Certificate, k *ecdsa.PrivateKey) (*x509.Certificate, erro
 
 // advance brings the authority to the present. The caller holds mu.
 func (a *authority) advance(now time.Time) error {
+	if a.upstream != nil {
+		return a.followUpstream(now)
+	}
 	if a.schedule != nil {
 		a.follow(now)
 		return nil
@@ -135,6 +141,9 @@ func (a *authority) authorities() ([]*x509.Certificate, error) {
 	if err := a.advance(a.now()); err != nil {
 		return nil, err
 	}
+	if a.upstream != nil {
+		return a.roots, nil
+	}
 	out := []*x509.Certificate{a.current.cert}
 	if a.next != nil {
 		out = append(out, a.next.cert)
@@ -162,7 +171,7 @@ func (a *authority) svid(id spiffeid.ID) (*x509svid.SVID, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{cert}, PrivateKey: k}
+	s := &x509svid.SVID{ID: id, Certificates: a.withChain(cert), PrivateKey: k}
 	a.svids.Add(id, s)
 	return s, nil
 }
@@ -177,7 +186,7 @@ func (a *authority) leaf(now time.Time, t *x509.Certificate) (*x509.Certificate,
 		return nil, nil, fmt.Errorf("issuer: make leaf key: %w", err)
 	}
 	t.Subject = pkix.Name{Organization: []string{"Attaché"}}
-	cert, err := a.certify(now, t, &k.PublicKey)
+	cert, err := a.certify(now, t, &k.PublicKey, a.ttl)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -185,9 +194,12 @@ func (a *authority) leaf(now time.Time, t *x509.Certificate) (*x509.Certificate,
 }
 
 // certify completes and signs t for pub. The caller holds mu.
-func (a *authority) certify(now time.Time, t *x509.Certificate, pub *ecdsa.PublicKey) (*x509.Certificate, error) {
+func (a *authority) certify(now time.Time, t *x509.Certificate, pub *ecdsa.PublicKey, life time.Duration) (*x509.Certificate, error) {
 	t.SerialNumber = serial()
-	t.NotBefore, t.NotAfter = now.Add(-Backdate), now.Add(a.ttl)
+	t.NotBefore, t.NotAfter = now.Add(-Backdate), now.Add(life)
+	if end := a.current.cert.NotAfter; t.NotAfter.After(end) { // an intermediate's life may be short
+		t.NotAfter = end
+	}
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.BasicConstraintsValid = true
 	der, err := x509.CreateCertificate(rand.Reader, t, a.current.cert, pub, a.current.key)
@@ -217,7 +229,11 @@ func (a *authority) webCertificate(hosts []string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: k, Leaf: cert}, nil
+	out := &tls.Certificate{PrivateKey: k, Leaf: cert}
+	for _, c := range a.withChain(cert) {
+		out.Certificate = append(out.Certificate, c.Raw)
+	}
+	return out, nil
 }
 
 // serial returns 120 random bits: positive and within the 20 octets of

@@ -55,6 +55,11 @@ type Config struct {
 	// in memory: several issuers share it. It is asked for each document, must
 	// never answer nil, and whoever sets it advances it.
 	Schedule func() *Schedule
+	// Upstream, if set, is the X.509 authority, instead of one of the
+	// schedule's or one in memory: an [Intermediate] of the trust domain's own
+	// authority. It is asked for each document; nil: there is none now, and
+	// nothing is signed.
+	Upstream func() *Intermediate
 	// RotateEvery is how long a JWT key signs.
 	RotateEvery time.Duration
 	// PublishAhead is how long a key is in the JWKS before it signs; below

@@ -110,7 +110,7 @@ func TestScheduleKeepsItsPromise(t *testing.T) {
 				if !f.kids[kid] {
 					t.Fatalf("key %s signs %v after a fetch that has it not", kid, s.now.Sub(f.at))
 				}
-				if _, _, err := x509svid.Verify([]*x509.Certificate{cert}, x509bundle.FromX509Authorities(td(), f.cas), x509svid.WithTime(s.now)); err != nil {
+				if _, _, err := x509svid.Verify(cert, x509bundle.FromX509Authorities(td(), f.cas), x509svid.WithTime(s.now)); err != nil {
 					t.Fatalf("an SVID by a bundle that is %v old: %v", s.now.Sub(f.at), err)
 				}
 			}

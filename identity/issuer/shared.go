@@ -66,8 +66,15 @@ func (a *authority) follow(now time.Time) {
 
 // SignX509 signs an X.509-SVID of id for a key that the caller has proved to
 // be the workload's. The subject is informative (X.509-SVID section 2), and
-// SPIFFE verifiers do not look at it. The lifetime is [Config.X509TTL].
-func (i *Issuer) SignX509(id spiffeid.ID, pub any, subject pkix.Name) (*x509.Certificate, error) {
+// SPIFFE verifiers do not look at it. The lifetime is [Config.X509TTL], less
+// where an [Intermediate] expires before. The SVID comes first, then what leads
+// from it to a root.
+func (i *Issuer) SignX509(id spiffeid.ID, pub any, subject pkix.Name) ([]*x509.Certificate, error) {
+	return i.SignX509For(id, pub, subject, i.cfg.X509TTL)
+}
+
+// SignX509For is [Issuer.SignX509] with another lifetime.
+func (i *Issuer) SignX509For(id spiffeid.ID, pub any, subject pkix.Name, life time.Duration) ([]*x509.Certificate, error) {
 	if !id.MemberOf(i.cfg.TrustDomain) || id.Path() == "" {
 		return nil, fmt.Errorf("issuer: %q is no workload of trust domain %s", id, i.cfg.TrustDomain)
 	}
@@ -79,18 +86,22 @@ func (i *Issuer) SignX509(id spiffeid.ID, pub any, subject pkix.Name) (*x509.Cer
 		Subject:     subject,
 		URIs:        []*url.URL{id.URL()},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}, p)
+	}, p, life)
 }
 
 // sign completes t and signs it for pub.
-func (a *authority) sign(t *x509.Certificate, pub *ecdsa.PublicKey) (*x509.Certificate, error) {
+func (a *authority) sign(t *x509.Certificate, pub *ecdsa.PublicKey, life time.Duration) ([]*x509.Certificate, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
 	if err := a.advance(now); err != nil {
 		return nil, err
 	}
-	return a.certify(now, t, pub)
+	c, err := a.certify(now, t, pub, life)
+	if err != nil {
+		return nil, err
+	}
+	return a.withChain(c), nil
 }
 
 // ServingCertificate makes a certificate for servers of the control plane,
