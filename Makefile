@@ -47,6 +47,13 @@ vault:
 minio:
 	@test/servers/minio/build.sh
 
+# SPIRE 1.9.0 is built once, about eight minutes, and cached; `make test` has its
+# test too once it is there.
+.PHONY: spire
+spire: ## The control plane below a real SPIRE server
+	@test/servers/spire/build.sh
+	@$(GO) test -race -count=1 -run TestRealSPIRE -v ./control/issuer/spire
+
 # etcd, kube-apiserver, kubectl and Helm are built once from their modules,
 # about nine minutes, and cached.
 .PHONY: cluster-api
