@@ -56,6 +56,9 @@ const (
 	ModeEnforce = "enforce"
 	ModeAudit   = "audit"
 
+	RedirectRoot    = "root"
+	RedirectSidecar = "sidecar"
+
 	SourceEmbedded = "embedded"
 	SourceSPIFFE   = "spiffe"
 

@@ -101,6 +101,7 @@ test)
 	fi
 	apt_need gcc gcc
 	apt_need ip iproute2 # test/sidecar makes network namespaces
+	apt_need nft nftables
 	apt_need nsenter util-linux
 	;;
 aws) aws_clients ;;

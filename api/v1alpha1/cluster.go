@@ -184,9 +184,14 @@ type InjectionConfig struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2
 	// +kubebuilder:validation:items:Enum=explicit;transparent
-	Modes     []string         `json:"modes,omitempty"`
-	Resources SidecarResources `json:"resources,omitempty"`
-	Bounds    InjectionBounds  `json:"bounds,omitempty"`
+	Modes []string `json:"modes,omitempty"`
+	// RedirectAs is who installs the redirect's rules in transparent mode: root
+	// (default), or sidecar, the sidecar's own user, to whom a file capability of
+	// its program gives NET_ADMIN; both have no other capability.
+	// +kubebuilder:validation:Enum=root;sidecar
+	RedirectAs string           `json:"redirectAs,omitempty"`
+	Resources  SidecarResources `json:"resources,omitempty"`
+	Bounds     InjectionBounds  `json:"bounds,omitempty"`
 }
 
 // SidecarResources are the sidecar's, as Kubernetes quantities.

@@ -29,8 +29,10 @@ type File struct {
 	Mode fs.FileMode
 	// UID and GID own it; default root, so that no program can change itself.
 	UID, GID int
-	// Capabilities that the kernel gives whoever executes the file, permitted
-	// and effective, whatever their user (capabilities(7), "File capabilities").
+	// Capabilities that the kernel gives whoever executes the file, whatever
+	// their user (capabilities(7), "File capabilities"). They are permitted, not
+	// effective, so that the program starts where its bounding set lacks them,
+	// too, and raises them by itself where it needs them.
 	Capabilities []Capability
 }
 
@@ -181,14 +183,14 @@ func tarMode(m fs.FileMode) int64 {
 }
 
 // capabilityData is struct vfs_cap_data of linux/capability.h, revision 2,
-// with the effective flag.
+// without the effective flag.
 func capabilityData(caps []Capability) string {
-	const revision2, effective = 0x02000000, 0x000001
+	const revision2 = 0x02000000
 	var permitted uint64
 	for _, c := range caps {
 		permitted |= 1 << c
 	}
-	b := binary.LittleEndian.AppendUint32(nil, revision2|effective)
+	b := binary.LittleEndian.AppendUint32(nil, revision2)
 	b = binary.LittleEndian.AppendUint32(b, uint32(permitted))
 	b = binary.LittleEndian.AppendUint32(b, 0) // inheritable
 	b = binary.LittleEndian.AppendUint32(b, uint32(permitted>>32))

@@ -140,8 +140,8 @@ func checkFiles(t *testing.T, layer []byte) {
 		}
 		switch h.Name {
 		case "app":
-			// vfs_cap_data: revision 2 and effective; bit 12 permitted.
-			want := "\x01\x00\x00\x02" + "\x00\x10\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
+			// vfs_cap_data: revision 2, not effective; bit 12 permitted.
+			want := "\x00\x00\x00\x02" + "\x00\x10\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
 			if got := h.PAXRecords["SCHILY.xattr.security.capability"]; got != want || h.Mode != 0o755 || string(b) != "a program" {
 				t.Errorf("app: capability %q, want %q; mode %o; %q", got, want, h.Mode, b)
 			}

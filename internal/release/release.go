@@ -30,5 +30,9 @@ func Images(registry, tag, arch, dir string) []oci.Image {
 			Files: []oci.File{{Path: "/" + name, Source: path.Join(dir, name)}},
 		}
 	}
-	return []oci.Image{image("attache-sidecar", SidecarUser), image("attache-control", ControlUser)}
+	sidecar := image("attache-sidecar", SidecarUser)
+	// For the redirect as the sidecar's user. It gives nothing to the sidecar
+	// itself, whose container drops all capabilities.
+	sidecar.Files[0].Capabilities = []oci.Capability{oci.NetAdmin}
+	return []oci.Image{sidecar, image("attache-control", ControlUser)}
 }

@@ -71,7 +71,7 @@ func replaceTable(nft *nftables.Conn) *nftables.Table {
 
 // commit sends the transaction. The kernel does all of it or nothing.
 func commit(nft *nftables.Conn, doing string) error {
-	err := nft.Flush()
+	err := asNetAdmin(nft.Flush)
 	switch {
 	case err == nil:
 		return nil

@@ -28,6 +28,8 @@ func agent(what string, args []string) int {
 		return greeting(args[0])
 	case "udp":
 		return udp(args[0])
+	case "contained":
+		return contained(args)
 	case "collect":
 		return collect(args)
 	case "idle":

@@ -155,8 +155,19 @@ func (j *injection) probe(path string, period, failures int64) object {
 	}
 }
 
+// redirectUser is root, or the sidecar's user, whom no container of the
+// author's may have, and whose connections the rules will let pass.
+func (j *injection) redirectUser() int64 {
+	if j.RedirectAs == Sidecar {
+		return j.UID
+	}
+	return 0
+}
+
 // securityContext is what the restricted Pod Security Standard asks for, but
-// for the redirect, which is root with the capabilities named.
+// for the capabilities and the user of the redirect. Without privilege
+// escalation the kernel still gives a file's capabilities to those whom the
+// runtime left them before execve (see docs/redirect.md).
 func securityContext(uid int64, capabilities []any) object {
 	caps := object{"drop": []any{"ALL"}}
 	if capabilities != nil {
@@ -251,7 +262,7 @@ func (j *injection) redirectContainer() object {
 		"imagePullPolicy":          j.ImagePullPolicy,
 		"args":                     args,
 		"resources":                j.helper.object(),
-		"securityContext":          securityContext(0, []any{"NET_ADMIN"}),
+		"securityContext":          securityContext(j.redirectUser(), []any{"NET_ADMIN"}),
 		"terminationMessagePath":   "/dev/termination-log",
 		"terminationMessagePolicy": "FallbackToLogsOnError",
 		"volumeMounts":             []any{noAPIToken()},

@@ -26,6 +26,17 @@ const (
 	Transparent Mode = "transparent"
 )
 
+// User is who a container runs as.
+type User string
+
+// Users of the redirect. Both have the capability NET_ADMIN and no other.
+const (
+	Root User = "root"
+	// Sidecar is the sidecar's user; the file capability of its program makes the
+	// container's capability one of a process that is not root.
+	Sidecar User = "sidecar"
+)
+
 // Config is what the operator decides. Empty fields have the defaults named.
 // Without a Nonce, which differs between admissions, it identifies a template.
 type Config struct {
@@ -34,6 +45,8 @@ type Config struct {
 
 	Mode  Mode   `json:"mode"`  // where namespace and pod choose none; Explicit
 	Modes []Mode `json:"modes"` // that they may choose; Mode alone
+
+	RedirectAs User `json:"redirectAs,omitempty"` // who installs the rules; Root
 
 	UID      int64         `json:"uid"`      // the sidecar's, nobody else's; 64200
 	Audience string        `json:"audience"` // of the pod's token; attache.dev
@@ -212,6 +225,9 @@ const shape = "attache.dev/inject/1\n"
 func (c *Config) setDefaults() {
 	fill(&c.ImagePullPolicy, "IfNotPresent")
 	fill(&c.Mode, Explicit)
+	if c.RedirectAs == Root {
+		c.RedirectAs = "" // the pods of before this choice are not outdated by it
+	}
 	fill(&c.UID, DefaultUID)
 	fill(&c.Audience, "attache.dev")
 	fill(&c.TokenTTL, time.Hour)
@@ -250,6 +266,8 @@ func (c *Config) check() error {
 		}
 	}
 	switch {
+	case !slices.Contains([]User{"", Root, Sidecar}, c.RedirectAs):
+		return fmt.Errorf("redirectAs: is %q; must be %s or %s", c.RedirectAs, Root, Sidecar)
 	case c.Image == "":
 		return errors.New("image: is missing")
 	case !slices.Contains([]string{"Always", "IfNotPresent", "Never"}, c.ImagePullPolicy):

@@ -29,7 +29,7 @@ func (f Fixed) config(c *v1alpha1.ClusterConfig, controlCA string) (inject.Confi
 	out := inject.Config{
 		Image: f.Image, ImagePullPolicy: f.ImagePullPolicy, Control: f.Control, ControlCA: controlCA,
 		APIServers: f.APIServers, Nameservers: f.Nameservers,
-		Mode: inject.Mode(i.Mode), NoProxy: c.NoProxy,
+		Mode: inject.Mode(i.Mode), NoProxy: c.NoProxy, RedirectAs: inject.User(i.RedirectAs),
 		Resources: inject.Resources{
 			CPURequest: i.Resources.CPURequest, CPULimit: i.Resources.CPULimit,
 			MemoryRequest: i.Resources.MemoryRequest, MemoryLimit: i.Resources.MemoryLimit,
