@@ -58,12 +58,6 @@ const (
 	tellAgain = time.Minute
 )
 
-// Kinds of producers.
-const (
-	KindSidecar = "sidecar"
-	KindControl = "control"
-)
-
 // Store keeps the lines: *store.DB.
 type Store interface {
 	// Append commits lines of one epoch, in ascending order.
@@ -375,7 +369,7 @@ func inAnothersName(p store.Producer, k store.Head, of []line) string {
 				return "the epoch's first line names another producer"
 			}
 		}
-		if p.Kind == KindSidecar && h.Workload != nil && h.Workload.ID != "" && h.Workload.ID != p.Workload {
+		if p.Kind == audit.KindSidecar && h.Workload != nil && h.Workload.ID != "" && h.Workload.ID != p.Workload {
 			return "a line names another workload than its producer's"
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/control/peer"
 )
@@ -129,9 +130,9 @@ const ControlPrefix = "control/"
 // its name where pods have their uid; only the authority, which the control
 // plane is, can issue that.
 func (c *Collector) producer(pod peer.Pod) store.Producer {
-	p := store.Producer{ID: pod.UID, Kind: KindSidecar, Namespace: pod.Namespace, Workload: pod.ID.String()}
+	p := store.Producer{ID: pod.UID, Kind: audit.KindSidecar, Namespace: pod.Namespace, Workload: pod.ID.String()}
 	if name, ok := strings.CutPrefix(pod.UID, ControlPrefix); ok && pod.Namespace == c.Namespace {
-		p.Kind, p.Pod = KindControl, name
+		p.Kind, p.Pod = audit.KindControl, name
 	}
 	return p
 }

@@ -40,9 +40,17 @@ type request struct {
 	Name        string          `json:"name"`
 	Namespace   string          `json:"namespace"`
 	Operation   string          `json:"operation"`
+	UserInfo    User            `json:"userInfo"`
 	DryRun      bool            `json:"dryRun"`
 	Object      json.RawMessage `json:"object"`
 	OldObject   json.RawMessage `json:"oldObject"`
+}
+
+// User is who asks the API server, as it authenticated them.
+type User struct {
+	Username string   `json:"username"`
+	UID      string   `json:"uid"`
+	Groups   []string `json:"groups"`
 }
 
 type groupKind struct {

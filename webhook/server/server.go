@@ -41,9 +41,16 @@ var ErrNamespace = errors.New("namespace is not known")
 
 // Options are the parts of a [Server].
 type Options struct {
-	Source   Source           // required
-	Validate Validator        // of objects other than pods; nil allows them
-	Events   func(Event)      // is told of what became of pods; must not block; nil for none
+	Source   Source      // required
+	Validate Validator   // of objects other than pods; nil allows them
+	Events   func(Event) // is told of what became of pods; must not block; nil for none
+	// Changed is told of each change of an object that Validate let pass, before
+	// it is answered; a dry run is none. Its error refuses the change. nil for
+	// nobody.
+	Changed func(context.Context, Change) error
+	// Admitted is told of what became of each pod; must not block for long. A
+	// dry run is told of to nobody. nil for nobody.
+	Admitted func(context.Context, Admission)
 	Metrics  *Metrics         // nil for none
 	Log      *slog.Logger     // required
 	Deadline time.Duration    // of one review; 0 is 4 s, below the API server's 5
@@ -78,6 +85,12 @@ func New(o Options) (*Server, error) {
 	if o.Events == nil {
 		o.Events = func(Event) {}
 	}
+	if o.Changed == nil {
+		o.Changed = func(context.Context, Change) error { return nil }
+	}
+	if o.Admitted == nil {
+		o.Admitted = func(context.Context, Admission) {}
+	}
 	return &Server{o, make(chan struct{}, o.Parallel), newReaders(o.Parallel)}, nil
 }
 
@@ -85,6 +98,9 @@ func New(o Options) (*Server, error) {
 const (
 	PathMutate   = "/mutate"
 	PathValidate = "/validate"
+	// PathRecord is for what is recorded and never refused for what it is: that
+	// objects are deleted.
+	PathRecord = "/record"
 )
 
 // Handler serves both paths.
@@ -92,6 +108,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+PathMutate, s.serve(s.mutate))
 	mux.HandleFunc("POST "+PathValidate, s.serve(s.validate))
+	mux.HandleFunc("POST "+PathRecord, s.serve(s.record))
 	return mux
 }
 
@@ -178,6 +195,7 @@ func (s *Server) mutate(ctx context.Context, q *request) (*response, string, *Ev
 	settings.Config.Nonce = rand.Text() // 130 bits
 	r, err := inject.Pod(pod, settings.Namespace, settings.Config)
 	if denied := (*inject.Denied)(nil); errors.As(err, &denied) {
+		s.admitted(ctx, q, pod, facts, resultDenied, "", denied.Error())
 		return deny(q.UID, http.StatusForbidden, "Forbidden", "Attaché: "+denied.Error()),
 			resultDenied, eventOf(q, pod, reasonRefused, denied.Error())
 	} else if err != nil {
@@ -187,6 +205,7 @@ func (s *Server) mutate(ctx context.Context, q *request) (*response, string, *Ev
 	res.Warnings = r.Warnings
 	if r.Skipped != "" {
 		res.AuditAnnotations = map[string]string{"skipped": r.Skipped}
+		s.admitted(ctx, q, pod, facts, resultSkipped, "", r.Skipped)
 		return res, resultSkipped, eventOf(q, pod, reasonSkipped, r.Skipped)
 	}
 	if err := res.addPatch(r.Patch); err != nil {
@@ -196,6 +215,7 @@ func (s *Server) mutate(ctx context.Context, q *request) (*response, string, *Ev
 	if len(r.Patch) == 0 {
 		return res, resultUnchanged, nil
 	}
+	s.admitted(ctx, q, pod, facts, resultInjected, string(r.Mode), "")
 	return res, resultInjected, eventOf(q, pod, reasonInjected, injectedNote(r))
 }
 
@@ -220,6 +240,7 @@ func (s *Server) failed(ctx context.Context, q *request, pod map[string]any, err
 	case errors.Is(err, inject.ErrConfig):
 		text = "AttacheConfig default: " + err.Error() + "; the operator must correct it"
 	}
+	s.admitted(ctx, q, pod, podFacts(pod, q.Namespace), resultError, "", text)
 	return deny(q.UID, http.StatusInternalServerError, "InternalError", "Attaché: "+text), resultError, eventOf(q, pod, reasonRefused, text)
 }
 

@@ -1,0 +1,66 @@
+package trail
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/control/broker"
+	"github.com/attache-dev/attache/control/issuer"
+)
+
+// Identity records an identity document that was issued, or a refusal. It fits
+// issuer.Config.Record: what cannot be recorded is not issued.
+func (t *Trail) Identity(ctx context.Context, e issuer.Event) error {
+	if t == nil || e.Outcome == "later" { // comes again by itself
+		return nil
+	}
+	name := audit.EventIdentityIssued
+	if e.Outcome != "issued" {
+		name = audit.EventIdentityDenied
+		if t.again(name + e.Kind + e.UID + e.Pod + e.Reason) {
+			return nil
+		}
+	}
+	fields := map[string]string{
+		"kind": e.Kind, "reason": e.Reason, "pod": e.Pod, "pod_uid": e.UID, "namespace": e.Namespace,
+		"serial": e.Serial, "jti": e.JTI, "audience": e.Audience,
+	}
+	if !e.Expires.IsZero() {
+		fields["expires"] = e.Expires.UTC().Format(time.RFC3339)
+	}
+	if e.Renewal {
+		fields["renewal"] = strconv.FormatBool(true)
+	}
+	r := event(name, fields)
+	r.Time = e.Time
+	r.Workload = &audit.Workload{ID: e.ID, Namespace: e.Namespace, Node: e.Node}
+	return t.Write(ctx, r)
+}
+
+// Mint records a credential that the broker gave, or refused. It fits
+// broker.Config.Record: what cannot be recorded is not handed out.
+func (t *Trail) Mint(ctx context.Context, e broker.Event) error {
+	if t == nil {
+		return nil
+	}
+	name := audit.EventCredentialMinted
+	if e.Result != "minted" {
+		name = EventBrokerDenied
+		if t.again(name + e.PodUID + e.Provider + e.Rule + e.Reason) {
+			return nil
+		}
+	}
+	r := event(name, map[string]string{
+		"by": "broker", "result": e.Result, "reason": e.Reason, "pod": e.Pod, "pod_uid": e.PodUID, "namespace": e.Namespace,
+		"destination": e.Destination, "method": e.Method, "record": e.Record, "rule": e.Rule, "root": e.Root,
+	})
+	r.Time, r.Owner = e.Time, e.Owner
+	r.Workload = &audit.Workload{ID: e.Workload, Namespace: e.Namespace}
+	r.Credential = &audit.Use{Handle: e.Handle, Provider: e.Provider, ScopeGranted: e.Scope, Expires: e.Expires}
+	if !e.Expires.IsZero() {
+		r.Credential.TTLSeconds = int64(e.Expires.Sub(e.Time).Seconds())
+	}
+	return t.Write(ctx, r)
+}

@@ -1,0 +1,149 @@
+// Package trail records what the control plane does in the same records as
+// what agents do: identities, mints, admissions, changes of policies, keys and
+// revocations. A replica has one spool, which is shipped like a sidecar's.
+package trail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+// Events that only the control plane has, beside those of package audit.
+const (
+	// EventChangeRequested is a change as admission saw it, by whom. It may yet
+	// have failed: what came into being is policy.changed, provider.changed or
+	// config.changed, of the same document and version.
+	EventChangeRequested = "change.requested"
+	// EventProducerReturned is that lines came of a producer given up for lost.
+	EventProducerReturned = "producer.returned"
+	// EventBrokerDenied is a credential that the broker did not give.
+	EventBrokerDenied = "broker.denied"
+	// EventNamespaceChanged is a change of a namespace's labels and annotations
+	// of ours: whether its pods are injected, and how.
+	EventNamespaceChanged = "namespace.changed"
+)
+
+// Options of [Open]. Dir and Replica are required.
+type Options struct {
+	Dir      string // on a disk of the pod's own
+	MaxBytes int64  // of the spool; 0 is audit.DefaultMaxBytes
+	OnFull   string // audit.OnFullRefuse (default) or OnFullOverwrite
+	// Replica is the name of this pod.
+	Replica string
+	// Signer signs the end of the epoch; nil: nobody.
+	Signer   func(text []byte) (audit.Signature, error)
+	Version  string
+	Registry prometheus.Registerer
+	Log      *slog.Logger
+}
+
+// repeatAfter is how often one pod's refusal for one reason is recorded, and
+// remembered how many are in memory.
+const (
+	repeatAfter = time.Minute
+	remembered  = 1 << 14
+)
+
+// Trail writes records. The nil Trail writes none: of a control plane without
+// audit. It is safe for concurrent use.
+type Trail struct {
+	spool    *audit.Spool
+	log      *slog.Logger
+	told     *expirable.LRU[string, struct{}]
+	records  *prometheus.CounterVec
+	failures prometheus.Counter
+	own      prometheus.Counter
+}
+
+// Open opens the spool of this replica.
+func Open(o Options) (*Trail, error) {
+	if o.Dir == "" || o.Replica == "" {
+		return nil, errors.New("trail: Dir and Replica are required")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &Trail{
+		log: o.Log, told: expirable.NewLRU[string, struct{}](remembered, nil, repeatAfter),
+		records: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attache_control_records_total", Help: "Records of the control plane's own doing, by event.",
+		}, []string{"event"}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attache_control_records_failed_total", Help: "Records that could not be written; what they were of was refused, where it could be.",
+		}),
+		own: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attache_policy_changed_by_beneficiary_total", Help: "Changes of policies and providers by a service account that gains by them.",
+		}),
+	}
+	var err error
+	if t.spool, err = audit.Open(spoolOptions(o)); err != nil {
+		return nil, fmt.Errorf("records of the control plane: %w", err)
+	}
+	if o.Registry != nil {
+		o.Registry.MustRegister(t.records, t.failures, t.own)
+	}
+	return t, nil
+}
+
+// Spool is where the records are, to be shipped; nil for the nil Trail.
+func (t *Trail) Spool() *audit.Spool {
+	if t == nil {
+		return nil
+	}
+	return t.spool
+}
+
+// Close ends the epoch.
+func (t *Trail) Close() error {
+	if t == nil {
+		return nil
+	}
+	return t.spool.Close()
+}
+
+// Write records something. When it returns without error the record is in the
+// kernel.
+func (t *Trail) Write(ctx context.Context, r *audit.Record) error {
+	if t == nil {
+		return nil
+	}
+	name := "request"
+	if r.Event != nil {
+		name = r.Event.Name
+	}
+	if err := t.spool.Write(r); err != nil {
+		t.failures.Inc()
+		t.log.ErrorContext(ctx, "not recorded", "event", name, "cause", err)
+		return fmt.Errorf("record %s: %w", name, err)
+	}
+	t.records.WithLabelValues(name).Inc()
+	return nil
+}
+
+// event makes a record of what is not a request. Empty fields are left out.
+func event(name string, fields map[string]string) *audit.Record {
+	for k, v := range fields {
+		if v == "" {
+			delete(fields, k)
+		}
+	}
+	return &audit.Record{Event: &audit.Event{Name: name, Fields: fields}}
+}
+
+// again reports whether what key names was recorded within the last minute: a
+// peer that is refused goes on asking, and must not fill the spool.
+func (t *Trail) again(key string) bool {
+	if _, ok := t.told.Get(key); ok {
+		return true
+	}
+	t.told.Add(key, struct{}{})
+	return false
+}
