@@ -224,6 +224,7 @@ func (c *checker) injection(in *v1alpha1.Injection, as string, s *v1alpha1.Crede
 	const f = "spec.inject"
 	oneOf(c, f+".as", in.As, InjectBearer, InjectHeader, InjectBasic, InjectQuery, InjectDPoP, InjectSigV4)
 	c.injectName(in)
+	c.injectBy(s)
 	if in.Prefix != "" && in.As != InjectHeader {
 		c.bad(f+".prefix", "is for as: header; remove it")
 	}
@@ -253,6 +254,32 @@ func (c *checker) injection(in *v1alpha1.Injection, as string, s *v1alpha1.Crede
 		c.bad(f+".requirePlaceholder", "is true, but the provider declares no placeholders; add spec.placeholders")
 	}
 }
+
+// injectBy checks that the relay can do what is asked of it: it reads Secrets,
+// has no identity of the pod's, and stands where tenants do not.
+func (c *checker) injectBy(s *v1alpha1.CredentialProviderSpec) {
+	const f = "spec.inject.by"
+	oneOf(c, f, s.Inject.By, InjectBySidecar, InjectByRelay)
+	if s.Inject.By != InjectByRelay {
+		return
+	}
+	if !NeedsBroker(s) {
+		c.bad(f, "is relay, which is for roots that are Secrets: apiKey.secretRef, oauth2.clientSecretRef or oauth2.clientCertificateRef; remove it")
+	}
+	for i, d := range s.Destinations {
+		at := fmt.Sprintf("spec.destinations[%d]", i)
+		if d.ClientSVID {
+			c.bad(at+".clientSVID", "is true, but a relay has no identity of the pod's to show; remove it, or inject by the sidecar")
+		}
+		if c.foreign() && len(d.Addresses)+len(d.CIDRs) > 0 {
+			c.bad(at, "says where the host's addresses are; a relay goes there for a ClusterCredentialProvider only, and to public addresses for others")
+		}
+	}
+}
+
+// ByRelay reports whether the provider's credentials are put on by a relay, and
+// never leave the control plane.
+func ByRelay(s *v1alpha1.CredentialProviderSpec) bool { return s.Inject.By == InjectByRelay }
 
 func (c *checker) injectName(in *v1alpha1.Injection) {
 	const f = "spec.inject.name"

@@ -39,6 +39,9 @@ const (
 	InjectDPoP   = "dpop"
 	InjectSigV4  = "sigv4"
 
+	InjectBySidecar = "sidecar"
+	InjectByRelay   = "relay"
+
 	DoorEnv         = "env"
 	DoorContainer   = "container"
 	DoorIMDS        = "imds"
@@ -53,11 +56,11 @@ const (
 	InjectExplicit    = "explicit"
 	InjectTransparent = "transparent"
 
-	ModeEnforce = "enforce"
-	ModeAudit   = "audit"
-
 	RedirectRoot    = "root"
 	RedirectSidecar = "sidecar"
+
+	ModeEnforce = "enforce"
+	ModeAudit   = "audit"
 
 	SourceEmbedded = "embedded"
 	SourceSPIFFE   = "spiffe"

@@ -80,7 +80,10 @@ const (
 	KindDPoP   = "dpop"    // RFC 9449 token with its key
 	KindAPIKey = "api-key" // a vendor's static key: not derived
 	KindJWT    = "jwt-svid"
-	KindAWS    = "aws-session" // a session of AWS STS: Secret is the secret access key
+	// KindRelay is a credential that a relay of the control plane puts on. It has
+	// a handle and an end, and no Secret: that never enters this process.
+	KindRelay = "relay"
+	KindAWS   = "aws-session" // a session of AWS STS: Secret is the secret access key
 )
 
 // Credential is a minted credential. Only Secret, SessionToken and Key are secret.

@@ -85,6 +85,7 @@ type issuer struct {
 	// grant names the namespaces that may use a provider of the cluster.
 	cluster bool
 	grant   *v1alpha1.NamespaceGrant
+	relay   bool // its credentials are put on where no task and process is known
 }
 
 // place is a destination of a provider.
@@ -162,6 +163,7 @@ func (c *compiler) addIssuer(p *v1alpha1.CredentialProvider) {
 	is := &issuer{
 		name: p.Metadata.Name, ttl: p.Spec.TTL.D(),
 		cluster: p.Kind == v1alpha1.KindClusterCredentialProvider, grant: c.bundle.Grants[p.Metadata.Name],
+		relay: api.ByRelay(&p.Spec),
 	}
 	if p.Spec.OAuth2 != nil {
 		is.scopes = p.Spec.OAuth2.Scopes
@@ -276,6 +278,9 @@ func (c *compiler) addRule(p *policy, field string, doc *v1alpha1.Rule) {
 	r.query = c.values(p, field+".query", doc.Query, false)
 	c.addWhen(r, doc)
 	c.addDecision(r, doc)
+	if r.provider != nil && r.provider.relay && r.when != nil && r.when.inPod != "" {
+		c.report(p, field+".when", "looks at %s, which only the pod knows; the relay of provider %q decides again and would deny every call", r.when.inPod, r.provider.name)
+	}
 	paths := c.paths(r, doc)
 	if len(doc.Hosts) == 0 {
 		c.report(p, field+".hosts", "is empty; name the hosts, or \"*\" for any")

@@ -27,6 +27,9 @@ type condition struct {
 	// connection says that it looks at nothing of a request but its host and
 	// port, so that it can be asked before one is read.
 	connection bool
+	// inPod names a variable it looks at that is known beside the agent alone:
+	// process, task or human; empty: none.
+	inPod string
 }
 
 // holds evaluates the condition. An error means that it has no answer.
@@ -94,7 +97,7 @@ func (c *conditions) compile(source string) (*condition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be compiled: %w", err)
 	}
-	done := &condition{source: source, program: program, connection: connectionOnly(tree)}
+	done := &condition{source: source, program: program, connection: connectionOnly(tree), inPod: mentionsPod(tree)}
 	c.done[source] = done
 	return done, nil
 }
@@ -161,6 +164,20 @@ func connectionOnly(tree *celast.AST) bool {
 		}
 	})
 	return mentions == harmless
+}
+
+// mentionsPod names the first variable that is known beside the agent alone.
+func mentionsPod(tree *celast.AST) (name string) {
+	celast.PreOrderVisit(tree.Expr(), celast.NewExprVisitor(func(e celast.Expr) {
+		if e.Kind() != celast.IdentKind || name != "" {
+			return
+		}
+		switch id := strings.TrimPrefix(e.AsIdent(), "."); id {
+		case "process", "task", "human":
+			name = id
+		}
+	}))
+	return name
 }
 
 // fixedZone is a time zone that needs no time zone database.

@@ -22,6 +22,8 @@ const (
 	// DoorAWS is a port of Attaché's own where AWS SDKs fetch credentials.
 	// Nothing that comes in there goes out.
 	DoorAWS = "aws"
+	// DoorRelay is a relay's port. A sidecar's own pipeline was there before.
+	DoorRelay = "relay"
 )
 
 // Conn is what is known of the agent's connection that a request came on. It
@@ -55,6 +57,10 @@ type Conn struct {
 	// owner reads nothing. It is nil for others, whose one answer ends by
 	// itself.
 	HangUp func()
+
+	// Record is the id under which a sidecar recorded the one request of
+	// DoorRelay.
+	Record string
 
 	Accepted time.Time
 	Attested time.Time

@@ -230,6 +230,13 @@ type Injection struct {
 	// and only way of an aws provider).
 	// +kubebuilder:validation:Enum=bearer;header;basic;query;dpop;sigv4
 	As string `json:"as,omitempty"`
+	// By is who puts the credential on: sidecar (default), which has it in memory
+	// for minutes, or relay, a role of the control plane that the call goes
+	// through, so that the credential never enters the pod. Relay is for roots
+	// that are Secrets: apiKey.secretRef, oauth2.clientSecretRef and
+	// oauth2.clientCertificateRef.
+	// +kubebuilder:validation:Enum=sidecar;relay
+	By string `json:"by,omitempty"`
 	// Name of the header or query parameter.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128

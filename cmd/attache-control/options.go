@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/attache-dev/attache/proxy/relay"
 )
 
 // Values of --ca-source.
@@ -28,7 +30,7 @@ type options struct {
 
 	image, imagePullPolicy string
 
-	apiListen, webhookListen, discoveryListen, metricsListen string
+	apiListen, webhookListen, discoveryListen, relayListen, metricsListen string
 
 	webhookSecret, webhookCertDir, webhookConfiguration string
 	webhookNames                                        []string
@@ -52,6 +54,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.apiListen, "api-listen", ":8443", "gRPC for sidecars")
 	f.StringVar(&o.webhookListen, "webhook-listen", ":10250", "admission webhook")
 	f.StringVar(&o.discoveryListen, "discovery-listen", ":8444", "OpenID discovery of the issuer")
+	f.StringVar(&o.relayListen, "relay-listen", ":"+relay.Port, "calls whose credential is put on here (inject.by: relay)")
 	f.StringVar(&o.metricsListen, "metrics-listen", ":8080", "/metrics, /healthz and /readyz; plain http")
 	f.StringVar(&o.webhookSecret, "webhook-secret", "attache-webhook-cert", "Secret of the webhook's certificate, which this program rotates")
 	f.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "folder with tls.crt and tls.key that something else rotates, such as cert-manager; then --webhook-secret is unused")
@@ -97,7 +100,7 @@ func (o *options) check() error {
 	}
 	for _, l := range []struct{ flag, addr string }{
 		{"api-listen", o.apiListen}, {"webhook-listen", o.webhookListen},
-		{"discovery-listen", o.discoveryListen}, {"metrics-listen", o.metricsListen},
+		{"discovery-listen", o.discoveryListen}, {"relay-listen", o.relayListen}, {"metrics-listen", o.metricsListen},
 	} {
 		if _, _, err := net.SplitHostPort(l.addr); err != nil {
 			return bad(l.flag, "is %q; must be HOST:PORT or :PORT", l.addr)

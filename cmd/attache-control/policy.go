@@ -9,9 +9,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/broker"
 	"github.com/attache-dev/attache/control/reconcile"
+	"github.com/attache-dev/attache/control/relay"
 	"github.com/attache-dev/attache/control/xds"
 	"github.com/attache-dev/attache/policy"
 	"github.com/attache-dev/attache/proxy/upstream"
@@ -22,6 +24,8 @@ import (
 type policyParts struct {
 	engineOf *reconcile.Engine
 	storeOf  *xds.Server
+	// revoked is told of the revocations in force; nil: nobody asks.
+	revoked func([]*controlpb.Revocation)
 }
 
 // policies are the pods' bundles, kept up to date from now on. The roles that
@@ -52,7 +56,11 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 		return nil, nil, err
 	}
 	var e *reconcile.Engine
-	s := xds.New(xds.Config{Peer: identity.Peer, Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(h.registry), Log: h.log})
+	s := xds.New(xds.Config{Peer: identity.Peer, Revoked: func(list []*controlpb.Revocation) {
+		if h.revoked != nil {
+			h.revoked(list)
+		}
+	}, Current: func() bool { return e.Current() }, Metrics: xds.NewMetrics(h.registry), Log: h.log})
 	e, err = reconcile.New(reconcile.Config{
 		Cache: h.mgr.GetCache(), Client: h.mgr.GetClient(), Recorder: h.mgr.GetEventRecorder("attache-control"), Store: s, Workload: identity.Workload,
 		Check:       func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
@@ -87,7 +95,7 @@ func (h *host) roots(c kubernetes.Interface) broker.Cluster {
 // readRoot tries a Secret for the status of its provider; only where the
 // broker runs has this program the right to.
 func (h *host) readRoot(c kubernetes.Interface) func(context.Context, string, string, string) error {
-	if !h.has("broker") {
+	if !h.has("broker") && !h.has("relay") {
 		return nil
 	}
 	return func(ctx context.Context, namespace, name, key string) error {
@@ -124,13 +132,7 @@ func addBroker(ctx context.Context, h *host) error {
 	if err != nil {
 		return fmt.Errorf("reach the cluster: %w", err)
 	}
-	// Authorization servers are reached as a sidecar reaches them: at public
-	// addresses, or at those that the operator pins.
-	defaults, err := api.ParseFor(api.PlacePod, "defaults", []byte("{apiVersion: attache.dev/v1alpha1, kind: AttacheConfig, metadata: {name: default}, spec: {}}"))
-	if err != nil {
-		return err
-	}
-	out, err := upstream.New(upstream.Config{Limits: defaults.Config.Spec.Limits, Upstream: defaults.Config.Spec.Upstream})
+	out, _, err := h.outside()
 	if err != nil {
 		return err
 	}
@@ -155,4 +157,58 @@ func addBroker(ctx context.Context, h *host) error {
 	}
 	h.serveAPI(b.Register)
 	return nil
+}
+
+// outside reaches authorization servers and origins as a sidecar does: at
+// public addresses, or at those that the operator pins.
+func (h *host) outside() (*upstream.Pool, v1alpha1.Limits, error) {
+	defaults, err := api.ParseFor(api.PlacePod, "defaults", []byte("{apiVersion: attache.dev/v1alpha1, kind: AttacheConfig, metadata: {name: default}, spec: {}}"))
+	if err != nil {
+		return nil, v1alpha1.Limits{}, err
+	}
+	limits := defaults.Config.Spec.Limits
+	out, err := upstream.New(upstream.Config{Limits: limits, Upstream: defaults.Config.Spec.Upstream})
+	return out, limits, err
+}
+
+// addRelay puts credentials on calls of pods that must not hold them.
+func addRelay(ctx context.Context, h *host) error {
+	_, s, err := h.policies(ctx)
+	if err != nil {
+		return err
+	}
+	cluster, err := kubernetes.NewForConfig(h.mgr.GetConfig())
+	if err != nil {
+		return fmt.Errorf("reach the cluster: %w", err)
+	}
+	out, limits, err := h.outside()
+	if err != nil {
+		return err
+	}
+	pods, err := h.identity(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := relay.New(relay.Config{
+		Peer: pods.Peer, Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace, Client: out.Client, Upstream: out, Limits: limits,
+		Metrics: relay.NewMetrics(h.registry), Log: h.log,
+		Record: func(ctx context.Context, e relay.Event) error {
+			h.log.LogAttrs(ctx, slog.LevelInfo, "relay", slog.Any("record", e))
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	h.revoked = r.Revoke
+	if err := h.useAPITLS(ctx); err != nil {
+		return err
+	}
+	config := relay.TLS(h.apiTLS)
+	return h.run(func(ctx context.Context) error {
+		if err := serveHTTP(ctx, h.relayListen, config, r.HTTP()); err != nil {
+			return fmt.Errorf("relay: %w", err)
+		}
+		return nil
+	})
 }

@@ -17,6 +17,7 @@ func roles() []role {
 		{"issuer", addIssuer},
 		{"xds", addXDS},
 		{"broker", addBroker},
+		{"relay", addRelay},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/xds"
 	"github.com/attache-dev/attache/internal/secret"
 	"github.com/attache-dev/attache/minting"
@@ -47,7 +48,7 @@ func (s *Server) compile(b *xds.Bundle) (*compiled, error) {
 	}
 	c := &compiled{policy: set, providers: map[string]provider{}}
 	for _, p := range docs.Providers {
-		if !api.NeedsBroker(&p.Spec) {
+		if !api.NeedsBroker(&p.Spec) || api.ByRelay(&p.Spec) { // a relay's never leaves the control plane
 			continue
 		}
 		namespace, ref := s.c.Namespace, p.Metadata.Name
@@ -55,7 +56,7 @@ func (s *Server) compile(b *xds.Bundle) (*compiled, error) {
 			namespace, ref = p.Metadata.Namespace, p.Metadata.Namespace+"/"+p.Metadata.Name
 		}
 		m, err := all.New(p, minting.Deps{
-			Client: s.clientOf(p.Metadata.Namespace), Logger: s.c.Log, Now: s.c.Now,
+			Client: ClientFor(s.c.Client, p.Metadata.Namespace), Logger: s.c.Log, Now: s.c.Now,
 			Root: func(ctx context.Context, name, key string) (secret.Value, error) {
 				return s.c.Secrets.Read(ctx, namespace, name, key)
 			},
@@ -63,30 +64,32 @@ func (s *Server) compile(b *xds.Bundle) (*compiled, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", minting.ErrDenied, err)
 		}
-		name := ""
-		switch {
-		case p.Spec.APIKey != nil && p.Spec.APIKey.SecretRef != nil:
-			name = p.Spec.APIKey.SecretRef.Name
-		case p.Spec.OAuth2.ClientSecretRef != nil:
-			name = p.Spec.OAuth2.ClientSecretRef.Name
-		default:
-			name = p.Spec.OAuth2.ClientCertificateRef.Name
-		}
-		c.providers[ref] = provider{name: p.Metadata.Name, root: namespace + "/" + name, minter: m}
+		c.providers[ref] = provider{name: p.Metadata.Name, root: namespace + "/" + RootName(&p.Spec), minter: m}
 	}
 	s.compiled.Add(key, c)
 	return c, nil
 }
 
-// clientOf is how the authorization servers of a provider are reached. The
-// control plane stands where tenants do not: what they write must not steer
-// its connections into private networks, which pinned addresses can.
-func (s *Server) clientOf(namespace string) func([]string, []byte) *http.Client {
+// RootName is the Secret of a provider that api.NeedsBroker.
+func RootName(s *v1alpha1.CredentialProviderSpec) string {
+	switch {
+	case s.APIKey != nil && s.APIKey.SecretRef != nil:
+		return s.APIKey.SecretRef.Name
+	case s.OAuth2.ClientSecretRef != nil:
+		return s.OAuth2.ClientSecretRef.Name
+	}
+	return s.OAuth2.ClientCertificateRef.Name
+}
+
+// ClientFor is how the authorization servers of a provider of a namespace are
+// reached. The control plane stands where tenants do not: what they write must
+// not steer its connections into private networks, which pinned addresses can.
+func ClientFor(client func([]string, []byte) *http.Client, namespace string) func([]string, []byte) *http.Client {
 	return func(addresses []string, caPEM []byte) *http.Client {
 		if namespace != "" && len(addresses) > 0 {
 			return &http.Client{Transport: pinned{}}
 		}
-		return s.c.Client(addresses, caPEM)
+		return client(addresses, caPEM)
 	}
 }
 

@@ -73,6 +73,8 @@ type Config struct {
 	// Current reports whether the bundles can be trusted to be up to date. While
 	// it is false heartbeats stay unanswered, so that sidecars notice. nil: true.
 	Current func() bool
+	// Revoked is told of the revocations whenever they are set; may be nil.
+	Revoked func([]*controlpb.Revocation)
 	// MaxStreams and MaxStreamsPerPod default to the constants of this package.
 	MaxStreams, MaxStreamsPerPod int
 	Metrics                      *Metrics
@@ -256,6 +258,9 @@ func (s *Server) SetRevocations(list []*controlpb.Revocation) error {
 	}
 	s.revocations.Store(&next)
 	s.c.Metrics.revocations.Set(float64(len(next)))
+	if s.c.Revoked != nil {
+		s.c.Revoked(list)
+	}
 	for _, st := range s.open() {
 		st.push()
 	}

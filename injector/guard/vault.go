@@ -29,6 +29,12 @@ type Who struct {
 	Cleartext bool
 }
 
+// IsHandle reports whether v has the form of a handle, of whichever vault.
+func IsHandle(v string) bool {
+	digits, ok := strings.CutPrefix(v, HandlePrefix)
+	return ok && len(v) == handleLen && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
 // Vault keeps sealed credentials in memory, bounded in number for each Who and
 // in all, until they expire. It is safe for concurrent use.
 type Vault struct {

@@ -30,6 +30,7 @@ import (
 	"github.com/attache-dev/attache/proxy/front"
 	"github.com/attache-dev/attache/proxy/intercept"
 	"github.com/attache-dev/attache/proxy/pipeline"
+	"github.com/attache-dev/attache/proxy/relay"
 	"github.com/attache-dev/attache/proxy/upstream"
 )
 
@@ -50,6 +51,9 @@ type Config struct {
 	// Broker makes minters for roots that are out of our reach; nil: there are
 	// none.
 	Broker func(v1alpha1.CredentialProvider) (minting.Minter, error)
+	// Relay is where credentials are put on that must not enter this process;
+	// nil: there is none, and calls that need it are refused.
+	Relay *relay.Target
 	// Stale says why the policy in force may not be used any more; nil: it
 	// always may.
 	Stale  func() error
@@ -74,6 +78,7 @@ type Plane struct {
 	cache    *minting.Cache
 	tasks    *task.Store
 	upstream *upstream.Pool
+	relay    *relay.Client // nil: none
 	proofs   *injector.Proofs
 	pipe     *pipeline.Pipeline
 	ca       *intercept.CA
@@ -127,7 +132,13 @@ func (p *Plane) build() (err error) {
 	}
 	p.proofs = injector.NewProofs(time.Now)
 	vault := guard.NewVault(4096, time.Hour, time.Now)
+	var through pipeline.Relay // a nil *relay.Client would be one
+	if c.Relay != nil {
+		p.relay = relay.NewClient(*c.Relay, p.spec.Limits)
+		through = p.relay
+	}
 	p.pipe = pipeline.New(pipeline.Config{
+		Relay: through,
 		Tasks: p.tasks, Minter: p.cache, Source: c.Source, Upstream: p.upstream, Spool: c.Spool, Vault: vault, AWSDoor: p.aws.door,
 		Placeholders: p.holders, OpenTask: p.openAgentTask, CloseTask: p.closeAgentTask, Proofs: p.proofs, Revoke: p.revokeHandle,
 		Stale: c.Stale, Tracer: c.Tracer, Limits: p.spec.Limits, Unsafe: c.Unsafe, Log: c.Log, Metrics: p.metrics, Now: time.Now,
@@ -241,6 +252,9 @@ func (p *Plane) Close() error {
 	}
 	if p.upstream != nil {
 		p.upstream.Close()
+	}
+	if p.relay != nil {
+		p.relay.Close()
 	}
 	return errors.Join(append(errs, p.cfg.Spool.Close())...)
 }

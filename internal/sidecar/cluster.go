@@ -18,6 +18,7 @@ import (
 	"github.com/attache-dev/attache/identity/kubernetes"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/minting/broker"
+	"github.com/attache-dev/attache/proxy/relay"
 )
 
 // cluster is the control plane.
@@ -76,6 +77,11 @@ func (c *cluster) Workload() *identity.Workload { return c.source.Workload() }
 // Minter implements [Broker].
 func (c *cluster) Minter(p v1alpha1.CredentialProvider) (minting.Minter, error) {
 	return c.broker.Minter(p)
+}
+
+// Relay implements [Broker]: on the host of the control plane, at its own port.
+func (c *cluster) Relay() relay.Target {
+	return relay.Target{Addr: relay.Beside(c.o.Control), TLS: c.source.TLS()}
 }
 
 // Stale implements [Control].

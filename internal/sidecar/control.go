@@ -8,6 +8,7 @@ import (
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/proxy/relay"
 )
 
 // Control is who attests the pod and says what it may do. Implementations are
@@ -27,6 +28,8 @@ type Control interface {
 // Broker is a [Control] that also mints where a root is out of our reach.
 type Broker interface {
 	Minter(v1alpha1.CredentialProvider) (minting.Minter, error)
+	// Relay is where credentials are put on that never come here.
+	Relay() relay.Target
 }
 
 // Follower takes what a [Control] says. The functions are not called

@@ -191,6 +191,8 @@ func (s *sidecar) newPlane(b *api.Bundle) (*dataplane.Plane, error) {
 	}
 	if br, ok := s.control.(Broker); ok {
 		c.Broker = br.Minter
+		to := br.Relay()
+		c.Relay = &to
 	}
 	p, err := dataplane.New(c)
 	if err != nil {

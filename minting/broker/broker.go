@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/internal/secret"
@@ -37,8 +38,12 @@ func New(conn grpc.ClientConnInterface) *Broker {
 	return &Broker{client: controlpb.NewBrokerClient(conn)}
 }
 
-// Minter returns the Minter of p. It fits [minting.Deps].Broker.
+// Minter returns the Minter of p. It fits [minting.Deps].Broker. What a relay
+// puts on is never asked for: its credential here is a name and an end.
 func (b *Broker) Minter(p v1alpha1.CredentialProvider) (minting.Minter, error) {
+	if api.ByRelay(&p.Spec) {
+		return relayed{name: p.Metadata.Name, derived: p.Spec.APIKey == nil}, nil
+	}
 	m := &minter{client: b.client, name: p.Metadata.Name, ref: p.Metadata.Name, kind: minting.KindBearer}
 	if p.Metadata.Namespace != "" {
 		m.ref = p.Metadata.Namespace + "/" + p.Metadata.Name
@@ -85,6 +90,22 @@ func (m *minter) Mint(ctx context.Context, r minting.Request, e minting.Evidence
 	return minting.Credential{
 		Handle: handle, Kind: m.kind, Provider: m.name, Secret: secret.New(a.GetValue()),
 		Issued: start, Expires: expires, Scope: r.Scope, Derived: m.kind != minting.KindAPIKey,
+	}, nil
+}
+
+// relayed makes the credentials of a provider whose secrets stay at the relay.
+type relayed struct {
+	name    string
+	derived bool
+}
+
+// Mint implements [minting.Minter]. It names what the relay will put on, so that
+// records and revocations have a handle.
+func (m relayed) Mint(_ context.Context, r minting.Request, _ minting.Evidence) (minting.Credential, error) {
+	now := time.Now()
+	return minting.Credential{
+		Handle: minting.NewHandle(), Kind: minting.KindRelay, Provider: m.name,
+		Issued: now, Expires: now.Add(maxLease), Scope: r.Scope, Derived: m.derived,
 	}, nil
 }
 

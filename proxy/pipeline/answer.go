@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy/relay"
 )
 
 // Buffers of one direction of one exchange: copySize is enough to fill two TLS
@@ -30,7 +31,8 @@ var (
 var strippedAnswer = []string{
 	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authentication-Info",
 	"Transfer-Encoding", "Upgrade", "Te", "Alt-Svc", "Alt-Used",
-	"Attache-Error", // only we refuse in our name
+	relay.HeaderError, // only we refuse in our name
+	relay.HeaderAddress,
 }
 
 // answer sends resp to the agent and returns what went wrong on the way.
@@ -47,6 +49,7 @@ func (x *exchange) answer(ctx context.Context, w http.ResponseWriter, resp *http
 		delete(h, k)
 	}
 	h["Attache-Record"] = []string{x.rec.ID}
+	x.sayAddress(h)
 	announced := announceTrailers(h, resp)
 	if announced > 0 && x.req.ProtoMajor == 1 && x.req.Method != http.MethodHead {
 		h.Del("Content-Length") // HTTP/1.1 has trailers in chunked bodies only: RFC 9112 section 7.1.2

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/injector/guard"
@@ -82,6 +81,9 @@ func (p *Pipeline) newExchange(r *http.Request) *exchange {
 	if d := x.conn.Attested.Sub(x.conn.Accepted); d > 0 {
 		x.steps.Attested = d.Microseconds()
 	}
+	if x.conn.Record != "" {
+		x.rec.ID = x.conn.Record
+	}
 	x.describeCaller()
 	return x
 }
@@ -127,10 +129,10 @@ func (x *exchange) describeDecision() {
 // begin writes the intent; afterwards the exchange may leave this process.
 func (x *exchange) begin(ctx context.Context) *Refusal {
 	var err error
-	if x.decision.Durability == v1alpha1.DurabilityPower {
-		x.ticket, err = x.p.cfg.Spool.BeginPower(ctx, &x.rec)
+	if x.p.cfg.Keep != nil {
+		err = x.keep(ctx, false)
 	} else {
-		x.ticket, err = x.p.cfg.Spool.Begin(ctx, &x.rec)
+		x.ticket, err = x.p.cfg.Spool.BeginDurable(ctx, &x.rec, x.decision.Durability)
 	}
 	if err != nil {
 		x.ended = errors.Is(err, audit.ErrEnded)
@@ -271,6 +273,8 @@ func (x *exchange) finish() {
 	var err error
 	switch {
 	case x.ended:
+	case x.p.cfg.Keep != nil:
+		err = x.keep(context.WithoutCancel(x.req.Context()), true) // also where the caller went away
 	case x.begun:
 		err = x.ticket.End(&x.result, x.rec.Credential, &x.steps, x.extra)
 	default:

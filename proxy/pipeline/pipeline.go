@@ -87,8 +87,8 @@ func NewState(b *api.Bundle, proofs *injector.Proofs) (*State, *upstream.Routes,
 	return s, routes, err
 }
 
-// Config of a [Pipeline]. AWSDoor, OpenTask, CloseTask, Revoke, Tracer and
-// Unsafe may be left out.
+// Config of a [Pipeline]. AWSDoor, OpenTask, CloseTask, Revoke, Tracer, Relay,
+// Keep and Unsafe may be left out; with Keep, Spool too.
 type Config struct {
 	Tasks        Tasks
 	Minter       Minter
@@ -106,7 +106,15 @@ type Config struct {
 	// may; nil: it always may.
 	Stale func() error
 	// Revoke ends the credential with a handle, after a leak.
-	Revoke  func(handle string)
+	Revoke func(handle string)
+	// Relay puts on the credentials that never enter this process; nil: calls
+	// that need one are refused.
+	Relay Relay
+	// Keep makes this the pipeline of a relay: what comes in was recorded and
+	// cleaned by a sidecar, and nothing goes out but with a credential that a
+	// relay puts on. It is told of each exchange before it is sent and when it
+	// has ended, in place of Spool; an error before sending refuses the call.
+	Keep    func(context.Context, Kept) error
 	Tracer  trace.Tracer // nil: no traces
 	Limits  v1alpha1.Limits
 	Unsafe  []string // unsafe flags in force, for every record

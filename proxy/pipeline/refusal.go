@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/policy"
+	"github.com/attache-dev/attache/proxy/relay"
 )
 
 // Codes of refusals. They are stable: records, metrics, headers and
@@ -41,6 +42,8 @@ const (
 	CodeAWSCall         = "aws_call"
 	CodeAWSScope        = "aws_scope"
 	CodeSignature       = "signature_refused"
+	CodeRelayDenied     = "relay_denied"
+	CodeRelay           = "relay_unavailable"
 )
 
 // Refusal is a call that does not go on. Reason is for the agent's developer
@@ -83,6 +86,10 @@ type problemError struct {
 // write answers in the form that the client's protocol or tool shows: a gRPC
 // status, plain text for git, problem+json for all others.
 func (f *Refusal) write(w http.ResponseWriter, x *exchange) {
+	if x.p.cfg.Keep != nil {
+		relay.Refusal{Status: f.Status, Code: f.Code, Reason: f.Reason, RetryAfter: f.RetryAfter}.Write(w)
+		return
+	}
 	h := w.Header()
 	clear(h)
 	h.Set("Attache-Record", x.rec.ID)

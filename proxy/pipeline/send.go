@@ -36,6 +36,9 @@ func (x *exchange) send(ctx context.Context, w http.ResponseWriter) (*http.Respo
 	if f := x.mint(ctx); f != nil {
 		return nil, f
 	}
+	if x.relayed() {
+		return x.sendRelayed(ctx, w)
+	}
 	guard.Request(x.req, x.decision.EchoRisk)
 	body := x.keepBody()
 	resp, f := x.injectAndSend(ctx, w)
@@ -284,6 +287,18 @@ func (x *exchange) injectAndSend(ctx context.Context, w http.ResponseWriter) (*h
 
 // roundTrip sends x.req as it stands.
 func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.Response, *Refusal) {
+	resp, err := x.sendBy(ctx, w, x.answeredFrom, func(r *http.Request) (*http.Response, error) {
+		return x.p.cfg.Upstream.Send(r, x.dest, x.sender())
+	})
+	if err != nil {
+		return nil, x.upstreamRefusal(ctx, err)
+	}
+	return resp, nil
+}
+
+// sendBy makes the request that leaves of x.req as it stands, and sends it.
+// connected is told where it goes.
+func (x *exchange) sendBy(ctx context.Context, w http.ResponseWriter, connected func(address string), send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
 	in := x.req
 	plain := http.Request{ // on the stack: WithContext makes the copy that is sent
 		Method: in.Method, URL: x.outURL(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -296,7 +311,7 @@ func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.
 	var mu sync.Mutex // guards over
 	over := false
 	out := plain.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(i httptrace.GotConnInfo) { x.answeredFrom(i.Conn.RemoteAddr().String()) },
+		GotConn: func(i httptrace.GotConnInfo) { connected(i.Conn.RemoteAddr().String()) },
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -307,11 +322,7 @@ func (x *exchange) roundTrip(ctx context.Context, w http.ResponseWriter) (*http.
 		},
 	}))
 	defer func() { mu.Lock(); over = true; mu.Unlock() }()
-	resp, err := x.p.cfg.Upstream.Send(out, x.dest, x.sender())
-	if err != nil {
-		return nil, x.upstreamRefusal(ctx, err)
-	}
-	return resp, nil
+	return send(out)
 }
 
 // answeredFrom notes the address that was dialled.
@@ -354,12 +365,12 @@ func (x *exchange) informational(w http.ResponseWriter, code int, h http.Header)
 func (x *exchange) guardPatterns() *guard.Patterns {
 	if len(x.opened.Secrets) > 0 {
 		all := x.opened.Secrets
-		if x.cred.Handle != "" {
+		if x.cred.Handle != "" && !x.relayed() {
 			all = append(slices.Clip(all), x.provider.injector.Secrets(x.cred)...)
 		}
 		return guard.NewPatterns(all...)
 	}
-	if x.cred.Handle == "" {
+	if x.cred.Handle == "" || x.relayed() {
 		return nil
 	}
 	return x.p.patterns.Get(x.cred.Handle, func() []secret.Value { return x.provider.injector.Secrets(x.cred) })

@@ -86,6 +86,11 @@ func (x *exchange) decide() *Refusal {
 		x.decision.Verdict = policy.Deny // passthrough was decided before the request; none may reach here
 		return &Refusal{Status: http.StatusForbidden, Code: CodeDenied, Reason: x.decision.Reason}
 	}
+	if x.p.cfg.Keep != nil {
+		if f := x.forRelay(); f != nil {
+			return f
+		}
+	}
 	if pathErr != nil && !x.decision.RawPaths {
 		x.decision.Verdict = policy.Deny
 		x.describeDecision()
@@ -223,7 +228,7 @@ func (x *exchange) clean() {
 	x.whole.Store(r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0)
 	who := x.who()
 	opts := injector.StripOptions{Agent: x.decision.AgentCredentials, Placeholders: x.p.cfg.Placeholders,
-		Sealed: func(h string) bool { return x.p.cfg.Vault.Holds(who, h) }}
+		Sealed: func(h string) bool { return x.p.cfg.Vault.Holds(who, h) || x.relayed() && guard.IsHandle(h) }}
 	if x.provider != nil {
 		opts.Headers, opts.Params = x.provider.injector.Places()
 	}
@@ -243,6 +248,9 @@ func (x *exchange) clean() {
 
 // tagRequest carries the record id upstream, where access logs keep it.
 func (x *exchange) tagRequest() {
+	if x.p.cfg.Keep != nil { // the sidecar did
+		return
+	}
 	h := x.req.Header
 	if ua := h.Get("User-Agent"); ua != "" {
 		h["User-Agent"] = []string{ua + " attache/" + x.rec.ID}
@@ -305,7 +313,7 @@ func (x *exchange) deliver(ctx context.Context, w http.ResponseWriter, resp *htt
 // guard keeps credentials out of resp.
 func (x *exchange) guard(resp *http.Response) (*guard.Guarded, error) {
 	o := guard.Options{Who: x.who(), Answers: x.decision.Answers}
-	if x.decision.Verdict == policy.Inject {
+	if x.decision.Verdict == policy.Inject && !x.relayed() { // the relay has sealed, and opens
 		o.Vault = x.p.cfg.Vault
 	}
 	o.Patterns = x.guardPatterns()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/injector/guard"
+	"github.com/attache-dev/attache/proxy/relay"
 )
 
 // switched is the connection that an origin's 101 gives, if it switched to
@@ -68,8 +69,10 @@ func (x *exchange) carry(ctx context.Context, agent net.Conn, buffered *bufio.Re
 	h := resp.Header.Clone()
 	h.Set("Connection", "Upgrade")
 	h.Del("Alt-Svc")
-	h.Del("Attache-Error")
+	h.Del(relay.HeaderError)
+	h.Del(relay.HeaderAddress)
 	h.Set("Attache-Record", x.rec.ID)
+	x.sayAddress(h)
 	if _, err := fmt.Fprintf(buffered, "HTTP/1.1 101 %s\r\n", http.StatusText(http.StatusSwitchingProtocols)); err != nil {
 		return errors.Join(errClient, err)
 	}

@@ -1,0 +1,104 @@
+package relay
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attache-dev/attache/api/controlpb"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/minting"
+	"github.com/attache-dev/attache/proxy/pipeline"
+	wire "github.com/attache-dev/attache/proxy/relay"
+)
+
+// call is one call under way.
+type call struct {
+	Event
+	call     wire.Call
+	workload *identity.Workload
+	set      *set
+	cancel   context.CancelCauseFunc
+	provider string // as policies name it: NAME; guarded by Server.mu
+}
+
+type callKey struct{}
+
+// begin counts a call in, unless it is revoked or there are too many of its
+// pod.
+func (s *Server) begin(c *call) *pipeline.Refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.ContainsFunc(s.revoked, func(r *controlpb.Revocation) bool {
+		return r.GetHandle() != "" && r.GetHandle() == c.Handle && s.concerns(r, c)
+	}) {
+		return &pipeline.Refusal{Status: http.StatusForbidden, Code: pipeline.CodeRevoked, Reason: "the credential was revoked"}
+	}
+	if s.pods[c.PodUID] >= maxPerPod {
+		return &pipeline.Refusal{Status: http.StatusTooManyRequests, Code: pipeline.CodeRateLimited, Reason: "too many calls of this pod are under way at the relay", RetryAfter: time.Second}
+	}
+	s.pods[c.PodUID]++
+	s.live[c] = struct{}{}
+	s.c.Metrics.live.Inc()
+	return nil
+}
+
+func (s *Server) end(c *call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, c)
+	if s.pods[c.PodUID]--; s.pods[c.PodUID] <= 0 {
+		delete(s.pods, c.PodUID)
+	}
+	s.c.Metrics.live.Dec()
+}
+
+// Revoke replaces the revocations in force. Calls that a new one concerns end,
+// and roots are read anew. Tasks are the sidecars' own: they end their calls.
+func (s *Server) Revoke(list []*controlpb.Revocation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := map[string]bool{}
+	for _, r := range s.revoked {
+		known[r.GetId()] = true
+	}
+	s.revoked = list
+	for _, r := range list {
+		if known[r.GetId()] || r.GetTask() != "" {
+			continue
+		}
+		for c := range s.live {
+			if s.concerns(r, c) {
+				c.cancel(pipeline.ErrRevoked)
+			}
+		}
+		s.forget(r.GetProvider())
+	}
+}
+
+// forget ends the credentials of a provider that are in memory here.
+// What an owner or pod is denied is not the root's business. s.mu is held.
+func (s *Server) forget(provider string) {
+	if provider == "" {
+		return
+	}
+	if _, name, ok := strings.Cut(provider, "/"); ok {
+		provider = name
+	}
+	for _, c := range s.sets {
+		cache := c.cache
+		go cache.RevokeWhere(context.Background(), func(q minting.Request, _ minting.Credential) bool { return q.Provider == provider })
+	}
+}
+
+// concerns compares everything that a revocation names.
+func (s *Server) concerns(r *controlpb.Revocation, c *call) bool {
+	if t := r.GetNotBefore(); t.IsValid() && !c.Time.Before(t.AsTime()) {
+		return false
+	}
+	is := func(named, ours string) bool { return named == "" || named == ours }
+	return is(r.GetPodUid(), c.PodUID) && is(r.GetOwner(), c.Owner) && is(r.GetHandle(), c.Handle) && r.GetTask() == "" &&
+		(is(r.GetProvider(), c.provider) || r.GetProvider() == c.Namespace+"/"+c.provider)
+}
