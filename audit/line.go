@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"time"
 
 	"github.com/attache-dev/attache/audit/chain"
 )
@@ -59,4 +60,20 @@ func (l Line) Record() (Record, error) { return decode(l.JSON) }
 // hash of the line before it in the epoch; of the first line, chain.First.
 func (l Line) Follows(prev chain.Hash) bool {
 	return l.Chained && chain.Next(prev, l.JSON) == l.Chain
+}
+
+// Head returns what every line says first: its type, its record's id, and when
+// it was written (zero if that is not legible).
+func (l Line) Head() (typ, id string, at time.Time) {
+	h, err := parseHead(l.JSON)
+	if err != nil {
+		return "", "", time.Time{}
+	}
+	const key = `,"time":"`
+	if _, rest, ok := bytes.Cut(l.JSON, []byte(key)); ok {
+		if text, _, ok := bytes.Cut(rest, []byte(`"`)); ok {
+			at, _ = time.Parse(time.RFC3339Nano, string(text))
+		}
+	}
+	return h.Type, h.ID, at
 }

@@ -59,6 +59,13 @@ func (s *Spool) Lag(p Position) (lines, bytes int64) {
 	return max(lines, 0), max(bytes, 0)
 }
 
+// Closed reports whether nothing more will reach the disk.
+func (s *Spool) Closed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isSettled
+}
+
 // Dir is the spool's directory.
 func (s *Spool) Dir() string { return s.opts.Dir }
 
@@ -125,8 +132,8 @@ func (f *Follower) Close() error {
 	return err
 }
 
-// Next returns the lines up to limit, at most maxLines and, but for one line,
-// maxBytes of JSON. None and no error means that there are none before limit.
+// Next returns lines of one epoch up to limit, at most maxLines and, but for one
+// line, maxBytes of JSON. None and no error means that there are none before limit.
 // Damaged lines are left out and told. The lines are the caller's.
 func (f *Follower) Next(ctx context.Context, limit Position, maxLines int, maxBytes int64) ([]Line, []Damage, error) {
 	var lines []Line
@@ -189,7 +196,7 @@ func (f *Follower) following(limit Position) error {
 	return nil
 }
 
-// errFull stops a scan when the caller can take no more.
+// errEnough stops a scan when the caller can take no more.
 var errEnough = errors.New("enough")
 
 // read takes lines of the present segment, and says whether there is no room
@@ -219,7 +226,7 @@ func (f *Follower) read(limit Position, maxLines int, maxBytes int64, lines *[]L
 			(*damage)[broken].Lines++
 			(*damage)[broken].Bytes += int64(len(text))
 		} else {
-			if size += int64(len(l.JSON)); size > maxBytes && len(*lines) > 0 {
+			if size += int64(len(l.JSON)); len(*lines) > 0 && (size > maxBytes || l.Epoch != (*lines)[0].Epoch) {
 				return errEnough
 			}
 			l.JSON = slices.Clone(l.JSON)

@@ -72,6 +72,7 @@ type Spool struct {
 	failed    error    // a sync failed: what is on disk is no longer known
 	rescan    time.Time
 	isClosed  bool
+	isSettled bool // and all of it is on the disk
 
 	// What the syncer has to do; guarded by mu too.
 	dirty   bool
@@ -235,7 +236,14 @@ func (s *Spool) Close() error {
 
 	close(s.stop)
 	s.tasks.Wait()
-	return errors.Join(err, s.syncOnce(), s.release())
+	err = errors.Join(err, s.syncOnce())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.isSettled = true
+	for _, ch := range s.watchers {
+		notify(ch)
+	}
+	return errors.Join(err, s.release())
 }
 
 // Epoch is the random id of this start of the spool.

@@ -130,7 +130,7 @@ type verifier struct {
 	shipped ranges
 	gone    ranges // dropped or shipped
 	links   links
-	before  string // the chain's value before the present line; empty: not known
+	before  string               // the chain's value before the present line; empty: not known
 	anchors map[lineRef]anchor   // ends of deleted segments
 	loose   map[lineRef]anchored // lines whose predecessor is not there
 	opens   []opened

@@ -22,7 +22,7 @@ const (
 	MaxBytes = 1 << 20 // of JSON
 )
 
-// Batch is lines of one producer, in ascending order of epoch and sequence.
+// Batch is lines of one epoch of one producer, in ascending order.
 type Batch struct {
 	// Producer is who wrote the lines: a pod's UID, the id of a laptop's spool,
 	// control/POD for the control plane.
@@ -74,7 +74,8 @@ type Cursor string
 type Source interface {
 	// Next returns the lines after those that it returned last, and waits until
 	// there are some or ctx ends. The first call after a start returns what
-	// follows the cursor that was committed last.
+	// follows the cursor that was committed last. io.EOF says that there will
+	// never be more.
 	Next(ctx context.Context) (Batch, Cursor, error)
 	// Commit makes durable that everything up to c has been delivered.
 	Commit(c Cursor) error
