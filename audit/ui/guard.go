@@ -1,0 +1,212 @@
+package ui
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+const (
+	maxForm       = 16 << 10 // bytes of a form
+	maxURL        = 16 << 10
+	perSession    = 15 // requests a second
+	burst         = 60 // requests at once
+	maxQueries    = 8  // pages that ask the store at the same time, all sessions
+	maxLive       = 4  // live views of one session
+	maxLimited    = 10000
+	waitForQuery  = 5 * time.Second
+	contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+// Errors of pages.
+var (
+	errNotFound  = errors.New("not found")
+	errForbidden = errors.New("not allowed")
+	errBusy      = errors.New("too many requests")
+	errBadForm   = errors.New("the form was not made by this page")
+)
+
+// guard stands before everything: headers, the host's name, the method, the
+// origin and the size of what is asked.
+func (s *Server) guard(next http.Handler) http.Handler {
+	csrf := http.NewCrossOriginProtection()
+	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		next.ServeHTTP(w, r)
+	})
+	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, nil, errBadForm) }))
+	checked := csrf.Handler(inner)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", contentPolicy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+		h.Set("Cache-Control", "no-store")
+		if s.sessions.secure {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		if !s.hosts[strings.ToLower(r.Host)] {
+			// Nothing of the name is repeated: it is not ours.
+			http.Error(w, "This page is not served by that name.", http.StatusMisdirectedRequest)
+			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost {
+			h.Set("Allow", "GET, HEAD, POST")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+			return
+		}
+		if len(r.RequestURI) > maxURL {
+			http.Error(w, "the address is too long", http.StatusRequestURITooLong)
+			return
+		}
+		checked.ServeHTTP(w, r)
+	})
+}
+
+// withSession lets through who is logged in and has a role.
+func (s *Server) withSession(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ses, err := s.sessions.read(w, r)
+		if err != nil {
+			s.login.start(s, w, r, err)
+			return
+		}
+		g := s.login.grants()
+		v := &visit{session: ses, view: scopeOf(g, &ses.Person, Viewer), audit: scopeOf(g, &ses.Person, Auditor), revoke: scopeOf(g, &ses.Person, Revoker)}
+		if !s.limits.allow(ses.ID) {
+			s.fail(w, r, v, errBusy)
+			return
+		}
+		if r.Method == http.MethodPost && !s.sessions.seal.checkForm(ses.ID, r.PostFormValue("form_token")) {
+			s.fail(w, r, v, errBadForm)
+			return
+		}
+		if v.view.Empty() && r.URL.Path != "/logout" {
+			s.fail(w, r, v, errNoAccess)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), visitKey{}, v)))
+	})
+}
+
+// wrap turns a page into a handler: with a place among those who ask the store
+// and a time limit, except for what streams.
+func (s *Server) wrap(p page) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v := visitOf(r.Context())
+		streams := r.URL.Path == "/live/events" || r.URL.Path == "/export"
+		if !streams {
+			ctx, cancel := context.WithTimeout(r.Context(), s.c.QueryTimeout)
+			defer cancel()
+			release, err := s.limits.enter(ctx)
+			if err != nil {
+				s.fail(w, r, v, err)
+				return
+			}
+			defer release()
+			r = r.WithContext(ctx)
+		}
+		if err := p(w, r, v); err != nil {
+			s.fail(w, r, v, err)
+		}
+	}
+}
+
+// event records what a person did. Without the record there is no answer.
+func (s *Server) event(ctx context.Context, name string, p *Person, fields map[string]string) error {
+	if p != nil {
+		fields["by"] = p.Name()
+		fields["subject"] = p.Subject
+		if p.Issuer != "" {
+			fields["issuer"] = p.Issuer
+		}
+	}
+	for k, v := range fields {
+		if v == "" {
+			delete(fields, k)
+		}
+	}
+	r := &audit.Record{Type: audit.TypeEvent, ID: audit.NewID(), Time: s.c.Now().UTC(), Event: &audit.Event{Name: name, Fields: fields}}
+	if err := s.c.Record(context.WithoutCancel(ctx), r); err != nil {
+		return errors.Join(errUnrecorded, err)
+	}
+	return nil
+}
+
+var errUnrecorded = errors.New("cannot be recorded, so it is not done")
+
+// limits bound what sessions ask for.
+type limits struct {
+	now     func() time.Time
+	queries chan struct{}
+
+	mu   sync.Mutex // guards by, live
+	by   map[string]*rate.Limiter
+	live map[string]int
+}
+
+func newLimits(now func() time.Time) *limits {
+	return &limits{now: now, queries: make(chan struct{}, maxQueries), by: map[string]*rate.Limiter{}, live: map[string]int{}}
+}
+
+func (l *limits) allow(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.by[key]
+	if b == nil {
+		if len(l.by) >= maxLimited { // forget who has been quiet
+			for k, old := range l.by {
+				if old.TokensAt(l.now()) >= burst {
+					delete(l.by, k)
+				}
+			}
+			if len(l.by) >= maxLimited {
+				return false
+			}
+		}
+		b = rate.NewLimiter(perSession, burst)
+		l.by[key] = b
+	}
+	return b.AllowN(l.now(), 1)
+}
+
+// enter waits for a place among those who ask the store.
+func (l *limits) enter(ctx context.Context) (release func(), err error) {
+	t := time.NewTimer(waitForQuery)
+	defer t.Stop()
+	select {
+	case l.queries <- struct{}{}:
+		return func() { <-l.queries }, nil
+	case <-t.C:
+		return nil, errBusy
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *limits) enterLive(key string) (release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live[key] >= maxLive {
+		return nil, errBusy
+	}
+	l.live[key]++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.live[key]--; l.live[key] == 0 {
+			delete(l.live, key)
+		}
+	}, nil
+}
