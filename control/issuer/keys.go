@@ -53,6 +53,8 @@ type KeysConfig struct {
 	// TrustBundle makes the control plane's roots a ClusterTrustBundle, too
 	// (Kubernetes 1.37), with this signer's name; "" makes none.
 	TrustBundle string
+	// Changed is told of what this replica wrote into the Secret. Default: nobody.
+	Changed func(ctx context.Context, before, after []issuer.KeyInfo)
 	// Poll is how often the Secret is read. Default: 30 s.
 	Poll time.Duration
 	// Metrics registers gauges. Default: none are kept.
@@ -226,7 +228,13 @@ func (k *Keys) sync(ctx context.Context) (*issuer.Schedule, error) {
 		return next, err
 	}
 	k.cfg.Log.InfoContext(ctx, "keys advanced", "next_first_use", next.Due(k.cfg.Now()))
-	return next, k.write(ctx, sec, fresh, next)
+	if err := k.write(ctx, sec, fresh, next); err != nil {
+		return nil, err
+	}
+	if k.cfg.Changed != nil {
+		k.cfg.Changed(ctx, s.Describe(), next.Describe())
+	}
+	return next, nil
 }
 
 func (k *Keys) write(ctx context.Context, sec *corev1.Secret, fresh bool, s *issuer.Schedule) error {
