@@ -27,20 +27,7 @@ func (c *checker) config(s *v1alpha1.AttacheConfigSpec) {
 		c.ca(field, &h.CAFile, h.CABundle)
 		c.addresses(field+".addresses", h.Addresses)
 	}
-	oneOf(c, "spec.audit.onFull", s.Audit.OnFull, OnFullRefuse, OnFullOverwrite)
-	oneOf(c, "spec.audit.durability", s.Audit.Durability, v1alpha1.DurabilityProcess, v1alpha1.DurabilityPower)
-	if s.Audit.Dir != "" {
-		s.Audit.Dir = c.resolve(s.Audit.Dir)
-	}
-	const smallest = 64 << 10
-	c.atLeast("spec.audit.segmentBytes", s.Audit.SegmentBytes, smallest)
-	c.atLeast("spec.audit.maxBytes", s.Audit.MaxBytes, 2*smallest)
-	if c.sound("spec.audit") && s.Audit.SegmentBytes > s.Audit.MaxBytes/2 {
-		c.bad("spec.audit.segmentBytes", "is %d; must be at most half of maxBytes (%d), so that one segment can be closed while the next is written", s.Audit.SegmentBytes, s.Audit.MaxBytes)
-	}
-	if c.place == PlacePod && c.has("spec.audit.dir") {
-		c.bad("spec.audit.dir", "is a folder of attache run; a sidecar has its own, remove it")
-	}
+	c.audit(&s.Audit)
 	c.cluster(&s.Cluster)
 	c.limits(&s.Limits)
 	c.upstream(&s.Upstream)

@@ -142,7 +142,7 @@ func (c *checker) ruleAction(field string, r *v1alpha1.Rule) {
 	oneOf(c, field+".action", r.Action, v1alpha1.ActionAllow, v1alpha1.ActionDeny, v1alpha1.ActionPassthrough)
 	oneOf(c, field+".agentCredential", r.AgentCredential, v1alpha1.AgentCredentialsStrip, v1alpha1.AgentCredentialsPass)
 	oneOf(c, field+".answerCredentials", r.AnswerCredentials, v1alpha1.AnswersSeal, v1alpha1.AnswersPass)
-	oneOf(c, field+".durability", r.Durability, v1alpha1.DurabilityProcess, v1alpha1.DurabilityPower)
+	oneOf(c, field+".durability", r.Durability, v1alpha1.DurabilityProcess, v1alpha1.DurabilityPower, v1alpha1.DurabilityCollector)
 	if r.Credential != nil && (r.Action == v1alpha1.ActionDeny || r.Action == v1alpha1.ActionPassthrough) {
 		c.bad(field+".credential", "has no place in a rule with action %s; use action allow or remove it", r.Action)
 	}

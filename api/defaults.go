@@ -59,6 +59,9 @@ const (
 	RedirectRoot    = "root"
 	RedirectSidecar = "sidecar"
 
+	IdentityToken          = "token"
+	IdentityPodCertificate = "podCertificate"
+
 	ModeEnforce = "enforce"
 	ModeAudit   = "audit"
 
@@ -223,6 +226,19 @@ func fillConfig(s *v1alpha1.AttacheConfigSpec) {
 	fill(&s.Audit.OnFull, OnFullRefuse)
 	fill(&s.Audit.Durability, v1alpha1.DurabilityProcess)
 	fill(&s.Audit.Heartbeat, v1alpha1.Duration(30*time.Second))
+	fill(&s.Audit.CollectorWait, v1alpha1.Duration(5*time.Second))
+	fill(&s.Audit.Keep, v1alpha1.Duration(24*time.Hour))
+	fill(&s.Audit.KeepBytes, s.Audit.MaxBytes/2)
+	fill(&s.Audit.DrainTimeout, v1alpha1.Duration(5*time.Second))
+	for i := range s.Audit.Sinks {
+		sink := &s.Audit.Sinks[i]
+		fill(&sink.Name, sink.Type)
+		fill(&sink.Compression, "gzip")
+		fill(&sink.Timeout, v1alpha1.Duration(10*time.Second))
+		if sink.Type == SinkOTLP {
+			fill(&sink.Protocol, "grpc")
+		}
+	}
 	fillLimits(&s.Limits)
 	if s.Tracing.SampleRatio == nil {
 		ratio := 0.01

@@ -175,7 +175,7 @@ func (g *generator) link(e ast.Expr) string {
 	}
 	words := map[string]string{
 		"string": "text", "bool": "true/false", "int": "number", "int64": "number", "float64": "number", "map": "mapping of text",
-		"Duration": "duration", "RawMessage": "any", "AgentCredentials": "strip, pass", "AnswerCredentials": "seal, pass", "Durability": "process, power",
+		"Duration": "duration", "RawMessage": "any", "AgentCredentials": "strip, pass", "AnswerCredentials": "seal, pass", "Durability": "process, power, collector",
 		"OwnerList": "list of text",
 	}
 	word, ok := words[name]

@@ -111,9 +111,77 @@ type AuditConfig struct {
 	// OnFull is refuse (default) or overwrite (drop the oldest closed segment).
 	// +kubebuilder:validation:Enum=refuse;overwrite
 	OnFull string `json:"onFull,omitempty"`
-	// +kubebuilder:validation:Enum=process;power
-	Durability Durability `json:"durability,omitempty"` // process (default) or power, for rules that say nothing
+	// +kubebuilder:validation:Enum=process;power;collector
+	Durability Durability `json:"durability,omitempty"` // process (default), power or collector, for rules that say nothing
 	Heartbeat  Duration   `json:"heartbeat,omitempty"`  // default 30s
+	// CollectorWait bounds how long a call of durability collector waits for the
+	// acknowledgement before it is refused. Default 5s.
+	CollectorWait Duration `json:"collectorWait,omitempty"`
+	// Sinks are where the records are sent to, each at its own pace. The first
+	// of type otlp is the collector of durability collector, but for sidecars,
+	// whose collector is the control plane's.
+	// +kubebuilder:validation:MaxItems=8
+	Sinks []AuditSink `json:"sinks,omitempty"`
+	// Keep is how long segments stay after every sink has them. Default 24h.
+	Keep Duration `json:"keep,omitempty"`
+	// KeepBytes is how large the spool may be with segments that every sink
+	// has. Default half of maxBytes.
+	KeepBytes int64 `json:"keepBytes,omitempty"`
+	// DrainTimeout bounds how long the end of the process waits until the
+	// sinks have the last records; what is left stays in the spool. Default 5s.
+	DrainTimeout Duration `json:"drainTimeout,omitempty"`
+}
+
+// AuditSink is a place where records are sent to, at least once each.
+type AuditSink struct {
+	// Type is otlp: an OpenTelemetry collector.
+	// +kubebuilder:validation:Enum=otlp
+	Type string `json:"type"`
+	// Name in metrics, and of the file that remembers what was sent: letters,
+	// digits, - and _. Default: the type.
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+	// Endpoint is HOST:PORT, for protocol http a URL.
+	// +kubebuilder:validation:MaxLength=2048
+	Endpoint string `json:"endpoint,omitempty"`
+	// Protocol of otlp is grpc (default) or http.
+	// +kubebuilder:validation:Enum=grpc;http
+	Protocol string `json:"protocol,omitempty"`
+	// Compression is gzip (default) or none.
+	// +kubebuilder:validation:Enum=gzip;none
+	Compression string   `json:"compression,omitempty"`
+	Timeout     Duration `json:"timeout,omitempty"` // of one attempt; default 10s
+	TLS         SinkTLS  `json:"tls,omitempty"`
+	// HeadersFrom are sent with each attempt, such as authorization.
+	// +kubebuilder:validation:MaxItems=16
+	HeadersFrom []SinkHeader `json:"headersFrom,omitempty"`
+}
+
+// SinkTLS says how a sink is recognised, and how it recognises us.
+type SinkTLS struct {
+	// Disabled sends records in the clear. Without effect on an http URL, whose
+	// scheme says it.
+	Disabled bool `json:"disabled,omitempty"`
+	// CAFile and CABundle (PEM) are the authorities; default: the system's.
+	CAFile   string `json:"caFile,omitempty"`
+	CABundle string `json:"caBundle,omitempty"`
+	// CertFile and KeyFile (PEM) are presented to the sink.
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
+	// SVID presents the workload's X.509-SVID.
+	SVID bool `json:"svid,omitempty"`
+	// ServerName is what the sink's certificate must be for; default: the host.
+	// +kubebuilder:validation:MaxLength=253
+	ServerName string `json:"serverName,omitempty"`
+}
+
+// SinkHeader is a header whose value is in a file that the agent cannot read.
+type SinkHeader struct {
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name"`
+	// File holds the value; it is read for each attempt, so that it can be
+	// replaced.
+	File string `json:"file"`
 }
 
 // Limits of the data path. Zero means the default.
