@@ -33,7 +33,7 @@ func auditCommand(g *global) *cobra.Command {
 	f := c.PersistentFlags()
 	f.StringVar(&pl.dir, "dir", "", "one spool folder (default the configured audit.dir, else all of the state folder)")
 	f.StringVarP(&pl.config, "config", "c", "", "folder of documents, whose audit.dir is read (default $ATTACHE_CONFIG)")
-	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditVerify(g, pl), &cobra.Command{
+	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditVerify(g, pl), auditUI(g, pl), &cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs, Example: "  attache audit schema > record.schema.json",
 		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },
 	})

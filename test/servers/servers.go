@@ -59,6 +59,8 @@ type OIDCOptions struct {
 	IgnoreActor  bool                `json:"ignoreActor,omitempty"`
 	// TestSecret enables OIDC.HumanToken.
 	TestSecret string `json:"testSecret,omitempty"`
+	// People can sign in in a browser by a click: claims by login.
+	People map[string]map[string]any `json:"people,omitempty"`
 	// ExtraCA is a PEM file that the server trusts besides the system's roots,
 	// for the key sets of actors and clients.
 	ExtraCA string `json:"-"`

@@ -16,6 +16,7 @@
 //   requireNonce     demand a server nonce in DPoP proofs
 //   ignoreActor      issue exchanged tokens without act, as many servers do
 //   testSecret       enables POST /test/human-token
+//   people           {login: claims}: who can sign in in a browser, by a click
 import crypto from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -69,6 +70,19 @@ const provider = new Provider(issuer, {
   // The provider's own dispatcher refuses loopback addresses, where the key
   // sets of test clients are (jwks_uri).
   fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
+  ...(conf.people ? {
+    cookies: { keys: [crypto.randomBytes(32).toString('hex')] },
+    claims: { openid: ['sub'], email: ['email', 'email_verified'], groups: ['groups'] },
+    findAccount: (ctx, id) => (conf.people[id] ? { accountId: id, claims: () => ({ sub: id, ...conf.people[id] }) } : undefined),
+    interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
+    // Nobody is asked for consent: the clients are ours.
+    async loadExistingGrant(ctx) {
+      const grant = new ctx.oidc.provider.Grant({ clientId: ctx.oidc.client.clientId, accountId: ctx.oidc.session.accountId });
+      grant.addOIDCScope('openid email groups');
+      await grant.save();
+      return grant;
+    },
+  } : {}),
   clientAuthMethods: ['private_key_jwt', 'client_secret_basic', 'none'],
   scopes: [...new Set(Object.values(conf.resources).flatMap((r) => (r.scope ?? '').split(' ')).filter(Boolean))],
   ttl: {
@@ -249,8 +263,23 @@ async function humanToken(req, res) {
   return answer(200, { token, jti, expires_in: ttl });
 }
 
+// TEST FIXTURE: signs in whoever is clicked on, without a password.
+async function signIn(req, res) {
+  const url = new URL(req.url, issuer);
+  const as = url.searchParams.get('as');
+  if (as === 'nobody') return provider.interactionFinished(req, res, { error: 'access_denied', error_description: 'the person went away' });
+  if (Object.hasOwn(conf.people, as ?? '')) return provider.interactionFinished(req, res, { login: { accountId: as } });
+  res.writeHead(200, { 'content-type': 'text/html; charset=utf-8' });
+  const links = [...Object.keys(conf.people), 'nobody'].map((p) => `<p><a href="${url.pathname}?as=${encodeURIComponent(p)}">${p}</a></p>`);
+  return res.end(`<!doctype html><title>Sign in</title><h1>Sign in as</h1>${links.join('')}`);
+}
+
 const callback = provider.callback();
 server.on('request', (req, res) => {
+  if (conf.people && req.method === 'GET' && req.url.startsWith('/interaction/')) {
+    signIn(req, res).catch(() => { res.writeHead(400); res.end('no such sign-in'); });
+    return;
+  }
   if (req.method === 'POST' && req.url === '/test/human-token') {
     humanToken(req, res).catch(() => { res.writeHead(500); res.end(); });
     return;
