@@ -79,6 +79,21 @@ func ConnFrom(ctx context.Context) *Conn {
 	return c
 }
 
+// Refused is the error of a connection that goes no further. All but Err is for
+// the agent's developer.
+type Refused struct {
+	Record string // id
+	Code   string
+	Reason string
+	Err    error // for the operator
+}
+
+// Error implements error; it is for the operator, too.
+func (r *Refused) Error() string { return r.Err.Error() }
+
+// Unwrap gives the cause.
+func (r *Refused) Unwrap() error { return r.Err }
+
 // Unclear is a Conn.Refusal: where the connection goes cannot be told, or is
 // told in two ways. The text is for the agent's developer.
 type Unclear string

@@ -102,6 +102,10 @@ test)
 	apt_need gcc gcc
 	apt_need ip iproute2 # test/sidecar makes network namespaces
 	apt_need nft nftables
+	# Clients that are shown why they are refused.
+	apt_need psql postgresql-client
+	apt_need mariadb mariadb-client
+	apt_need redis-cli redis-tools
 	apt_need nsenter util-linux
 	;;
 aws) aws_clients ;;

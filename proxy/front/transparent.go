@@ -15,6 +15,7 @@ import (
 	"github.com/attache-dev/attache/proxy"
 	"github.com/attache-dev/attache/proxy/destination"
 	"github.com/attache-dev/attache/proxy/redirect"
+	"github.com/attache-dev/attache/proxy/reject"
 	"github.com/attache-dev/attache/proxy/sniff"
 )
 
@@ -168,8 +169,8 @@ func (f *Front) redirectedTLS(ctx context.Context, c *clientConn, conn *proxy.Co
 	f.passOrIntercept(ctx, c, conn, f.passesHello(ctx, conn, hello))
 }
 
-// opaque tunnels a connection that names no host, or lets the tunnel's record
-// say why not. There is no protocol to answer in.
+// opaque tunnels a connection that names no host, or answers why not, with the
+// id of its record, where its protocol has a form for that.
 func (f *Front) opaque(ctx context.Context, c *clientConn, conn *proxy.Conn, protocol string) {
 	var err error
 	if conn.Dest, err = originalDest(conn); err != nil {
@@ -184,6 +185,14 @@ func (f *Front) opaque(ctx context.Context, c *clientConn, conn *proxy.Conn, pro
 	if err := f.Tunnel(ctx, conn, c); err != nil {
 		f.refused(KindProtocol)
 		f.Log.InfoContext(ctx, "connection closed", "conn", conn.ID, "dest", conn.Dest.HostPort(), "protocol", protocol, "reason", err)
+		if known := reject.Recognise(c.ahead); known != "" {
+			protocol = known
+		}
+		if r := (*proxy.Refused)(nil); errors.As(err, &r) {
+			if _, err := reject.Answer(c, protocol, "attache: "+r.Code+": "+r.Reason+" ["+r.Record+"]"); err != nil {
+				f.Log.DebugContext(ctx, "client did not read why", "conn", conn.ID, "error", err)
+			}
+		}
 	}
 }
 

@@ -31,7 +31,8 @@ func (p *Pipeline) connRequest(c *proxy.Conn, t *identity.Task) *policy.Request 
 
 // Tunnel carries a passthrough connection and writes its record. client's
 // first read gives the bytes that the front door has already seen. A tunnel
-// that carries nothing for limits.tunnelIdleTimeout is cut.
+// that carries nothing for limits.tunnelIdleTimeout is cut. An error matches
+// [proxy.Refused] where nothing was carried.
 func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) error {
 	x := &exchange{p: p, state: p.state.Load(), conn: c, start: p.cfg.Now(), dest: c.Dest, protocol: policy.TLS}
 	if c.Opaque != "" {
@@ -59,16 +60,17 @@ func (p *Pipeline) Tunnel(ctx context.Context, c *proxy.Conn, client net.Conn) e
 		x.rec.Decision.Verdict, x.rec.Decision.Code = policy.Deny.String(), f.Code
 		x.result.Outcome, x.result.ErrorKind = audit.OutcomeDenied, f.Code
 		x.finish()
-		return f
+		return x.refused(f, f)
 	}
 	if f := x.begin(ctx); f != nil {
 		x.endTunnel(f.Code)
-		return f
+		return x.refused(f, f)
 	}
 	origin, err := p.cfg.Upstream.DialRaw(ctx, c.Dest)
 	if err != nil {
-		x.endTunnel(x.upstreamRefusal(ctx, err).Code)
-		return err
+		f := x.upstreamRefusal(ctx, err)
+		x.endTunnel(f.Code)
+		return x.refused(f, err)
 	}
 	defer origin.Close()
 	if x.decision.MaxStream > 0 {
@@ -111,6 +113,11 @@ func (x *exchange) mayTunnel() *Refusal {
 		x.rec.Decision.Reason = f.Reason
 	}
 	return f
+}
+
+// refused is f for the front door, which answers in the client's protocol.
+func (x *exchange) refused(f *Refusal, cause error) error {
+	return &proxy.Refused{Record: x.rec.ID, Code: f.Code, Reason: f.Reason, Err: cause}
 }
 
 func (x *exchange) endTunnel(code string) {

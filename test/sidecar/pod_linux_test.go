@@ -107,11 +107,20 @@ func (p *pod) testNetwork(t *testing.T) {
 	if out, err := p.run(t, p.self(), "agent", "greeting", world4+":3306"); err != nil || !strings.Contains(out, "greeting of the server") {
 		t.Errorf("server-first protocol that a rule passes: %v %s\n%s", err, out, p.tail())
 	}
-	if out, _ := p.run(t, p.self(), "agent", "greeting", world4+":22"); strings.Contains(out, "failed") || !strings.Contains(out, `"" `) {
-		t.Errorf("server-first protocol that no rule passes: %s", out)
+	// One that no rule passes is answered in its own form, with the record's id.
+	for port, want := range map[string]string{"22": "SSH-2.0-Attache", "25": "554 5.7.1 attache: denied: no rule", "21": "421 attache: denied"} {
+		out, _ := p.run(t, p.self(), "agent", "greeting", world4+":"+port)
+		_, id, _ := strings.Cut(out, "[")
+		id, _, _ = strings.Cut(id, "]")
+		if !strings.Contains(out, want) || !strings.HasPrefix(id, "rec_") || !strings.Contains(p.records(t), id) {
+			t.Errorf("port %s, which no rule passes: %s", port, out)
+		}
 	}
-	if d := time.Since(start); d > 4*time.Second {
+	if d := time.Since(start); d > 15*time.Second { // each would wait 5 s for the client
 		t.Errorf("server-first protocols took %v", d)
+	}
+	if out, _ := p.run(t, "psql", "-w", "host="+world4+" user=agent dbname=x connect_timeout=10"); !strings.Contains(out, "attache: denied: no rule") {
+		t.Errorf("psql, which no rule passes: %s", out)
 	}
 	// HTTP/3 is refused at once.
 	if out, err := p.run(t, p.self(), "agent", "udp", stranger4+":443"); err != nil {
