@@ -15,17 +15,20 @@ const (
 	EventTaskRefused       = "task.refused"
 	EventCredentialMinted  = "credential.minted"
 	EventCredentialRevoked = "credential.revoked"
-	EventRevocation        = "revocation" // an order to revoke arrived
+	EventBrokerDenied      = "broker.denied" // the broker did not give a credential
+	EventRevocation        = "revocation"    // an order to revoke arrived
 
 	// Policy in force, of a sidecar or of attache run.
 	EventPolicyLoaded   = "policy.loaded"
 	EventPolicyRejected = "policy.rejected"
 
 	// Changes of documents: Record.Change says what, and who.
-	EventPolicyChanged   = "policy.changed"
-	EventProviderChanged = "provider.changed"
-	EventConfigChanged   = "config.changed"
-	EventPolicyBundle    = "policy.bundle" // fields version, documents: what a policy version consists of
+	EventPolicyChanged    = "policy.changed"
+	EventProviderChanged  = "provider.changed"
+	EventConfigChanged    = "config.changed"
+	EventChangeRequested  = "change.requested" // at admission; the change may still fail
+	EventNamespaceChanged = "namespace.changed"
+	EventPolicyBundle     = "policy.bundle" // fields version, documents: what a policy version consists of
 
 	// Admission of pods.
 	EventInjectionDone     = "injection.done"
@@ -54,6 +57,7 @@ const (
 
 	// Producers and the chain, as the collector sees them.
 	EventProducerLost     = "producer.lost"     // gone without epoch.close
+	EventProducerReturned = "producer.returned" // lines came of a producer given up for lost
 	EventProducerGap      = "producer.gap"      // sequence numbers are missing
 	EventProducerForged   = "producer.forged"   // another line with a known sequence, or a broken chain
 	EventProducerRejected = "producer.rejected" // a peer wrote in another's name

@@ -18,10 +18,10 @@ type class struct {
 
 func classify(r *audit.Record) class {
 	switch {
-	case r.Event != nil:
-		return ofEvent(r)
 	case r.Type == audit.TypeEpochOpen || r.Type == audit.TypeEpochEnd || r.Type == audit.TypeHeartbeat:
 		return class{kind: "state", category: []string{"process"}, types: []string{"info"}, action: r.Type, outcome: "success"}
+	case r.Event != nil:
+		return ofEvent(r)
 	}
 	c := class{kind: "event", category: []string{"api", "web"}, types: []string{"access"}}
 	switch {
@@ -78,10 +78,10 @@ func ofEvent(r *audit.Record) class {
 	set := func(category, typ string) { c.category, c.types = []string{category}, []string{typ} }
 	family, what, _ := strings.Cut(e.Name, ".")
 	switch family {
-	case "credential", "revocation", "revoke", "key", "identity":
+	case "credential", "revocation", "revoke", "key", "identity", "broker":
 		set("iam", map[string]string{"minted": "creation", "created": "creation", "issued": "creation", "revoked": "deletion", "retired": "deletion"}[what])
 		c.types[0] = cmp.Or(c.types[0], "change")
-	case "policy", "provider", "config":
+	case "policy", "provider", "config", "namespace", "change":
 		set("configuration", "change")
 		if ch := r.Change; ch != nil {
 			c.types[0] = cmp.Or(map[string]string{"create": "creation", "delete": "deletion"}[ch.Operation], "change")
@@ -116,7 +116,7 @@ func ofEvent(r *audit.Record) class {
 // failed reports whether the event tells that something did not come about.
 func failed(e *audit.Event) bool {
 	switch e.Name {
-	case audit.EventTaskRefused, audit.EventPolicyRejected, audit.EventInjectionDenied, audit.EventGuardDenied, audit.EventIdentityDenied,
+	case audit.EventTaskRefused, audit.EventPolicyRejected, audit.EventInjectionDenied, audit.EventGuardDenied, audit.EventIdentityDenied, audit.EventBrokerDenied,
 		audit.EventLoginFailed, audit.EventAccessRejected, audit.EventProducerRejected, audit.EventCheckpointFailed, audit.EventShipRejected:
 		return true
 	case audit.EventCredentialRevoked:

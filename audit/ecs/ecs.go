@@ -34,6 +34,13 @@ func (l *list) text(key, v string) {
 	}
 }
 
+// more is text for what a section of the record may have said already.
+func (l *list) more(key, v string) {
+	if !slices.ContainsFunc(*l, func(a Attribute) bool { return a.Key == key }) {
+		l.text(key, v)
+	}
+}
+
 func (l *list) number(key string, v int64) {
 	if v != 0 {
 		*l = append(*l, Attribute{key, v})
@@ -225,17 +232,15 @@ func (l *list) sections(r *audit.Record) {
 // fields are those of an event that join it with requests.
 func (l *list) fields(e *audit.Event) {
 	f := e.Fields
-	l.text("labels.credential", f["handle"])
-	l.text("labels.provider", f["provider"])
-	l.text("labels.workload", f["workload"])
-	l.text("labels.run", f["run"])
-	l.text("labels.task", cmp.Or(f["task"], f["id"]))
-	l.text("labels.scope", f["scope"])
-	l.text("labels.producer", f["producer"])
-	if f["user"] != "" {
-		l.text("user.name", f["user"])
-	}
-	l.text("error.message", f["error"])
+	l.more("labels.credential", f["handle"])
+	l.more("labels.provider", f["provider"])
+	l.more("labels.workload", f["workload"])
+	l.more("labels.run", f["run"])
+	l.more("labels.task", f["task"])
+	l.more("labels.scope", f["scope"])
+	l.more("labels.producer", f["producer"])
+	l.more("user.name", f["by"])
+	l.more("error.message", cmp.Or(f["error"], f["reason"]))
 }
 
 // Document is r as one ECS document: nested objects, with @timestamp.
