@@ -80,6 +80,7 @@ func FromConfig(c v1alpha1.AuditConfig) Options {
 	return Options{
 		Dir: c.Dir, SegmentBytes: c.SegmentBytes, MaxBytes: c.MaxBytes, OnFull: c.OnFull,
 		Durability: c.Durability, Heartbeat: c.Heartbeat.D(), EndDelay: DefaultEndDelay,
+		CollectorWait: c.CollectorWait.D(), Keep: c.Keep.D(), KeepBytes: c.KeepBytes,
 	}
 }
 

@@ -359,8 +359,8 @@ func (c *compiler) checkLists(p *policy, field string, doc *v1alpha1.Rule) {
 	if v := doc.AnswerCredentials; v != "" && v != v1alpha1.AnswersSeal && v != v1alpha1.AnswersPass {
 		c.report(p, field+".answerCredentials", "is %q; must be seal or pass", v)
 	}
-	if v := doc.Durability; v != "" && v != v1alpha1.DurabilityProcess && v != v1alpha1.DurabilityPower {
-		c.report(p, field+".durability", "is %q; must be process or power", v)
+	if v := doc.Durability; v != "" && v != v1alpha1.DurabilityProcess && v != v1alpha1.DurabilityPower && v != v1alpha1.DurabilityCollector {
+		c.report(p, field+".durability", "is %q; must be process, power or collector", v)
 	}
 }
 

@@ -103,6 +103,14 @@ func KeyFiles(b *api.Bundle) []string {
 			files = append(files, a.TokenFile)
 		}
 	}
+	for _, s := range b.Config.Spec.Audit.Sinks {
+		for _, h := range s.HeadersFrom {
+			files = append(files, h.File)
+		}
+		if s.TLS.KeyFile != "" {
+			files = append(files, s.TLS.KeyFile)
+		}
+	}
 	return files
 }
 

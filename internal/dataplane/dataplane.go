@@ -19,6 +19,7 @@ import (
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/identity/task"
 	"github.com/attache-dev/attache/injector"
@@ -41,6 +42,8 @@ type Config struct {
 	Source   identity.Source
 	// Spool is closed by the Plane, also when New fails.
 	Spool *audit.Spool
+	// Sinks are closed by the Plane, also when New fails.
+	Sinks Sinks
 	// UsedTokens is a file that remembers the humans' tokens, hidden from
 	// agents.
 	UsedTokens   string
@@ -83,6 +86,7 @@ type Plane struct {
 	pipe     *pipeline.Pipeline
 	ca       *intercept.CA
 	front    *front.Front
+	shipping *ship.Group // nil: no sinks
 	holders  *placeholder.Set
 	aws      awsDoors
 
@@ -113,6 +117,9 @@ func New(c Config) (*Plane, error) {
 
 func (p *Plane) build() (err error) {
 	c, b := &p.cfg, p.cfg.Bundle
+	if err := p.openRecords(); err != nil {
+		return err
+	}
 	if p.upstream, err = upstream.New(upstream.Config{Limits: p.spec.Limits, Upstream: p.spec.Upstream, Identity: c.Source, Resolver: c.Resolver,
 		Dialed: func(destination.Destination) { p.metrics.Dialed() }}); err != nil {
 		return err
@@ -256,5 +263,5 @@ func (p *Plane) Close() error {
 	if p.relay != nil {
 		p.relay.Close()
 	}
-	return errors.Join(append(errs, p.cfg.Spool.Close())...)
+	return errors.Join(append(errs, p.closeRecords())...)
 }

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -28,13 +29,18 @@ type plane struct {
 // newPlane builds everything that does not need the child.
 func newPlane(o *Options, b *api.Bundle, src *source, w *identity.Workload, tracer trace.Tracer) (*plane, error) {
 	p := &plane{o: o, first: b, workload: w}
-	spool, dir, err := openSpool(o, b)
+	svid := dataplane.SVIDOf(src.Source, func() *identity.Workload { return w })
+	sinks, err := dataplane.OpenSinks(b.Config.Spec.Audit, svid, map[string]string{"host.name": w.Node}, o.Version)
 	if err != nil {
 		return nil, err
 	}
+	spool, dir, err := openSpool(o, b, svid, sinks.Collector != "")
+	if err != nil {
+		return nil, errors.Join(err, sinks.Close())
+	}
 	p.spoolDir = dir
 	p.Plane, err = dataplane.New(dataplane.Config{
-		Bundle: b, Workload: w, Source: src.Source, Spool: spool, UsedTokens: filepath.Join(o.State, usedTokens),
+		Bundle: b, Workload: w, Source: src.Source, Spool: spool, Sinks: sinks, UsedTokens: filepath.Join(o.State, usedTokens),
 		Tracer: tracer, Unsafe: unsafeFlags(o), Log: o.Log,
 		Say:  func(text string) { o.say("%s", text) },
 		Warn: func(text string) { fmt.Fprintln(o.Stderr, "attache:", text) },

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
@@ -204,15 +206,18 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+// noSVID leaves the end of an epoch unsigned.
+func noSVID() (*x509svid.SVID, error) { return nil, errors.New("no identity in this test") }
+
 // Each run writes a spool of its own; a configured one is not shared.
 func TestOpenSpool(t *testing.T) {
 	o := &Options{State: t.TempDir()}
 	b := bundle(t, provider+"  jwt: {}\n")
-	one, dir1, err := openSpool(o, b)
+	one, dir1, err := openSpool(o, b, noSVID, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, dir2, err := openSpool(o, b)
+	two, dir2, err := openSpool(o, b, noSVID, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,18 +230,18 @@ func TestOpenSpool(t *testing.T) {
 	if err := errors.Join(one.Close(), two.Close()); err != nil {
 		t.Error(err)
 	}
-	if s, dir3, err := openSpool(o, b); err != nil || dir3 != dir1 {
+	if s, dir3, err := openSpool(o, b, noSVID, false); err != nil || dir3 != dir1 {
 		t.Errorf("a free spool is not used again: %s, %v", dir3, err)
 	} else if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 	b.Config.Spec.Audit.Dir = filepath.Join(o.State, "own")
-	own, _, err := openSpool(o, b)
+	own, _, err := openSpool(o, b, noSVID, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = own.Close() }()
-	if _, _, err := openSpool(o, b); !errors.Is(err, audit.ErrInUse) {
+	if _, _, err := openSpool(o, b, noSVID, false); !errors.Is(err, audit.ErrInUse) {
 		t.Errorf("got %v, want %v", err, audit.ErrInUse)
 	}
 	if _, err := Spools(t.TempDir()); err == nil || !strings.Contains(err.Error(), "--state") {

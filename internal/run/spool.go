@@ -9,6 +9,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/internal/dataplane"
 )
 
 // maxSpools bounds the runs that share a state folder at one time.
@@ -16,9 +17,10 @@ const maxSpools = 64
 
 // openSpool opens the configured spool, or the first one below the state
 // folder that no other run writes to: a spool has one writer.
-func openSpool(o *Options, b *api.Bundle) (*audit.Spool, string, error) {
+func openSpool(o *Options, b *api.Bundle, svid dataplane.SVIDFunc, collector bool) (*audit.Spool, string, error) {
 	opts := audit.FromConfig(b.Config.Spec.Audit)
 	opts.Logger, opts.Version = o.Log, o.Version
+	opts.Kind, opts.Signer, opts.Collector = audit.KindRun, dataplane.SignerOf(svid), collector
 	opts.Config = map[string]string{"policy_version": b.Version, "config": o.Config}
 	if opts.Dir != "" {
 		s, err := audit.Open(opts)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/proxy/relay"
@@ -30,6 +31,11 @@ type Broker interface {
 	Minter(v1alpha1.CredentialProvider) (minting.Minter, error)
 	// Relay is where credentials are put on that never come here.
 	Relay() relay.Target
+}
+
+// Recorder is a [Control] that also takes records; without any the sink is nil.
+type Recorder interface {
+	Records() (ship.Sink, error)
 }
 
 // Follower takes what a [Control] says. The functions are not called

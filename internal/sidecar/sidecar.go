@@ -169,6 +169,7 @@ func (s *sidecar) newPlane(b *api.Bundle) (*dataplane.Plane, error) {
 	opts.Dir, opts.Logger, opts.Version = filepath.Join(s.o.SpoolDir, "records"), s.o.Log, s.o.Version
 	opts.MaxBytes = min(opts.MaxBytes, maxSpool)
 	opts.SegmentBytes = min(opts.SegmentBytes, opts.MaxBytes/4)
+	opts.KeepBytes = min(opts.KeepBytes, opts.MaxBytes/2)
 	opts.Config = map[string]string{"policy_version": b.Version}
 	holders, err := placeholder.Restore(s.o.Placeholders, dataplane.DoorPlaceholders(b))
 	if err != nil {
@@ -178,14 +179,22 @@ func (s *sidecar) newPlane(b *api.Bundle) (*dataplane.Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	spool, err := audit.Open(opts)
+	svid := dataplane.SVIDOf(s.source, s.control.Workload)
+	sinks, err := s.sinks(b, svid)
 	if err != nil {
 		untrace()
 		return nil, err
 	}
+	opts.Producer, opts.Kind = s.o.PodUID, audit.KindSidecar
+	opts.Signer, opts.Collector = dataplane.SignerOf(svid), sinks.Collector != ""
+	spool, err := audit.Open(opts)
+	if err != nil {
+		untrace()
+		return nil, errors.Join(err, sinks.Close())
+	}
 	s.resolver.Set(s.nameservers(b.Config.Spec.Cluster))
 	c := dataplane.Config{
-		Bundle: b, Workload: s.control.Workload(), Source: s.source, Spool: spool, UsedTokens: filepath.Join(s.o.StateDir, "used-human-tokens"),
+		Bundle: b, Workload: s.control.Workload(), Source: s.source, Spool: spool, Sinks: sinks, UsedTokens: filepath.Join(s.o.StateDir, "used-human-tokens"),
 		Placeholders: holders, CA: s.ca, Resolver: s.resolver, Stale: s.control.Stale, Tracer: tracer, Log: s.o.Log,
 		Warn: func(text string) { s.o.Log.Warn(text) },
 	}
