@@ -331,6 +331,7 @@ func (c *checker) sidecars(s *v1alpha1.InjectionConfig) {
 		oneOf(c, fmt.Sprintf("%s.modes[%d]", f, i), m, InjectExplicit, InjectTransparent)
 	}
 	oneOf(c, f+".redirectAs", s.RedirectAs, RedirectRoot, RedirectSidecar)
+	oneOf(c, f+".identity", s.Identity, IdentityToken, IdentityPodCertificate)
 	mode := s.Mode
 	fill(&mode, InjectExplicit)
 	if len(s.Modes) > 0 && !slices.Contains(s.Modes, mode) && c.sound(f) {

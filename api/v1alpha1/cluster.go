@@ -189,9 +189,16 @@ type InjectionConfig struct {
 	// (default), or sidecar, the sidecar's own user, to whom a file capability of
 	// its program gives NET_ADMIN; both have no other capability.
 	// +kubebuilder:validation:Enum=root;sidecar
-	RedirectAs string           `json:"redirectAs,omitempty"`
-	Resources  SidecarResources `json:"resources,omitempty"`
-	Bounds     InjectionBounds  `json:"bounds,omitempty"`
+	RedirectAs string `json:"redirectAs,omitempty"`
+	// Identity is how pods prove to the control plane who they are: token
+	// (default), a service-account token with our audience, or podCertificate, a
+	// certificate that the kubelet asks the control plane for. The latter needs
+	// pod certificates of certificates.k8s.io/v1 (Kubernetes 1.37) in the API
+	// server and in every kubelet; without them in the API server it is token.
+	// +kubebuilder:validation:Enum=token;podCertificate
+	Identity  string           `json:"identity,omitempty"`
+	Resources SidecarResources `json:"resources,omitempty"`
+	Bounds    InjectionBounds  `json:"bounds,omitempty"`
 }
 
 // SidecarResources are the sidecar's, as Kubernetes quantities.

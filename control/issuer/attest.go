@@ -33,7 +33,8 @@ type attested struct {
 // Attest implements controlpb.IdentityServer. In this order: the rate of the
 // address; the form of the request and the proof of possession; the token, by
 // TokenReview; the pod and its namespace, read live, by each of checks; shape
-// and image of the sidecar; the live key. Then it signs.
+// and image of the sidecar; the live key. Then it signs. A pod whose identity is a certificate of
+// [PodSigner] presents that instead of token and request, and nothing is signed.
 func (s *Server) Attest(ctx context.Context, r *controlpb.AttestRequest) (*controlpb.AttestResponse, error) {
 	e := Event{Kind: "x509"}
 	out, err := s.attest(ctx, r, &e)
@@ -53,6 +54,9 @@ func (s *Server) attest(ctx context.Context, r *controlpb.AttestRequest, e *Even
 	}
 	if !validInstance(r.GetInstance()) {
 		return nil, invalid(reasonRequest, "instance must be 128 random bits in hex")
+	}
+	if r.GetToken() == "" && len(r.GetCsr()) == 0 {
+		return s.attestCertificate(ctx, r.GetInstance(), address, e)
 	}
 	req, err := readCSR(r.GetCsr(), r.GetToken(), r.GetInstance())
 	if err != nil {

@@ -19,6 +19,7 @@ type facts struct {
 	ns       *corev1.Namespace
 	audience string
 	own      Names
+	cert     bool // the caller's identity is a pod certificate, not a token
 }
 
 // check is one thing that must be so.
@@ -39,11 +40,14 @@ var checks = []check{
 	{"running", sidecarRuns},
 	{"user", aloneAsUser},
 	{"audience", audienceOnce},
+	{"source", oneSource},
 	{"mounts", tokenMountedOnce},
 	{"debug", notDebugged},
 }
 
-func runChecks(f *facts) error {
+func runChecks(f *facts) error { return run(checks, f) }
+
+func run(checks []check, f *facts) error {
 	for _, c := range checks {
 		if err := c.fn(f); err != nil {
 			return err
@@ -118,6 +122,18 @@ func apartFromHost(f *facts) error {
 }
 
 func sidecarRuns(f *facts) error {
+	if err := sidecarIs(f); err != nil {
+		return err
+	}
+	st := sidecarStatus(f.pod, f.own.Container)
+	if st == nil || st.State.Running == nil || st.ContainerID == "" {
+		return later(reasonPending, "the kubelet has not reported that the sidecar runs yet")
+	}
+	return nil
+}
+
+// sidecarIs: what the pod says of its sidecar.
+func sidecarIs(f *facts) error {
 	n := 0
 	for _, c := range f.pod.Spec.InitContainers {
 		if c.Name == f.own.Container {
@@ -129,10 +145,6 @@ func sidecarRuns(f *facts) error {
 	}
 	if n != 1 {
 		return deny(reasonSidecar, "the pod has no sidecar %s; make it anew, so that admission adds it", f.own.Container)
-	}
-	st := sidecarStatus(f.pod, f.own.Container)
-	if st == nil || st.State.Running == nil || st.ContainerID == "" {
-		return later(reasonPending, "the kubelet has not reported that the sidecar runs yet")
 	}
 	return nil
 }
@@ -194,6 +206,33 @@ func audienceOnce(f *facts) error {
 				return deny(reasonAudience, "volume %s has a token for audience %s, which is the sidecar's alone", v.Name, f.audience)
 			}
 		}
+	}
+	return nil
+}
+
+// oneSource: a pod is attested by its token or by its certificate, whichever
+// admission gave to the sidecar; the other way is nobody's. A certificate of
+// our signer elsewhere would be another sidecar.
+func oneSource(f *facts) error {
+	n := 0
+	for _, v := range f.pod.Spec.Volumes {
+		if v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if s.PodCertificate == nil || s.PodCertificate.SignerName != PodSigner {
+				continue
+			}
+			if n++; v.Name != f.own.Token || n > 1 {
+				return deny(reasonAudience, "volume %s has a certificate of %s, which is the sidecar's alone", v.Name, PodSigner)
+			}
+		}
+	}
+	switch {
+	case f.token != nil && n > 0:
+		return deny(reasonSource, "the pod's identity is a certificate, not a token")
+	case f.cert && n == 0:
+		return deny(reasonSource, "the pod's identity is a token, not a certificate")
 	}
 	return nil
 }

@@ -34,6 +34,10 @@ const (
 	leaseTemplate = "attache.dev/template"
 	leaseImage    = "attache.dev/sidecar-image"
 	leaseDigest   = "attache.dev/sidecar-digest"
+	leaseSigned   = "attache.dev/signed-key" // the newest that our signer certified for the pod
+	// The certificate before the present one: connections made with it go on
+	// until it expires.
+	leasePrevious = "attache.dev/previous-key"
 )
 
 // claim is a key that asks to be a pod's.
@@ -43,12 +47,21 @@ type claim struct {
 	start         string    // containerID of the sidecar that runs now
 	template      string    // of the sidecar, and
 	image         Image     // in it; for those who count
+	cert          bool      // the key is of a pod certificate, which the kubelet made
 }
 
 // heldBy decides whether c may be the pod's live key, which now is held (and
 // was made by that start of the sidecar). A sidecar's key never outlives it,
 // and another one is made only by another start.
-func (c claim) heldBy(uid, held, start string) error {
+func (c claim) heldBy(uid, held, start, signed string) error {
+	if c.cert {
+		// The kubelet keeps the key over restarts of the sidecar, and makes
+		// another for each renewal: the newest that was signed takes over.
+		if c.key == held || c.key == signed {
+			return nil
+		}
+		return secondKey("a newer certificate of the pod has replaced this key")
+	}
 	if c.svid != nil && (c.svid.UID != uid || c.svid.Key != c.key) {
 		return deny(reasonRenewal, "the X.509-SVID that renews is another pod's or another key's")
 	}
@@ -94,7 +107,7 @@ func (s *Server) tryHold(ctx context.Context, p *corev1.Pod, c claim) (map[strin
 	if err != nil && !fresh {
 		return nil, err
 	}
-	if err := c.heldBy(string(p.UID), value(l.Spec.HolderIdentity), l.Annotations[leaseStart]); err != nil {
+	if err := c.heldBy(string(p.UID), value(l.Spec.HolderIdentity), l.Annotations[leaseStart], l.Annotations[leaseSigned]); err != nil {
 		return nil, err
 	}
 	labels := p.Labels
@@ -119,8 +132,11 @@ func (s *Server) write(ctx context.Context, l *coordv1.Lease, fresh bool, p *cor
 	}
 	now := metav1.NewMicroTime(s.Now())
 	ttl := int32(time.Hour / time.Second)
-	if value(l.Spec.HolderIdentity) != c.key {
+	if old := value(l.Spec.HolderIdentity); old != c.key {
 		l.Spec.AcquireTime = &now
+		if c.cert && old != "" {
+			l.Annotations = merge(l.Annotations, map[string]string{leasePrevious: old})
+		}
 	}
 	l.Spec.HolderIdentity, l.Spec.RenewTime, l.Spec.LeaseDurationSeconds = &c.key, &now, &ttl
 	l.Labels = merge(l.Labels, map[string]string{leaseLabel: leaseLabelIs})

@@ -230,7 +230,7 @@ func (s *Server) liveKey(ctx context.Context, p peer.Pod) (name string, err erro
 		return "", deny(reasonSecondKey, "the pod's key is not known; attest again")
 	case err != nil:
 		return "", broken("read the pod's live key", err)
-	case value(l.Spec.HolderIdentity) != p.Key:
+	case value(l.Spec.HolderIdentity) != p.Key && l.Annotations[leasePrevious] != p.Key:
 		return "", deny(reasonSecondKey, "another start of the sidecar has replaced this key")
 	}
 	_, name, _ = strings.Cut(l.Annotations[leasePod], "/")

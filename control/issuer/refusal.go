@@ -28,6 +28,8 @@ const (
 	reasonAudience  = "audience_elsewhere"
 	reasonMount     = "token_mounted_elsewhere"
 	reasonDebug     = "debug_container"
+	reasonSource    = "identity_source"
+	reasonKeyType   = "UnsupportedKeyType" // Kubernetes' own word (KEP-4317)
 	reasonLabels    = "labels_changed"
 	reasonSecondKey = "second_key"
 	reasonRenewal   = "renewal"

@@ -2,7 +2,9 @@ package kubernetes
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -59,12 +61,30 @@ func (s *Source) Run(ctx context.Context) error {
 			pause = wait/2 + jitter(wait/2)
 			wait *= 2
 		}
-		t := time.NewTimer(pause)
+		if !s.wait(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+// wait returns after d, or before if the pod has another certificate; false:
+// ctx ended.
+func (s *Source) wait(ctx context.Context, d time.Duration) bool {
+	end := time.Now().Add(d)
+	for {
+		left := time.Until(end)
+		if s.cfg.CertificateFile != "" {
+			left = min(left, certificatePoll)
+		}
+		t := time.NewTimer(left)
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return nil
+			return false
 		case <-t.C:
+		}
+		if !time.Now().Before(end) || s.cfg.CertificateFile != "" && s.replaced() {
+			return true
 		}
 	}
 }
@@ -127,6 +147,9 @@ func (s *Source) lose() {
 func (s *Source) attest(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if s.cfg.CertificateFile != "" {
+		return s.attestCertificate(ctx)
+	}
 	tok, err := s.readToken()
 	if err != nil {
 		return 0, err
@@ -142,14 +165,20 @@ func (s *Source) attest(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	return s.ask(ctx, conn, &controlpb.AttestRequest{Token: tok.Reveal(), Csr: csr, Instance: s.instance}, nil)
+}
+
+// ask sends an attestation and takes its answer; own is the SVID that the pod
+// has already, nil if the answer brings it.
+func (s *Source) ask(ctx context.Context, conn *grpc.ClientConn, req *controlpb.AttestRequest, own *x509svid.SVID) (time.Duration, error) {
 	defer func() { _ = conn.Close() }()
 	sent := time.Now()
-	r, err := controlpb.NewIdentityClient(conn).Attest(ctx, &controlpb.AttestRequest{Token: tok.Reveal(), Csr: csr, Instance: s.instance})
+	r, err := controlpb.NewIdentityClient(conn).Attest(ctx, req)
 	if err != nil {
 		return 0, fmt.Errorf("attest at %s: %w", s.cfg.Control, err)
 	}
 	got := time.Now()
-	st, err := s.read(r, sent, got)
+	st, err := s.read(r, own, sent, got)
 	if err != nil {
 		return 0, fmt.Errorf("answer of %s: %w", s.cfg.Control, err)
 	}
@@ -173,8 +202,8 @@ func (s *Source) readToken() (secret.Value, error) {
 
 // read checks an answer: it is about our key and our pod, and its chain ends
 // in its roots.
-func (s *Source) read(r *controlpb.AttestResponse, sent, got time.Time) (*state, error) {
-	if r.GetWorkload() == nil || r.GetServerTime() == nil || len(r.GetCertificates()) == 0 || len(r.GetRoots()) == 0 {
+func (s *Source) read(r *controlpb.AttestResponse, own *x509svid.SVID, sent, got time.Time) (*state, error) {
+	if r.GetWorkload() == nil || r.GetServerTime() == nil || own == nil && len(r.GetCertificates()) == 0 || len(r.GetRoots()) == 0 {
 		return nil, errors.New("is incomplete")
 	}
 	w, err := FromProto(r.GetWorkload())
@@ -184,10 +213,15 @@ func (s *Source) read(r *controlpb.AttestResponse, sent, got time.Time) (*state,
 	if s.cfg.PodUID != "" && r.GetWorkload().GetPodUid() != s.cfg.PodUID {
 		return nil, errors.New("is about another pod")
 	}
-	certs, err := parse(r.GetCertificates())
-	if err != nil {
-		return nil, err
+	svid := own
+	if svid == nil {
+		certs, err := parse(r.GetCertificates())
+		if err != nil {
+			return nil, err
+		}
+		svid = &x509svid.SVID{Certificates: certs, PrivateKey: s.key}
 	}
+	certs := svid.Certificates
 	roots, err := parse(r.GetRoots())
 	if err != nil {
 		return nil, err
@@ -198,14 +232,14 @@ func (s *Source) read(r *controlpb.AttestResponse, sent, got time.Time) (*state,
 	if err != nil {
 		return nil, err
 	}
-	if id != w.ID || !s.key.PublicKey.Equal(certs[0].PublicKey) {
+	if pub, ok := certs[0].PublicKey.(*ecdsa.PublicKey); !ok || id != w.ID || !pub.Equal(svid.PrivateKey.Public()) {
 		return nil, errors.New("has an X.509-SVID of another workload or key")
 	}
 	// Lives are counted from the middle of the call, on our monotonic clock: a
 	// clock that jumps, here or there, makes none longer.
 	middle := sent.Add(got.Sub(sent) / 2)
 	return &state{
-		svid:   &x509svid.SVID{ID: id, Certificates: certs, PrivateKey: s.key},
+		svid:   &x509svid.SVID{ID: id, Certificates: certs, PrivateKey: svid.PrivateKey},
 		bundle: bundle, workload: w,
 		until: middle.Add(certs[0].NotAfter.Sub(now)),
 		skew:  now.Sub(middle.Round(0)),
@@ -246,11 +280,14 @@ func (s *Source) accept(ctx context.Context, st *state, took time.Duration) {
 	}
 }
 
-// dial makes a connection to the control plane. No proxy of the environment's
-// is asked: this is the proxy.
-func (s *Source) dial() (*grpc.ClientConn, error) {
+// dial makes a connection to the control plane.
+func (s *Source) dial() (*grpc.ClientConn, error) { return s.dialWith(s.TLS()) }
+
+// dialWith makes a connection to the control plane. No proxy of the
+// environment's is asked: this is the proxy.
+func (s *Source) dialWith(c *tls.Config) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+s.cfg.Control,
-		grpc.WithTransportCredentials(credentials.NewTLS(s.TLS())),
+		grpc.WithTransportCredentials(credentials.NewTLS(c)),
 		grpc.WithContextDialer(s.cfg.Dial),
 		grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<20)),

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -26,12 +27,17 @@ import (
 	"github.com/attache-dev/attache/identity"
 )
 
-// Config describes a [Source]. Control, ControlCA and TokenFile are required.
+// Config describes a [Source]. Control, ControlCA and one of TokenFile and
+// CertificateFile are required.
 type Config struct {
 	Control   string // host:port of the control plane; the host is what its certificate must name
 	ControlCA []byte // PEM: the roots that sign the control plane's certificate
 	TokenFile string // the projected token; read anew for each use, since the kubelet replaces it
-	PodUID    string // if set, an answer about another pod is refused
+	// CertificateFile has the pod's certificate with its key, which the kubelet
+	// replaces (credentialBundlePath of a podCertificate volume). It then is the
+	// X.509-SVID, and no token is needed.
+	CertificateFile string
+	PodUID          string // if set, an answer about another pod is refused
 	// Dial connects to the control plane. Default: a net.Dialer.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Updated is called after each change of what is attested, and not
@@ -58,7 +64,8 @@ type Source struct {
 	last   error      // of the last attempt
 	denied bool       // the last answer was a refusal
 	jwts   *lru.Cache[string, token]
-	epoch  int // counts drops: a token asked for before one is not kept after
+	sum    [sha256.Size]byte // of the certificate's file as last read
+	epoch  int               // counts drops: a token asked for before one is not kept after
 }
 
 // state is one answer of the control plane.
@@ -78,8 +85,8 @@ func New(c Config) (*Source, error) {
 	switch {
 	case err != nil || host == "":
 		return nil, fmt.Errorf("control plane address is %q; must be HOST:PORT", c.Control)
-	case c.TokenFile == "":
-		return nil, errors.New("no file with the pod's token")
+	case (c.TokenFile == "") == (c.CertificateFile == ""):
+		return nil, errors.New("no file with the pod's token, nor with its certificate; or both")
 	}
 	s := &Source{cfg: c, roots: x509.NewCertPool(), first: make(chan struct{})}
 	if !s.roots.AppendCertsFromPEM(c.ControlCA) {
@@ -122,13 +129,18 @@ func (s *Source) TLS() *tls.Config {
 			if err != nil {
 				return &tls.Certificate{}, nil //nolint:nilerr // without one: so the first attestation goes
 			}
-			c := &tls.Certificate{PrivateKey: st.svid.PrivateKey, Leaf: st.svid.Certificates[0]}
-			for _, x := range st.svid.Certificates {
-				c.Certificate = append(c.Certificate, x.Raw)
-			}
-			return c, nil
+			return presented(st.svid), nil
 		},
 	}
+}
+
+// presented is an SVID for a handshake.
+func presented(v *x509svid.SVID) *tls.Certificate {
+	c := &tls.Certificate{PrivateKey: v.PrivateKey, Leaf: v.Certificates[0]}
+	for _, x := range v.Certificates {
+		c.Certificate = append(c.Certificate, x.Raw)
+	}
+	return c
 }
 
 // current is the last answer while its SVID lives and no refusal came since.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,6 +14,8 @@ import (
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit/ship"
+	"github.com/attache-dev/attache/audit/ship/otlp"
 	"github.com/attache-dev/attache/control/xds/client"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/identity/kubernetes"
@@ -37,7 +40,7 @@ func NewCluster(o *Options) (Control, error) {
 	c := &cluster{o: o, log: o.Log}
 	var err error
 	c.source, err = kubernetes.New(kubernetes.Config{
-		Control: o.Control, ControlCA: []byte(o.ControlCA), TokenFile: o.TokenFile, PodUID: o.PodUID, Log: o.Log,
+		Control: o.Control, ControlCA: []byte(o.ControlCA), TokenFile: o.TokenFile, CertificateFile: o.Certificate, PodUID: o.PodUID, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -82,6 +85,28 @@ func (c *cluster) Minter(p v1alpha1.CredentialProvider) (minting.Minter, error) 
 // Relay implements [Broker]: on the host of the control plane, at its own port.
 func (c *cluster) Relay() relay.Target {
 	return relay.Target{Addr: relay.Beside(c.o.Control), TLS: c.source.TLS()}
+}
+
+// controlSink is the name of the sink that is the control plane.
+const controlSink = "control"
+
+// Records implements [Recorder]. The collector is recognised by the roots of the
+// pod's specification, as the rest of the control plane is.
+func (c *cluster) Records() (ship.Sink, error) {
+	if c.o.Audit == "" {
+		return nil, nil
+	}
+	host, _, err := net.SplitHostPort(c.o.Audit)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; must be HOST:PORT", envAudit, err)
+	}
+	t := c.source.TLS()
+	t.ServerName = host
+	w := c.source.Workload()
+	return otlp.New(otlp.Config{
+		Name: controlSink, Endpoint: c.o.Audit, TLS: t, Gzip: true, Control: true, Service: "attache-sidecar", Version: c.o.Version,
+		Resource: map[string]string{"k8s.pod.uid": c.o.PodUID, "k8s.namespace.name": w.Namespace, "k8s.node.name": w.Node},
+	})
 }
 
 // Stale implements [Control].

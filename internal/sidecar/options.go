@@ -28,8 +28,10 @@ const (
 	envControl      = "ATTACHE_CONTROL"
 	envControlCA    = "ATTACHE_CONTROL_CA"
 	envTokenFile    = "ATTACHE_TOKEN_FILE"
+	envCertificate  = "ATTACHE_POD_CERTIFICATE"
 	envTrustDir     = "ATTACHE_TRUST_DIR"
 	envPodUID       = "ATTACHE_POD_UID"
+	envAudit        = "ATTACHE_AUDIT"
 	envPlaceholders = "ATTACHE_PLACEHOLDERS"
 	envBaseURLs     = "ATTACHE_BASE_URLS"
 )
@@ -49,7 +51,10 @@ type Options struct {
 	Control   string // HOST:PORT of the control plane
 	ControlCA string // its roots, PEM
 	TokenFile string // the pod's projected token
-	PodUID    string
+	// Certificate is the file of the pod's certificate, instead of TokenFile.
+	Certificate string
+	PodUID      string
+	Audit       string // HOST:PORT of the control plane's collector of records; empty: there is none
 
 	Config      string // folder of documents, instead of a control plane
 	Name        string // of the workload, with Config
@@ -79,8 +84,8 @@ func (o *Options) FromEnv(getenv func(string) string) error {
 		field *string
 		name  string
 	}{
-		{&o.Control, envControl}, {&o.ControlCA, envControlCA}, {&o.TokenFile, envTokenFile},
-		{&o.TrustDir, envTrustDir}, {&o.PodUID, envPodUID},
+		{&o.Control, envControl}, {&o.ControlCA, envControlCA}, {&o.TokenFile, envTokenFile}, {&o.Certificate, envCertificate},
+		{&o.TrustDir, envTrustDir}, {&o.PodUID, envPodUID}, {&o.Audit, envAudit},
 	} {
 		if *v.field == "" {
 			*v.field = getenv(v.name)
@@ -132,7 +137,9 @@ func (o *Options) Check() error {
 	case o.Config != "" && o.Control != "":
 		wrong("--config and $%s exclude each other", envControl)
 	case o.Config == "":
-		for _, v := range []struct{ value, name string }{{o.Control, envControl}, {o.ControlCA, envControlCA}, {o.TokenFile, envTokenFile}, {o.PodUID, envPodUID}} {
+		for _, v := range []struct{ value, name string }{
+			{o.Control, envControl}, {o.ControlCA, envControlCA}, {o.TokenFile + o.Certificate, envTokenFile + " or $" + envCertificate}, {o.PodUID, envPodUID},
+		} {
 			if v.value == "" {
 				wrong("$%s is not set; admission sets it, or give --config DIR to go without a control plane", v.name)
 			}

@@ -73,16 +73,25 @@ func (j *injection) ownVolumes() []object {
 	}
 	return []object{
 		memory(trustVolume, "8Mi"),
-		{"name": tokenVolume, "projected": object{
-			"defaultMode": number(0o644),
-			"sources": []any{object{"serviceAccountToken": object{
-				"audience": j.Audience, "expirationSeconds": number(int64(j.TokenTTL.Seconds())), "path": "token",
-			}}},
-		}},
+		{"name": tokenVolume, "projected": object{"defaultMode": number(0o644), "sources": []any{j.identitySource()}}},
 		memory(stateVolume, "8Mi"),
 		{"name": spoolVolume, "emptyDir": object{"sizeLimit": "256Mi"}},
 		memory(noneVolume, "1Mi"),
 	}
+}
+
+// identitySource is what the kubelet puts into the sidecar's own volume.
+func (j *injection) identitySource() object {
+	if j.Identity == PodCertificate {
+		return object{"podCertificate": object{
+			"signerName": PodSigner, "keyType": "ECDSAP256", "credentialBundlePath": "credentials.pem",
+			// The issuer decides, and gives an hour; this is the most.
+			"maxExpirationSeconds": number(7200),
+		}}
+	}
+	return object{"serviceAccountToken": object{
+		"audience": j.Audience, "expirationSeconds": number(int64(j.TokenTTL.Seconds())), "path": "token",
+	}}
 }
 
 // ensure puts want into a list: in the place of the first member whose key is
@@ -185,6 +194,14 @@ func securityContext(uid int64, capabilities []any) object {
 	}
 }
 
+// identityEnv names the file of identitySource.
+func (j *injection) identityEnv() object {
+	if j.Identity == PodCertificate {
+		return object{"name": "ATTACHE_POD_CERTIFICATE", "value": tokenMount + "/credentials.pem"}
+	}
+	return object{"name": "ATTACHE_TOKEN_FILE", "value": tokenMount + "/token"}
+}
+
 // sidecarEnv are the variables of the sidecar. Nothing in it is secret: a pod
 // can be read by many.
 func (j *injection) sidecarEnv() []any {
@@ -198,7 +215,7 @@ func (j *injection) sidecarEnv() []any {
 		field("ATTACHE_POD_UID", "metadata.uid"),
 		field("ATTACHE_NODE_NAME", "spec.nodeName"),
 		literal("ATTACHE_LOG_LEVEL", j.logLevel),
-		literal("ATTACHE_TOKEN_FILE", tokenMount+"/token"),
+		j.identityEnv(),
 		literal("ATTACHE_TRUST_DIR", trustDir),
 		// Go collects garbage before the kernel kills.
 		literal("GOMEMLIMIT", strconv.FormatInt(int64(j.proxy.memory.limit)/1000*9/10, 10)),

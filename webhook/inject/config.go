@@ -37,6 +37,23 @@ const (
 	Sidecar User = "sidecar"
 )
 
+// Identity is how a pod proves to the control plane who it is.
+type Identity string
+
+// Identities of pods.
+const (
+	// Token is a projected service-account token with our audience.
+	Token Identity = "token"
+	// PodCertificate is a certificate of PodSigner that the kubelet asks for
+	// (KEP-4317, Kubernetes 1.37).
+	PodCertificate Identity = "podCertificate"
+)
+
+const defaultAudience = "attache.dev"
+
+// PodSigner is the signer of those certificates.
+const PodSigner = "attache.dev/pod-svid"
+
 // Config is what the operator decides. Empty fields have the defaults named.
 // Without a Nonce, which differs between admissions, it identifies a template.
 type Config struct {
@@ -47,6 +64,8 @@ type Config struct {
 	Modes []Mode `json:"modes"` // that they may choose; Mode alone
 
 	RedirectAs User `json:"redirectAs,omitempty"` // who installs the rules; Root
+
+	Identity Identity `json:"identity,omitempty"` // Token
 
 	UID      int64         `json:"uid"`      // the sidecar's, nobody else's; 64200
 	Audience string        `json:"audience"` // of the pod's token; attache.dev
@@ -225,11 +244,14 @@ const shape = "attache.dev/inject/1\n"
 func (c *Config) setDefaults() {
 	fill(&c.ImagePullPolicy, "IfNotPresent")
 	fill(&c.Mode, Explicit)
+	if c.Identity == Token {
+		c.Identity = "" // as for the redirect's user
+	}
 	if c.RedirectAs == Root {
 		c.RedirectAs = "" // the pods of before this choice are not outdated by it
 	}
 	fill(&c.UID, DefaultUID)
-	fill(&c.Audience, "attache.dev")
+	fill(&c.Audience, defaultAudience)
 	fill(&c.TokenTTL, time.Hour)
 	fill(&c.ProxyPort, 15002)
 	fill(&c.RedirectPort, 15001)
@@ -268,6 +290,8 @@ func (c *Config) check() error {
 	switch {
 	case !slices.Contains([]User{"", Root, Sidecar}, c.RedirectAs):
 		return fmt.Errorf("redirectAs: is %q; must be %s or %s", c.RedirectAs, Root, Sidecar)
+	case !slices.Contains([]Identity{"", Token, PodCertificate}, c.Identity):
+		return fmt.Errorf("identity: is %q; must be %s or %s", c.Identity, Token, PodCertificate)
 	case c.Image == "":
 		return errors.New("image: is missing")
 	case !slices.Contains([]string{"Always", "IfNotPresent", "Never"}, c.ImagePullPolicy):

@@ -176,12 +176,18 @@ func (v *verification) settings() {
 	sources, _ := token["sources"].([]any)
 	for _, s := range sources {
 		s, _ := s.(object)
-		t, _ := s["serviceAccountToken"].(object)
-		v.Audience, _ = t["audience"].(string)
+		if t, ok := s["serviceAccountToken"].(object); ok {
+			v.Audience, _ = t["audience"].(string)
+		}
+		if c, ok := s["podCertificate"].(object); ok && c["signerName"] == PodSigner {
+			// No token of ours is in the pod then; that nobody has another's, the
+			// issuer sees too.
+			v.Identity, v.Audience = PodCertificate, defaultAudience
+		}
 	}
 	switch {
 	case v.UID == 0 || v.Audience == "":
-		v.deny("spec.initContainers", "the sidecar has no user or no token of its own", madeByAdmission)
+		v.deny("spec.initContainers", "the sidecar has no user, or no token or certificate of its own", madeByAdmission)
 	case v.mode != Explicit && v.mode != Transparent:
 		v.deny("spec.initContainers", "the sidecar has no mode", madeByAdmission)
 	case (v.mode == Transparent) != (v.redirect != nil):

@@ -21,6 +21,9 @@ type Fixed struct {
 	TrustDomain            string
 	APIServers             []netip.AddrPort
 	Nameservers            []netip.Addr
+	// PodCertificates says that the API server has pod certificates; the
+	// AttacheConfig decides whether they are used.
+	PodCertificates bool
 }
 
 // config makes the settings that all namespaces share.
@@ -36,6 +39,9 @@ func (f Fixed) config(c *v1alpha1.ClusterConfig, controlCA string) (inject.Confi
 			GuaranteedCPU: i.Resources.GuaranteedCPU,
 		},
 		Bounds: inject.Bounds{MaxCPU: i.Bounds.MaxCPU, MaxMemory: i.Bounds.MaxMemory, ExcludePorts: i.Bounds.ExcludePorts},
+	}
+	if f.PodCertificates {
+		out.Identity = inject.Identity(i.Identity)
 	}
 	for _, m := range i.Modes {
 		out.Modes = append(out.Modes, inject.Mode(m))
