@@ -221,6 +221,10 @@ func (s *Server) mint(ctx context.Context, pod peer.Pod, q *controlpb.MintReques
 	if !ok {
 		return nil, fmt.Errorf("%w: no policy of this pod uses a provider %q that the broker mints for", minting.ErrDenied, q.GetProvider())
 	}
+	if p.minter == nil {
+		e.Root = p.root
+		return nil, fmt.Errorf("%w: credentials of provider %q are put on by the relay, and leave the control plane for nobody", minting.ErrDenied, q.GetProvider())
+	}
 	grant, rule, reason := set.policy.MayGrant(&policy.Request{
 		Host: q.GetHost(), Port: int(q.GetPort()), Scheme: q.GetScheme(), Method: q.GetMethod(), Path: q.GetPath(), Protocol: q.GetProtocol(),
 		Workload: w, Time: s.c.Now(),

@@ -80,6 +80,7 @@ const objects = `
 - {kind: CredentialProvider, namespace: team, name: post, spec: {destinations: [{host: post.example}], oauth2: {tokenEndpoint: "AS/token", grant: clientCredentials, clientAuth: clientSecretPost, clientID: poster, clientSecretRef: {name: crm, key: secret}, caBundle: "CA"}}}
 - {kind: CredentialProvider, namespace: team, name: cert, spec: {destinations: [{host: cert.example}], oauth2: {tokenEndpoint: "AS/token", grant: clientCredentials, clientAuth: tlsClientAuth, clientID: certified, clientCertificateRef: {name: pair}, caBundle: "CA"}}}
 - {kind: CredentialProvider, namespace: team, name: pinned, spec: {destinations: [{host: pinned.example}], oauth2: {tokenEndpoint: "AS/token", grant: clientCredentials, clientAuth: clientSecretPost, clientID: poster, clientSecretRef: {name: crm, key: secret}, addresses: [10.0.0.1]}}}
+- {kind: CredentialProvider, namespace: team, name: relayed, spec: {destinations: [{host: relayed.example}], apiKey: {secretRef: {name: model-key, key: key}}, inject: {by: relay}}}
 - {kind: CredentialProvider, namespace: team, name: federated, spec: {destinations: [{host: federated.example}], jwt: {}}}
 - {kind: CredentialProvider, namespace: other, name: theirs, spec: {destinations: [{host: api.theirs.example}], apiKey: {secretRef: {name: model-key, key: key}}}}
 - kind: AccessPolicy
@@ -93,6 +94,7 @@ const objects = `
     - {name: post, hosts: [post.example], action: allow, credential: {provider: post}}
     - {name: cert, hosts: [cert.example], action: allow, credential: {provider: cert}}
     - {name: pinned, hosts: [pinned.example], action: allow, credential: {provider: pinned}}
+    - {name: relayed, hosts: [relayed.example], action: allow, credential: {provider: relayed}}
     - {name: federated, hosts: [federated.example], action: allow, credential: {provider: federated}}
 `
 
@@ -239,6 +241,7 @@ func TestDenied(t *testing.T) {
 		"another namespace's":         {[]tls.Certificate{mine}, ask("other/theirs", "api.theirs.example", "GET", "/"), codes.PermissionDenied, "no policy of this pod"},
 		"by its bare name":            {[]tls.Certificate{mine}, ask("model", "api.model.example", "POST", "/v1/chat"), codes.PermissionDenied, "no policy of this pod"},
 		"one that sidecars mint":      {[]tls.Certificate{mine}, ask("team/federated", "federated.example", "GET", "/"), codes.PermissionDenied, "the broker mints for"},
+		"one that a relay puts on":    {[]tls.Certificate{mine}, ask("team/relayed", "relayed.example", "GET", "/"), codes.PermissionDenied, "put on by the relay"},
 		"more scope":                  {[]tls.Certificate{mine}, with(ask("team/crm", "crm.example", "GET", "/"), func(m *controlpb.MintRequest) { m.Scopes = []string{"read", "write"} }), codes.PermissionDenied, `scope "write"`},
 		"a resource":                  {[]tls.Certificate{mine}, with(ask("team/crm", "crm.example", "GET", "/"), func(m *controlpb.MintRequest) { m.Resources = []string{"https://x"} }), codes.PermissionDenied, "resource"},
 		"an audience":                 {[]tls.Certificate{mine}, with(ask("team/crm", "crm.example", "GET", "/"), func(m *controlpb.MintRequest) { m.Audience = "x" }), codes.PermissionDenied, "audience"},

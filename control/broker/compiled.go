@@ -28,7 +28,7 @@ type compiled struct {
 type provider struct {
 	name   string // as rules name it
 	root   string // the Secret
-	minter minting.Minter
+	minter minting.Minter // nil: a relay puts its credentials on
 }
 
 // compile returns the compiled form of a bundle's documents: the very bytes
@@ -48,12 +48,16 @@ func (s *Server) compile(b *xds.Bundle) (*compiled, error) {
 	}
 	c := &compiled{policy: set, providers: map[string]provider{}}
 	for _, p := range docs.Providers {
-		if !api.NeedsBroker(&p.Spec) || api.ByRelay(&p.Spec) { // a relay's never leaves the control plane
+		if !api.NeedsBroker(&p.Spec) {
 			continue
 		}
 		namespace, ref := s.c.Namespace, p.Metadata.Name
 		if p.Metadata.Namespace != "" {
 			namespace, ref = p.Metadata.Namespace, p.Metadata.Namespace+"/"+p.Metadata.Name
+		}
+		if api.ByRelay(&p.Spec) { // it never leaves the control plane
+			c.providers[ref] = provider{name: p.Metadata.Name, root: namespace + "/" + RootName(&p.Spec)}
+			continue
 		}
 		m, err := all.New(p, minting.Deps{
 			Client: ClientFor(s.c.Client, p.Metadata.Namespace), Logger: s.c.Log, Now: s.c.Now,

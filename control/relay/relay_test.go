@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/attache-dev/attache/control/relay"
 )
 
 // The relay puts the key on, the origin gets it, and records on both sides
@@ -225,5 +223,3 @@ func TestTooMany(t *testing.T) {
 		t.Errorf("afterwards: %d", a.status)
 	}
 }
-
-var _ = relay.Event{}

@@ -233,8 +233,10 @@ func (x *exchange) clean() {
 		opts.Headers, opts.Params = x.provider.injector.Places()
 	}
 	x.rec.Request.Removed = injector.Strip(r, opts)
-	x.opened = x.p.cfg.Vault.Unseal(r, who)
-	x.rec.Request.Removed = append(x.rec.Request.Removed, x.opened.Removed...)
+	if !x.relayed() { // the relay opens what it sealed
+		x.opened = x.p.cfg.Vault.Unseal(r, who)
+		x.rec.Request.Removed = append(x.rec.Request.Removed, x.opened.Removed...)
+	}
 	// Of all upgrades only this one is a protocol that policy knows. After
 	// another (h2c above all) the agent could send requests that nobody sees.
 	if x.protocol == policy.WebSocket {

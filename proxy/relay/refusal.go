@@ -8,8 +8,11 @@ import (
 	"time"
 )
 
-// maxRefusal bounds what is read of a refusal.
-const maxRefusal = 16 << 10
+// Bounds of what is read of a refusal.
+const (
+	maxRefusal    = 16 << 10
+	maxRetryAfter = 3600 // seconds
+)
 
 // Refusal is an answer of the relay's own.
 type Refusal struct {
@@ -52,7 +55,7 @@ func ReadRefusal(resp *http.Response) *Refusal {
 		f.Reason = "the relay gave no reason"
 	}
 	f.Status, f.Code = resp.StatusCode, code
-	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
+	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 && n <= maxRetryAfter {
 		f.RetryAfter = time.Duration(n) * time.Second
 	}
 	return f
