@@ -95,9 +95,16 @@ type Collector struct {
 	epochs  *lru.Cache[string, store.Head]
 	limits  *lru.Cache[string, *rate.Limiter]
 
-	mu    sync.Mutex // guards busy
+	mu    sync.Mutex // guards all below
 	busy  map[string]*turn
 	watch func(store.Producer, []line) // of the lost producers; nil: nobody asks
+}
+
+// watched makes f be told of all lines that are stored from now on.
+func (c *Collector) watched(f func(store.Producer, []line)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watch = f
 }
 
 // turn lets one export of a producer at a time reach the store.
@@ -351,8 +358,11 @@ func (c *Collector) stored(ctx context.Context, p store.Producer, k store.Head, 
 	}
 	k.Producer, k.Epoch = p, good[0].Epoch
 	c.epochs.Add(k.Epoch, k)
-	if c.watch != nil && len(fresh) > 0 {
-		c.watch(p, fresh)
+	c.mu.Lock()
+	watch := c.watch
+	c.mu.Unlock()
+	if watch != nil && len(fresh) > 0 {
+		watch(p, fresh)
 	}
 }
 

@@ -35,6 +35,7 @@ type memory struct {
 	mu    sync.Mutex
 	heads map[string]store.Head
 	lines map[string]map[uint64]audit.Line
+	state map[string][]byte
 	fail  error
 }
 
@@ -85,6 +86,12 @@ func (m *memory) Append(_ context.Context, p store.Producer, lines []audit.Line)
 		ack.Stored++
 		if l.Sequence > h.Last {
 			h.Last, h.Hash, h.Chained, h.Epoch, h.Producer = l.Sequence, l.Chain, l.Chained, l.Epoch, p
+			if r, err := l.Record(); err == nil {
+				h.Closed = h.Closed || r.Type == audit.TypeEpochEnd
+				if h.Opened.IsZero() {
+					h.Opened = r.Time
+				}
+			}
 		}
 	}
 	m.heads[lines[0].Epoch] = h

@@ -67,7 +67,7 @@ func (h *Handout) Sync(ctx context.Context) error {
 	if err != nil && !missing {
 		return fmt.Errorf("read secret %s: %w", h.Secret, err)
 	}
-	clients := k.clientRoots()
+	clients := issuer.EncodePEM(k.clientRoots()...)
 	if string(sec.Data[ClientsKey]) == string(clients) && h.fresh(sec) {
 		return nil
 	}
@@ -123,16 +123,15 @@ func (h *Handout) fresh(sec *corev1.Secret) bool {
 	return h.Keys.cfg.Now().Before(c.NotAfter.Add(-h.Keys.cfg.X509TTL / 2))
 }
 
-// clientRoots are the authorities of pods' X.509-SVIDs in PEM, as
-// [Keys.ServerTLS] takes them.
-func (k *Keys) clientRoots() []byte {
+// clientRoots are the authorities of pods' X.509-SVIDs.
+func (k *Keys) clientRoots() []*x509.Certificate {
 	roots := k.schedule.Load().Authorities()
 	if k.cfg.Upstream != nil {
 		if i := k.cfg.Upstream.Intermediate(); i != nil {
 			roots = append(roots, i.Roots...)
 		}
 	}
-	return issuer.EncodePEM(roots...)
+	return roots
 }
 
 // Self is this replica of the control plane as a client of another workload of

@@ -289,20 +289,17 @@ func (k *Keys) ControlRoots() []byte { return issuer.EncodePEM(k.schedule.Load()
 func (k *Keys) ServerTLS(hosts ...string) *tls.Config {
 	return peer.ServerTLS(
 		func() (*tls.Certificate, error) { return k.serving(hosts) },
-		func() (*x509.CertPool, error) {
-			pool := x509.NewCertPool()
-			for _, c := range k.schedule.Load().Authorities() {
-				pool.AddCert(c)
-			}
-			if k.cfg.Upstream != nil {
-				if i := k.cfg.Upstream.Intermediate(); i != nil {
-					for _, c := range i.Roots {
-						pool.AddCert(c)
-					}
-				}
-			}
-			return pool, nil
-		})
+		k.Clients)
+}
+
+// Clients are the authorities of pods' X.509-SVIDs, as [Keys.ServerTLS] takes
+// them.
+func (k *Keys) Clients() (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	for _, c := range k.clientRoots() {
+		pool.AddCert(c)
+	}
+	return pool, nil
 }
 
 // WebTLS is the configuration of an HTTPS port of the control plane, such as

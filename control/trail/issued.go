@@ -8,6 +8,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/control/broker"
 	"github.com/attache-dev/attache/control/issuer"
+	"github.com/attache-dev/attache/control/relay"
 )
 
 // Identity records an identity document that was issued, or a refusal. It fits
@@ -61,6 +62,35 @@ func (t *Trail) Mint(ctx context.Context, e broker.Event) error {
 	r.Credential = &audit.Use{Handle: e.Handle, Provider: e.Provider, ScopeGranted: e.Scope, Expires: e.Expires}
 	if !e.Expires.IsZero() {
 		r.Credential.TTLSeconds = int64(e.Expires.Sub(e.Time).Seconds())
+	}
+	return t.Write(ctx, r)
+}
+
+// Relayed records a call that the relay put a credential on. It fits
+// relay.Config.Record: what cannot be recorded is not sent. The sidecar's own
+// record, which it names, says what was asked and what came of it.
+func (t *Trail) Relayed(ctx context.Context, e relay.Event) error {
+	if t == nil {
+		return nil
+	}
+	name := EventRelay + e.Result
+	if e.Result == "denied" && t.again(name+e.PodUID+e.Provider+e.Rule+e.Reason) {
+		return nil
+	}
+	fields := map[string]string{
+		"pod": e.Pod, "pod_uid": e.PodUID, "namespace": e.Namespace, "destination": e.Destination, "method": e.Method, "path": e.Path, "record": e.Record,
+		"policy": e.Policy, "rule": e.Rule, "version": e.Version, "root": e.Root, "address": e.Address, "outcome": e.Outcome, "code": e.Code, "reason": e.Reason,
+	}
+	for k, n := range map[string]int64{"status": int64(e.Status), "bytes_up": e.BytesUp, "bytes_down": e.BytesDown} {
+		if n > 0 {
+			fields[k] = strconv.FormatInt(n, 10)
+		}
+	}
+	r := event(name, fields)
+	r.Time, r.Owner = e.Time, e.Owner
+	r.Workload = &audit.Workload{ID: e.Workload, Namespace: e.Namespace}
+	if e.Handle != "" {
+		r.Credential = &audit.Use{Handle: e.Handle, Provider: e.Provider}
 	}
 	return t.Write(ctx, r)
 }

@@ -26,6 +26,9 @@ const (
 	EventProducerReturned = "producer.returned"
 	// EventBrokerDenied is a credential that the broker did not give.
 	EventBrokerDenied = "broker.denied"
+	// EventRelay begins what the relay did: relay.sent, relay.ended and
+	// relay.denied.
+	EventRelay = "relay."
 	// EventNamespaceChanged is a change of a namespace's labels and annotations
 	// of ours: whether its pods are injected, and how.
 	EventNamespaceChanged = "namespace.changed"
