@@ -50,8 +50,9 @@ func TestGuardsPage(t *testing.T) {
 		attacks++
 	}
 	row("3", "", "token request with our audience, in the namespace and elsewhere, bound to a pod, or by a user called like a node", "attache-tokens", "…only nodes may ask for it…")
+	row("3", "", "request for a certificate of our signer, by who may make requests, or by a user called like a node", "attache-certificates", "…only nodes may ask for it…")
 	row("7", " *", "exec, run, attach or checkpoint through nodes/proxy, also with a path written in another way", "attache-nodes", "…nobody may exec in, attach to or checkpoint…")
-	attacks += 2
+	attacks += 3
 	fmt.Fprintf(&b, "\n%d attacks. Harmless, and admitted: ", attacks)
 	var names []string
 	for _, a := range harmlessPods {
