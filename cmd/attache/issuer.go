@@ -20,7 +20,8 @@ func issuerCommand() *cobra.Command {
 the issuer's URL by any web host: clouds cannot reach a laptop. The keys must
 outlive this process, so they live in an ssh-agent (ECDSA P-256).`,
 		Example: `  ssh-agent -a ~/.attache-agent.sock; ssh-keygen -t ecdsa -b 256 -f k; SSH_AUTH_SOCK=… ssh-add k; rm k
-  attache issuer export --url https://issuer.example.com --ssh-agent ~/.attache-agent.sock public/`,
+  attache issuer export --url https://issuer.example.com --ssh-agent ~/.attache-agent.sock public/
+  attache issuer export --cluster --issuer-url https://oidc.example.com/cluster-1 public/`,
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg := issuer.Config{URL: url, Keys: issuer.SSHAgent{Socket: agent}}
 			td := "attache.local"
@@ -63,6 +64,6 @@ outlive this process, so they live in an ssh-agent (ECDSA P-256).`,
 	f.StringVarP(&config, "config", "c", "", "folder of documents, for trust domain, URL and agent")
 	f.StringVar(&url, "url", "", "issuer URL, https")
 	f.StringVar(&agent, "ssh-agent", "", "socket of the ssh-agent that holds the key")
-	c.AddCommand(export)
+	c.AddCommand(acceptsCluster(export, "export the keys of a cluster's issuer"))
 	return c
 }

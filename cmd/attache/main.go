@@ -36,6 +36,11 @@ func (f failure) Unwrap() error { return f.error }
 
 func main() {
 	sandbox.MaybeStage() // must be first: the child's own re-exec ends here
+	if args, ok := forCluster(os.Args[1:]); ok {
+		err := becomeCluster(args)
+		fmt.Fprintln(os.Stderr, "attache:", err)
+		os.Exit(2)
+	}
 	c, began := root()
 	c.SetArgs(exclusionsLast(os.Args[1:]))
 	if err := c.ExecuteContext(context.Background()); err != nil {

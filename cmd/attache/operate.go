@@ -53,8 +53,8 @@ func (g *global) runs(id string) ([]run.Info, error) {
 }
 
 func statusCommand(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use: "status", Short: "List the runs that are alive", Args: cobra.NoArgs, Example: "  attache status --output json",
+	return acceptsCluster(&cobra.Command{
+		Use: "status", Short: "List the runs that are alive, or show a cluster", Args: cobra.NoArgs, Example: "  attache status --output json\n  attache status --cluster --only team-a",
 		RunE: func(c *cobra.Command, _ []string) error {
 			rs, err := g.runs("")
 			if err != nil {
@@ -70,7 +70,7 @@ func statusCommand(g *global) *cobra.Command {
 			}
 			return w.Flush()
 		},
-	}
+	}, "show a cluster's namespaces, sidecars and policies")
 }
 
 func ready(r run.Info) string {
@@ -188,7 +188,7 @@ func revokeCommand(g *global) *cobra.Command {
 	f.StringVar(&q.Provider, "provider", "", "end every credential of a provider")
 	f.BoolVar(&q.All, "all", false, "end every credential and every call of all runs")
 	c.MarkFlagsMutuallyExclusive("task", "provider", "all")
-	return c
+	return acceptsCluster(c, "revoke in a cluster")
 }
 
 func taskCommand(g *global) *cobra.Command {
