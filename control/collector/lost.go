@@ -25,10 +25,6 @@ const (
 	attestedFor = 24 * time.Hour
 )
 
-// eventReturned is control/trail.EventProducerReturned, which cannot be
-// imported here.
-const eventReturned = "producer.returned"
-
 // OpeningOf reads the first line of epochs in a store, for [Lost.Opening].
 func OpeningOf(db *store.DB) func(context.Context, string) (string, string, error) {
 	return func(ctx context.Context, epoch string) (before, head string, err error) {
@@ -432,7 +428,7 @@ func (l *Lost) correct(ctx context.Context, n lostNote) error {
 		fields["epoch"], fields["to"], fields["ended"] = n.Epoch, strconv.FormatUint(h.Last, 10), strconv.FormatBool(h.Closed)
 		fields["from"] = strconv.FormatUint(n.Last+1, 10)
 	}
-	if err := l.Collector.Record(ctx, &audit.Record{Event: &audit.Event{Name: eventReturned, Fields: fields}}); err != nil {
+	if err := l.Collector.Record(ctx, &audit.Record{Event: &audit.Event{Name: audit.EventProducerReturned, Fields: fields}}); err != nil {
 		return fmt.Errorf("record a producer that came back: %w", err)
 	}
 	l.Collector.metrics.returned.Inc()

@@ -50,7 +50,9 @@ type part struct {
 	Spec json.RawMessage `json:"spec"`
 }
 
-// Requested records who asks for a change of an object. A change that cannot be
+// Requested records who asks for a change of an object, as change.requested: it
+// may yet fail. What came into being is policy.changed, provider.changed or
+// config.changed, of the same document and version. A change that cannot be
 // recorded should be refused. What changes nothing of the spec is not recorded.
 func (t *Trail) Requested(ctx context.Context, q Request) error {
 	if t == nil {
@@ -107,7 +109,7 @@ func (t *Trail) Requested(ctx context.Context, q Request) error {
 		t.own.Inc()
 		t.log.WarnContext(ctx, "a policy is changed by its beneficiary", "kind", q.Kind, "namespace", q.Namespace, "name", q.Name, "by", q.By.Username)
 	}
-	r := event(EventChangeRequested, fields)
+	r := event(audit.EventChangeRequested, fields)
 	r.Change = c
 	return t.Write(ctx, r)
 }

@@ -18,12 +18,6 @@ import (
 
 // Events that only the control plane has, beside those of package audit.
 const (
-	// EventChangeRequested is a change as admission saw it, by whom. It may yet
-	// have failed: what came into being is policy.changed, provider.changed or
-	// config.changed, of the same document and version.
-	EventChangeRequested = "change.requested"
-	// EventProducerReturned is that lines came of a producer given up for lost.
-	EventProducerReturned = "producer.returned"
 	// EventBrokerDenied is a credential that the broker did not give.
 	EventBrokerDenied = "broker.denied"
 	// EventRelay begins what the relay did: relay.sent, relay.ended and

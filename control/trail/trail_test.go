@@ -86,7 +86,7 @@ func TestWhoAsksForAChange(t *testing.T) {
 	}
 	r := one(t, tr, dir)
 	c := r.Change
-	if r.Event.Name != trail.EventChangeRequested || c == nil || c.By.Username != "ana@example.com" || c.By.Groups[0] != "payments" || c.Kind != "AccessPolicy" {
+	if r.Event.Name != audit.EventChangeRequested || c == nil || c.By.Username != "ana@example.com" || c.By.Groups[0] != "payments" || c.Kind != "AccessPolicy" {
 		t.Fatalf("%+v %+v", r.Event, c)
 	}
 	if !strings.Contains(c.Diff, "-    - GET\n+    - POST\n") && !strings.Contains(c.Diff, "-  - GET\n+  - POST\n") {

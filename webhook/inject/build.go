@@ -226,6 +226,9 @@ func (j *injection) sidecarEnv() []any {
 	if j.ControlCA != "" {
 		env = append(env, literal("ATTACHE_CONTROL_CA", escapeEnv(j.ControlCA)))
 	}
+	if j.Audit != "" {
+		env = append(env, literal("ATTACHE_AUDIT", escapeEnv(j.Audit)))
+	}
 	if len(j.Placeholders) > 0 {
 		env = append(env, literal(envPlaceholders, escapeEnv(j.placeholderList())))
 	}

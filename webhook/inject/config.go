@@ -77,6 +77,9 @@ type Config struct {
 
 	Control   string `json:"control"`   // address of the control plane
 	ControlCA string `json:"controlCA"` // its roots in PEM; public
+	// Audit is the collector of records, by the same roots; "": records stay in
+	// the pod.
+	Audit string `json:"audit,omitempty"`
 
 	// For the redirect: the kube-apiserver, which RBAC guards, and the cluster's
 	// resolvers are reached directly.

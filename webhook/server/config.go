@@ -18,6 +18,7 @@ import (
 type Fixed struct {
 	Image, ImagePullPolicy string
 	Control                string // host:port of the sidecars' gRPC
+	Audit                  string // host:port of the collector of records; "": none
 	TrustDomain            string
 	APIServers             []netip.AddrPort
 	Nameservers            []netip.Addr
@@ -30,7 +31,7 @@ type Fixed struct {
 func (f Fixed) config(c *v1alpha1.ClusterConfig, controlCA string) (inject.Config, error) {
 	i := &c.Injection
 	out := inject.Config{
-		Image: f.Image, ImagePullPolicy: f.ImagePullPolicy, Control: f.Control, ControlCA: controlCA,
+		Image: f.Image, ImagePullPolicy: f.ImagePullPolicy, Control: f.Control, ControlCA: controlCA, Audit: f.Audit,
 		APIServers: f.APIServers, Nameservers: f.Nameservers,
 		Mode: inject.Mode(i.Mode), NoProxy: c.NoProxy, RedirectAs: inject.User(i.RedirectAs),
 		Resources: inject.Resources{
