@@ -227,6 +227,25 @@ func (f *Filter) Since() time.Time { return f.since }
 // Until is the end of the time that f matches; see [Filter.Since].
 func (f *Filter) Until() time.Time { return f.until }
 
+// WithoutSince returns f over all time before its until.
+func (f *Filter) WithoutSince() Filter {
+	g := *f
+	g.since = time.Time{}
+	return g
+}
+
+// With returns f with one more condition: key, a name of [Keys], has this value,
+// in which a star stands for any text.
+func (f Filter) With(key, value string) (Filter, error) {
+	k, ok := keyTable()[key]
+	if !ok || k.Values == nil || value == "" || len(value) > maxQuery || len(f.terms) == maxTerms {
+		return f, fmt.Errorf("audit query: %q: %q is no condition", clamp(key, maxWord), clamp(value, maxWord))
+	}
+	f.terms = append(slices.Clone(f.terms), Term{Key: k.Name, Values: []string{strings.ToLower(value)}, values: k.Values})
+	f.types = f.types || k.Name == "type"
+	return f, nil
+}
+
 // Types reports whether f speaks of type:. If not, epochs and heartbeats are
 // left out.
 func (f *Filter) Types() bool { return f.types }

@@ -59,7 +59,7 @@ func Keys() []Key {
 		few("kind", onUse(func(u *Use) []string { return []string{u.Kind} })),
 		few("label", onWorkload(labels)),
 		few("method", onRequest(func(q *Request) []string { return []string{q.Method} })),
-		few("namespace", namespaces, "ns"),
+		few("namespace", Namespaces, "ns"),
 		few("operation", operations, "op"),
 		few("outcome", onResult(func(s *Result) []string { return []string{s.Outcome} })),
 		few("owner", func(r *Record) []string { return []string{r.Owner} }),
@@ -84,7 +84,7 @@ func Keys() []Key {
 		{"upstream", nil, Names, onResult(func(s *Result) []string { return []string{s.UpstreamRequestID} })},
 
 		{"path", nil, Texts, onRequest(func(q *Request) []string { return []string{q.Path, q.PathTemplate} })},
-		{"resource", nil, Texts, onAWS(func(a *AWSUse) []string { return a.Resources })},
+		{"resource", nil, Texts, onAWS(func(a *AWSUse) []string { return slices.Clone(a.Resources) })},
 
 		{"command", nil, Rare, func(r *Record) []string {
 			return fromPtr(r.SSH, func(s *SSH) []string { return []string{s.Command} })
@@ -216,9 +216,9 @@ func buckets(r *Record) []string {
 	return l
 }
 
-// namespaces are those that a record is about: who may see one of them may see
+// Namespaces are those that a record is about: who may see one of them may see
 // the record.
-func namespaces(r *Record) []string {
+func Namespaces(r *Record) []string {
 	l := onWorkload(func(w *Workload) []string { return []string{w.Namespace} })(r)
 	if r.Change != nil && r.Change.Namespace != "" {
 		l = append(l, r.Change.Namespace)

@@ -182,8 +182,8 @@ type Checkpoint struct {
 type Removal struct {
 	Ref           // first line that was removed
 	Last   uint64 // last line
-	Before Hash   // chain value before First; zero where the line before was missing
-	After  Hash   // chain value of Last
+	Before Hash   // chain value of the first line; zero where lines are not chained
+	After  Hash   // chain value of the last line
 	Time   time.Time
 	Reason string
 }

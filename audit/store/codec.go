@@ -1,0 +1,181 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+
+	"github.com/klauspost/compress/s2"
+)
+
+// maxPart bounds what a stored part may unpack to; more is damage.
+const maxPart = 256 << 20
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
+}
+
+// pack compresses a part and appends its checksum, CRC-32C: neither SQLite nor
+// PostgreSQL (by default) would notice a flipped bit.
+func pack(raw []byte) []byte {
+	b := s2.Encode(make([]byte, 0, s2.MaxEncodedLen(len(raw))+4), raw)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+}
+
+func unpack(b []byte) ([]byte, error) {
+	if len(b) < 4 {
+		return nil, damaged("a part has %d bytes", len(b))
+	}
+	b, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
+	if crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) != sum {
+		return nil, damaged("a part does not match its checksum")
+	}
+	if n, err := s2.DecodedLen(b); err != nil || n > maxPart {
+		return nil, damaged("a part claims %d bytes", n)
+	}
+	raw, err := s2.Decode(nil, b)
+	if err != nil {
+		return nil, damaged("a part: %v", err)
+	}
+	return raw, nil
+}
+
+// reader takes a part apart. After a mistake every answer is zero and err is
+// set, so that callers check once.
+type reader struct {
+	b   []byte
+	err error
+}
+
+func (r *reader) fail() {
+	r.b = nil
+	if r.err == nil {
+		r.err = damaged("a part ends early")
+	}
+}
+
+func (r *reader) uvarint() uint64 {
+	// Most numbers are short.
+	if len(r.b) > 0 && r.b[0] < 0x80 {
+		v := r.b[0]
+		r.b = r.b[1:]
+		return uint64(v)
+	}
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v := r.uvarint()
+	return int64(v>>1) ^ -int64(v&1) //nolint:gosec // zigzag
+}
+
+// count reads a number of elements that take at least one byte of what follows
+// for each per elements.
+func (r *reader) count(limit int) int {
+	v := r.uvarint()
+	if v > uint64(limit) { //nolint:gosec // not negative
+		r.fail()
+		return 0
+	}
+	return int(v) //nolint:gosec // bounded above
+}
+
+func (r *reader) bytes(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.fail()
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
+func appendVarint(b []byte, v int64) []byte {
+	return binary.AppendUvarint(b, uint64(v)<<1^uint64(v>>63)) //nolint:gosec // zigzag
+}
+
+// appendCodes writes numbers at the least width that holds them all: one, two
+// or four bytes, least significant byte plane by plane, which packs better.
+func appendCodes(b []byte, codes []uint32) []byte {
+	var top uint32
+	for _, c := range codes {
+		top = max(top, c)
+	}
+	width := 1
+	switch {
+	case top > math.MaxUint16:
+		width = 4
+	case top > math.MaxUint8:
+		width = 2
+	}
+	b = append(b, byte(width))
+	for plane := range width {
+		for _, c := range codes {
+			b = append(b, byte(c>>(8*plane)))
+		}
+	}
+	return b
+}
+
+// codes reads n numbers of appendCodes.
+func (r *reader) codes(n int) []uint32 {
+	w := r.bytes(1)
+	if r.err != nil || w[0] != 1 && w[0] != 2 && w[0] != 4 {
+		r.fail()
+		return nil
+	}
+	raw := r.bytes(n * int(w[0]))
+	if r.err != nil {
+		return nil
+	}
+	out := make([]uint32, n)
+	for plane := range int(w[0]) {
+		p := raw[plane*n : (plane+1)*n]
+		for i := range out {
+			out[i] |= uint32(p[i]) << (8 * plane)
+		}
+	}
+	return out
+}
+
+// A list is the values that a record has of a key: a count, then each with its
+// length. As a string it is a key of maps.
+func appendList(b []byte, values []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(values)))
+	for _, v := range values {
+		b = binary.AppendUvarint(b, uint64(len(v)))
+		b = append(b, v...)
+	}
+	return b
+}
+
+func (r *reader) list() []string {
+	n := r.count(len(r.b))
+	l := make([]string, 0, n)
+	for range n {
+		l = append(l, string(r.bytes(r.count(len(r.b)))))
+	}
+	return l
+}
+
+func parseList(s string) []string {
+	r := reader{b: []byte(s)}
+	return r.list()
+}
+
+// nameHash is FNV-1a over the lower-case name, folded to 32 bits. Names with
+// the same hash are told apart by reading the record.
+func nameHash(s string) uint32 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return uint32(h>>32) ^ uint32(h) //nolint:gosec // folding is meant
+}

@@ -1,0 +1,109 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+// kindSidecar is the kind of producers that have no say in what policies were:
+// each sits beside an agent.
+const kindSidecar = "sidecar"
+
+// document keeps what a record of the control plane says of documents: a change
+// of one, or which ones a version of the policy set consists of.
+func (c *commit) document(ctx context.Context, r *audit.Record) error {
+	if r.Change == nil && (r.Event == nil || r.Event.Name != audit.EventPolicyBundle) {
+		return nil
+	}
+	if e := c.epochs[r.Epoch]; e == nil || e.producer.Kind == kindSidecar {
+		return nil
+	}
+	if r.Change != nil {
+		return c.change(ctx, r)
+	}
+	version := plain(r.Event.Fields["version"])
+	if version == "" {
+		return nil
+	}
+	for key, text := range r.Event.Fields {
+		if key != "documents" && !strings.HasPrefix(key, "documents.") {
+			continue
+		}
+		for line := range strings.Lines(text) { // kind, name, generation, digest
+			f := strings.Fields(plain(line))
+			if len(f) == 0 {
+				continue
+			}
+			if _, err := c.t.exec(ctx, "INSERT INTO bundle (version, digest) VALUES (?,?) ON CONFLICT DO NOTHING", version, f[len(f)-1]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *commit) change(ctx context.Context, r *audit.Record) error {
+	ch := r.Change
+	if ch.VersionAfter == "" && ch.VersionBefore == "" {
+		return nil // no document of ours
+	}
+	v := DocumentVersion{Digest: ch.VersionAfter, Kind: ch.Kind, Namespace: ch.Namespace, Name: ch.Name, Operation: ch.Operation,
+		Previous: ch.VersionBefore, Text: ch.Text, Diff: ch.Diff, Time: r.Time, Record: r.ID}
+	if ch.By != nil {
+		v.Author, v.Groups = ch.By.Username, ch.By.Groups
+	}
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	c.counters.Document++
+	_, err = c.t.exec(ctx, "INSERT INTO document (number, digest, kind, namespace, name, time, record, body) VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+		c.counters.Document, plain(v.Digest), plain(v.Kind), plain(v.Namespace), plain(v.Name), r.Time.UnixMicro(), plain(r.ID), body)
+	return err
+}
+
+const (
+	defaultDocuments = 100
+	maxDocuments     = 1000
+)
+
+// Documents returns document versions, newest first. They are kept longer than
+// the records that told of them.
+func (d *DB) Documents(ctx context.Context, q DocumentQuery) ([]DocumentVersion, error) {
+	limit := q.Limit
+	if limit <= 0 {
+		limit = defaultDocuments
+	}
+	where, args := "WHERE 1 = 1", []any{}
+	for _, x := range []struct{ term, value string }{
+		{" AND digest = ?", q.Digest},
+		{" AND kind = ?", q.Kind},
+		{" AND namespace = ?", q.Namespace},
+		{" AND name = ?", q.Name},
+		{" AND digest IN (SELECT digest FROM bundle WHERE version = ?)", q.Version},
+	} {
+		if x.value != "" {
+			where += x.term
+			args = append(args, plain(x.value))
+		}
+	}
+	var l []DocumentVersion
+	err := d.reading(ctx, func(ctx context.Context, t *tx) error {
+		return t.each(ctx, func(scan func(...any) error) error {
+			var body []byte
+			if err := scan(&body); err != nil {
+				return err
+			}
+			var v DocumentVersion
+			if err := json.Unmarshal(body, &v); err != nil {
+				return damaged("a document version: %v", err)
+			}
+			l = append(l, v)
+			return nil
+		}, "SELECT body FROM document "+where+" ORDER BY time DESC, number DESC LIMIT ?", append(args, min(limit, maxDocuments))...)
+	})
+	return l, err
+}

@@ -1,0 +1,187 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// Segments are merged when there are mergeAt of about one size, so that a
+// question looks at some dozen of them. Each record is written anew three times
+// at most.
+const mergeAt = 8
+
+// tier returns the size class of a segment; -1: it is not merged any more.
+func tier(rows int) int {
+	switch {
+	case rows < 4<<10:
+		return 0
+	case rows < 32<<10:
+		return 1
+	case rows < maxRows/2:
+		return 2
+	default:
+		return -1
+	}
+}
+
+// kick says that there may be something to merge.
+func (d *DB) kick() {
+	select {
+	case d.merge <- struct{}{}:
+	default:
+	}
+}
+
+func (d *DB) merges(ctx context.Context) {
+	defer d.stopped.Done()
+	other := map[int64]bool{} // segments with other columns
+	for {
+		select {
+		case <-d.closing:
+			return
+		case <-d.merge:
+		}
+		for more := true; more; {
+			var err error
+			more, err = d.mergeOnce(ctx, other)
+			if err != nil {
+				d.o.Logger.WarnContext(ctx, "audit segments were not merged", "error", err)
+			}
+			select {
+			case <-d.closing:
+				return
+			default:
+			}
+		}
+	}
+}
+
+// mergeOnce merges one run of segments, if there is one; other are those that
+// cannot be merged.
+func (d *DB) mergeOnce(ctx context.Context, other map[int64]bool) (bool, error) {
+	var l []segmentInfo
+	var s *segment
+	err := d.engine.reading(ctx, func(t *tx) error {
+		all, err := t.segmentList(ctx, "ORDER BY id")
+		if err != nil {
+			return err
+		}
+		l = chooseMerge(slices.DeleteFunc(all, func(i segmentInfo) bool { return other[i.id] }))
+		if len(l) == 0 {
+			return nil
+		}
+		b := newBuilder(&d.layout)
+		for _, i := range l {
+			x, err := newView(i).load(ctx, t.fetch, &d.layout)
+			if errors.Is(err, errOtherLayout) {
+				other[i.id] = true // of an older version: stays as it is
+			}
+			if err != nil {
+				return err
+			}
+			b.merge(x)
+		}
+		s = b.finish()
+		return nil
+	})
+	if errors.Is(err, errOtherLayout) {
+		return true, nil
+	}
+	if err != nil || len(l) == 0 {
+		return false, err
+	}
+	x := newStoredSegment(s)
+	ids := make([]int64, len(l))
+	for i := range l {
+		ids[i] = l[i].id
+	}
+	err = d.engine.writing(ctx, func(t *tx) error {
+		next, err := t.nextSegment(ctx, dayOf(ids[0]))
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			n, err := t.exec(ctx, "DELETE FROM segment WHERE id = ?", id)
+			if err != nil {
+				return err
+			}
+			if n != 1 {
+				return errMerged
+			}
+			if _, err := t.exec(ctx, "DELETE FROM part WHERE segment = ?", id); err != nil {
+				return err
+			}
+		}
+		return t.saveParts(ctx, next, x)
+	})
+	if errors.Is(err, errMerged) {
+		return true, nil
+	}
+	if err == nil {
+		d.views.forget(ids)
+	}
+	return err == nil, err
+}
+
+// nextSegment gives a number that no segment of the day ever had, for others
+// may remember those by their numbers: the greatest is there, or was replaced by
+// a greater one.
+func (t *tx) nextSegment(ctx context.Context, day int64) (int64, error) {
+	c, err := t.counters(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if day == dayOf(c.Segment) {
+		c.Segment++
+		return c.Segment, t.saveCounters(ctx, c)
+	}
+	var id int64
+	_, err = t.one(ctx, "SELECT max(id) FROM segment WHERE id < ?", []any{(day + 1) << dayBits}, &id)
+	return id + 1, err
+}
+
+// errMerged says that somebody else merged or removed a segment meanwhile.
+var errMerged = errors.New("segment was merged by another process")
+
+// chooseMerge returns segments of one day and one tier that are worth to be
+// merged. On a day that is over, all that fit go together.
+func chooseMerge(all []segmentInfo) []segmentInfo {
+	if len(all) == 0 {
+		return nil
+	}
+	today := dayOf(all[len(all)-1].id)
+	type class struct {
+		day  int64
+		tier int
+	}
+	m := map[class][]segmentInfo{}
+	rows := map[class]int{}
+	for _, i := range all {
+		k := class{dayOf(i.id), tier(i.rows)}
+		if k.tier < 0 {
+			continue
+		}
+		need := mergeAt
+		if k.day < today {
+			k.tier, need = 0, 2
+		}
+		if rows[k]+i.rows > maxRows {
+			if len(m[k]) > 1 {
+				return m[k]
+			}
+			m[k], rows[k] = nil, 0
+		}
+		m[k] = append(m[k], i)
+		rows[k] += i.rows
+		if k.day == today && len(m[k]) == need {
+			return m[k]
+		}
+	}
+	for k, l := range m {
+		if k.day < today && len(l) > 1 {
+			return l
+		}
+	}
+	return nil
+}

@@ -1,0 +1,323 @@
+package store
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+// plan is a query, sorted by what answers it: shapes, texts, names, or the
+// records themselves.
+type plan struct {
+	q      *Query
+	few    []audit.Term
+	texts  []audit.Term
+	names  []audit.Term
+	rest   []audit.Term // only the record tells
+	low    int64        // first microsecond
+	high   int64        // first one beyond
+	spaces []string     // lower case
+	about  string       // if not empty: only records that go by this name; lower case
+}
+
+func (d *DB) plan(q *Query) *plan {
+	p := &plan{q: q, low: math.MinInt64, high: math.MaxInt64}
+	if t := q.Filter.Since(); !t.IsZero() {
+		p.low = t.UnixMicro()
+	}
+	if t := q.Filter.Until(); !t.IsZero() {
+		p.high = t.UnixMicro()
+	}
+	for _, s := range q.Namespaces {
+		p.spaces = append(p.spaces, strings.ToLower(s))
+	}
+	has := func(l []audit.Key, name string) bool {
+		return slices.ContainsFunc(l, func(k audit.Key) bool { return k.Name == name })
+	}
+	for _, t := range q.Filter.Terms() {
+		switch {
+		case has(d.layout.few, t.Key):
+			p.few = append(p.few, t)
+		case has(d.layout.texts, t.Key):
+			p.texts = append(p.texts, t)
+		case has(d.layout.names, t.Key) && t.Whole() && !t.Not && !slices.ContainsFunc(t.Values, func(v string) bool { return len(v) > maxName }):
+			p.names = append(p.names, t)
+		default:
+			p.rest = append(p.rest, t)
+		}
+	}
+	return p
+}
+
+// matcher says which rows of one segment a plan matches.
+type matcher struct {
+	v      *view
+	shapes []bool // by shape
+	any    int64  // rows of those shapes
+	texts  []textMatch
+	rows   []uint32 // if not nil, only these, ascending
+	named  bool     // rows is in force
+	doubt  bool     // a row that matches must be read to be sure
+	about  []bool   // shapes that go by plan.about
+	known  []uint32 // rows that go by plan.about, ascending
+}
+
+type textMatch struct {
+	codes []uint32 // by row
+	ok    []bool   // by code
+}
+
+// match looks at the parts of a segment that the plan needs. It returns nil if
+// no row can match.
+func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) {
+	m := &matcher{v: v, doubt: len(p.rest) > 0 || len(p.names) > 0}
+	m.shapes = make([]bool, v.shapes)
+	for i := range m.shapes {
+		m.shapes[i] = true
+	}
+	if err := p.matchShapes(ctx, f, m); err != nil {
+		return nil, err
+	}
+	tallies, err := v.tallies(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	for i, ok := range m.shapes {
+		if ok && tallies[i].last >= p.low && tallies[i].first < p.high {
+			m.any += tallies[i].count
+		} else {
+			m.shapes[i] = false
+		}
+	}
+	if m.any == 0 {
+		return nil, nil
+	}
+	for i := range p.names {
+		if err := p.matchNames(ctx, f, m, &p.names[i]); err != nil {
+			return nil, err
+		}
+		if len(m.rows) == 0 {
+			return nil, nil
+		}
+	}
+	if p.about != "" {
+		if err := p.matchAbout(ctx, f, m); err != nil {
+			return nil, err
+		}
+		if m.named && len(m.rows) == 0 {
+			return nil, nil
+		}
+	}
+	for i := range p.texts {
+		ok, err := p.matchTexts(ctx, f, m, &p.texts[i])
+		if err != nil || !ok {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (p *plan) matchShapes(ctx context.Context, f fetcher, m *matcher) error {
+	for i := range p.few {
+		t := &p.few[i]
+		c, err := m.v.few(ctx, f, t.Key)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			m.doubt = true
+			continue
+		}
+		m.keep(c, t.MatchValues)
+	}
+	if !p.q.Filter.Types() {
+		c, err := m.v.few(ctx, f, "type")
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return damaged("segment %d has no types", m.v.id)
+		}
+		m.keep(c, func(l []string) bool { return len(l) == 0 || l[0] != "epoch" && l[0] != audit.TypeHeartbeat })
+	}
+	if p.q.Namespaces != nil {
+		c, err := m.v.few(ctx, f, "namespace")
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return damaged("segment %d has no namespaces", m.v.id)
+		}
+		m.keep(c, p.visible)
+	}
+	return nil
+}
+
+// visible reports whether a record of these namespaces may be seen.
+func (p *plan) visible(namespaces []string) bool {
+	return slices.ContainsFunc(namespaces, func(s string) bool { return s != "" && slices.Contains(p.spaces, strings.ToLower(s)) })
+}
+
+// keep leaves the shapes whose values of a key are ok.
+func (m *matcher) keep(c *fewColumn, ok func([]string) bool) {
+	good := make([]bool, len(c.values))
+	for i, v := range c.values {
+		good[i] = ok(parseList(v))
+	}
+	for i, code := range c.codes {
+		m.shapes[i] = m.shapes[i] && good[code]
+	}
+}
+
+func (p *plan) matchNames(ctx context.Context, f fetcher, m *matcher, t *audit.Term) error {
+	var l []uint32
+	for _, v := range t.Values {
+		rows, err := m.v.named(ctx, f, nameHash(v))
+		if err != nil {
+			return err
+		}
+		l = append(l, rows...)
+	}
+	slices.Sort(l)
+	m.only(slices.Compact(l))
+	return nil
+}
+
+// matchAbout finds what goes by a name: by the index of names, or as a person or
+// a run, which shapes have.
+func (p *plan) matchAbout(ctx context.Context, f fetcher, m *matcher) error {
+	rows, err := m.v.named(ctx, f, nameHash(p.about))
+	if err != nil {
+		return err
+	}
+	m.doubt = true
+	m.about = make([]bool, len(m.shapes))
+	some := false
+	for _, key := range []string{"human", "run"} {
+		c, err := m.v.few(ctx, f, key)
+		if err != nil || c == nil {
+			return err
+		}
+		good := make([]bool, len(c.values))
+		for i, v := range c.values {
+			good[i] = slices.ContainsFunc(parseList(v), func(s string) bool { return strings.ToLower(s) == p.about })
+		}
+		for i, n := range c.codes {
+			m.about[i] = m.about[i] || good[n]
+			some = some || good[n] && m.shapes[i]
+		}
+	}
+	if !some {
+		m.about = nil
+		m.only(rows)
+		return nil
+	}
+	m.known = rows
+	return nil
+}
+
+// only leaves these rows, which ascend.
+func (m *matcher) only(l []uint32) {
+	if m.named {
+		l = slices.DeleteFunc(l, func(n uint32) bool { _, ok := slices.BinarySearch(m.rows, n); return !ok })
+	}
+	m.rows, m.named = l, true
+}
+
+// matchTexts finds the values that a term matches; false: none does.
+func (p *plan) matchTexts(ctx context.Context, f fetcher, m *matcher, t *audit.Term) (bool, error) {
+	x, err := m.v.texts(ctx, f, t.Key)
+	if err != nil {
+		return false, err
+	}
+	if x == nil {
+		m.doubt = true
+		return true, nil
+	}
+	ok, n := x.match(t)
+	if n == 0 {
+		return false, nil
+	}
+	codes, err := m.v.codes(ctx, f, partCodes+t.Key, len(x.ends))
+	if err != nil {
+		return false, err
+	}
+	m.texts = append(m.texts, textMatch{codes, ok})
+	return true, nil
+}
+
+// match returns which values a term matches, and how many. It looks for the
+// longest piece without a star of each pattern in all values at once, and tries
+// the pattern only where that is.
+func (x *texts) match(t *audit.Term) ([]bool, int) {
+	positive := *t
+	positive.Not = false
+	ok := make([]bool, len(x.ends))
+	for _, pattern := range t.Values {
+		one := positive
+		one.Values = []string{pattern}
+		piece := longest(pattern)
+		if piece == "" {
+			for i := range ok {
+				ok[i] = ok[i] || one.MatchValues(parseList(x.value(i)))
+			}
+			continue
+		}
+		for at := 0; ; {
+			i := strings.Index(x.all[at:], piece)
+			if i < 0 {
+				break
+			}
+			at += i
+			n, _ := slices.BinarySearch(x.ends, at+1) // the value whose end is the first beyond at
+			ok[n] = ok[n] || one.MatchValues(parseList(x.value(n)))
+			at = x.ends[n]
+		}
+	}
+	n := 0
+	for i := range ok {
+		ok[i] = ok[i] != t.Not
+		if ok[i] {
+			n++
+		}
+	}
+	return ok, n
+}
+
+// longest returns the longest piece of a pattern between stars.
+func longest(pattern string) string {
+	best := ""
+	for piece := range strings.SplitSeq(pattern, "*") {
+		if len(piece) > len(best) {
+			best = piece
+		}
+	}
+	return best
+}
+
+// row reports whether the index matches row n, but for its time.
+func (m *matcher) row(n int, shape uint32) bool {
+	if !m.shapes[shape] {
+		return false
+	}
+	if m.about != nil && !m.about[shape] {
+		if _, ok := slices.BinarySearch(m.known, uint32(n)); !ok { //nolint:gosec // a row
+			return false
+		}
+	}
+	for _, t := range m.texts {
+		if !t.ok[t.codes[n]] {
+			return false
+		}
+	}
+	return true
+}
+
+// whole reports whether every row of the shapes that match does, so that
+// tallies are the answer.
+func (p *plan) whole(m *matcher) bool {
+	return !m.doubt && !m.named && len(m.texts) == 0 && p.low <= m.v.low && m.v.high < p.high
+}

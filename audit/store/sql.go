@@ -1,0 +1,235 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // database/sql driver "pgx"
+	_ "modernc.org/sqlite"             // database/sql driver "sqlite"
+)
+
+// engine is where SQLite and PostgreSQL differ.
+type engine struct {
+	postgres bool
+	write    *sql.DB // SQLite: one connection, whose transactions begin as writers
+	read     *sql.DB
+	path     string // SQLite: the file
+}
+
+// sqlitePragmas of every connection. A commit is synced before it is
+// acknowledged (synchronous FULL in WAL mode); pages are large because parts and
+// blocks are.
+const sqlitePragmas = "_pragma=busy_timeout(15000)&_pragma=foreign_keys(0)&_pragma=cache_size(-32000)&_pragma=temp_store(2)&_pragma=mmap_size(0)"
+
+func openEngine(ctx context.Context, where string, readOnly bool) (*engine, error) {
+	scheme, rest, _ := strings.Cut(where, ":")
+	switch scheme {
+	case "sqlite":
+		return openSQLite(ctx, rest, readOnly)
+	case "postgres", "postgresql":
+		return openPostgres(ctx, where)
+	default:
+		return nil, fmt.Errorf("audit store %q: must be sqlite:PATH or postgres://USER@HOST/DATABASE", redact(where))
+	}
+}
+
+// redact takes a password off a URL.
+func redact(where string) string {
+	u, err := url.Parse(where)
+	if err != nil {
+		scheme, _, _ := strings.Cut(where, ":")
+		return scheme + ":…"
+	}
+	return u.Redacted()
+}
+
+func openSQLite(ctx context.Context, path string, readOnly bool) (*engine, error) {
+	path = strings.TrimPrefix(path, "//")
+	if path == "" {
+		return nil, errors.New("audit store sqlite: names no file; write sqlite:PATH")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit store: %w", err)
+	}
+	_, err = os.Stat(path)
+	if readOnly && err != nil {
+		return nil, fmt.Errorf("audit store: %w", err)
+	}
+	if !readOnly {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, fmt.Errorf("audit store: %w", err)
+		}
+		// The file is made here because SQLite would let others read it.
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator's path
+		if err != nil {
+			return nil, fmt.Errorf("audit store: %w", err)
+		}
+		if err := f.Close(); err != nil {
+			return nil, fmt.Errorf("audit store: %w", err)
+		}
+	}
+	e := &engine{path: path}
+	file := (&url.URL{Scheme: "file", Path: path}).String()
+	if !readOnly {
+		e.write, err = sql.Open("sqlite", file+"?"+sqlitePragmas+"&_txlock=immediate&_pragma=page_size(16384)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
+		if err != nil {
+			return nil, fmt.Errorf("audit store %s: %w", path, err)
+		}
+		e.write.SetMaxOpenConns(1)
+		if err := e.write.PingContext(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("audit store %s: %w", path, notADatabase(err)), e.close())
+		}
+	}
+	e.read, err = sql.Open("sqlite", file+"?"+sqlitePragmas+"&mode=ro&_pragma=query_only(1)")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("audit store %s: %w", path, err), e.close())
+	}
+	e.read.SetMaxOpenConns(8)
+	e.read.SetMaxIdleConns(8)
+	return e, nil
+}
+
+// notADatabase names the cause when a file is something else.
+func notADatabase(err error) error {
+	if err != nil && (strings.Contains(err.Error(), "not a database") || strings.Contains(err.Error(), "malformed")) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+func openPostgres(ctx context.Context, where string) (*engine, error) {
+	db, err := sql.Open("pgx", where)
+	if err != nil {
+		return nil, fmt.Errorf("audit store %s: %w", redact(where), err)
+	}
+	db.SetMaxOpenConns(16)
+	db.SetMaxIdleConns(8)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	if err := db.PingContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("audit store %s: %w", redact(where), err), db.Close())
+	}
+	return &engine{postgres: true, write: db, read: db}, nil
+}
+
+func (e *engine) close() error {
+	var errs []error
+	if e.read != nil {
+		errs = append(errs, e.read.Close())
+	}
+	if e.write != nil && e.write != e.read {
+		errs = append(errs, e.write.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// tx is a transaction that takes ? for parameters on both engines.
+type tx struct {
+	*sql.Tx
+	e *engine
+}
+
+// text turns ? into $1, $2 … for PostgreSQL. No statement has a ? in a literal.
+func (e *engine) text(q string) string {
+	if !e.postgres {
+		return q
+	}
+	var b strings.Builder
+	n := 0
+	for i := range len(q) {
+		if q[i] == '?' {
+			n++
+			b.WriteString("$" + strconv.Itoa(n))
+		} else {
+			b.WriteByte(q[i])
+		}
+	}
+	return b.String()
+}
+
+func (t *tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
+	res, err := t.ExecContext(ctx, t.e.text(q), args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// each calls fn for every row of a query.
+func (t *tx) each(ctx context.Context, fn func(scan func(...any) error) error, q string, args ...any) error {
+	rows, err := t.QueryContext(ctx, t.e.text(q), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() //nolint:errcheck // Err says it
+	for rows.Next() {
+		if err := fn(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// one scans the first row of a query; false: there is none.
+func (t *tx) one(ctx context.Context, q string, args []any, dest ...any) (bool, error) {
+	err := t.QueryRowContext(ctx, t.e.text(q), args...).Scan(dest...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// writing runs fn in a transaction that no other writer runs beside, in any
+// process: commits have an order.
+func (e *engine) writing(ctx context.Context, fn func(*tx) error) error {
+	if e.write == nil {
+		return ErrReadOnly
+	}
+	t, err := e.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	x := &tx{t, e}
+	if e.postgres {
+		_, err = x.exec(ctx, "SELECT pg_advisory_xact_lock(?)", writerLock)
+	}
+	if err == nil {
+		err = fn(x)
+	}
+	if err != nil {
+		return errors.Join(err, ignoreDone(t.Rollback()))
+	}
+	return t.Commit()
+}
+
+// writerLock is the key of PostgreSQL's advisory lock: "attache" in ASCII.
+const writerLock = 0x61747461636865
+
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// reading runs fn on a snapshot.
+func (e *engine) reading(ctx context.Context, fn func(*tx) error) error {
+	o := &sql.TxOptions{ReadOnly: true}
+	if e.postgres {
+		o.Isolation = sql.LevelRepeatableRead
+	}
+	t, err := e.read.BeginTx(ctx, o)
+	if err != nil {
+		return err
+	}
+	err = fn(&tx{t, e})
+	return errors.Join(err, ignoreDone(t.Rollback()))
+}

@@ -1,0 +1,227 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/store"
+	"github.com/attache-dev/attache/test/audit/seed"
+	"github.com/attache-dev/attache/test/servers"
+)
+
+// pg is the PostgreSQL server of all tests; nil: none is installed.
+var pg *servers.Postgres
+
+func TestMain(m *testing.M) {
+	code := func() int {
+		if _, ok := servers.PostgresPath(); ok {
+			var err error
+			pg, err = servers.StartPostgres(context.Background(), "", "fsync=off", "max_connections=200")
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			defer pg.Stop() //nolint:errcheck // the end
+		} else if os.Getenv("ATTACHE_REQUIRE_SERVERS") != "" {
+			fmt.Fprintln(os.Stderr, "PostgreSQL is not installed; run test/deps.sh test")
+			return 1
+		}
+		return m.Run()
+	}()
+	os.Exit(code)
+}
+
+// both runs a test on each kind of store; it gets the URL of an empty one.
+func both(t *testing.T, fn func(t *testing.T, url string)) {
+	t.Run("sqlite", func(t *testing.T) { fn(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db")) })
+	t.Run("postgres", func(t *testing.T) {
+		if pg == nil {
+			t.Skip("PostgreSQL is not installed")
+		}
+		fn(t, emptyPostgres(t))
+	})
+}
+
+// emptyPostgres returns the URL of a schema of its own.
+func emptyPostgres(t *testing.T) string {
+	t.Helper()
+	name := "t" + strings.ToLower(strings.NewReplacer("/", "_", "-", "_", "#", "_").Replace(t.Name())) + fmt.Sprint(time.Now().UnixNano())
+	name = name[max(0, len(name)-60):]
+	name = "s_" + strings.TrimLeft(name, "_")
+	psql(t, "CREATE SCHEMA "+name)
+	t.Cleanup(func() { psql(t, "DROP SCHEMA "+name+" CASCADE") })
+	return pg.URL + "&search_path=" + name
+}
+
+func open(t *testing.T, url string, o store.Options) *store.DB {
+	t.Helper()
+	d, err := store.Open(t.Context(), url, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// fill appends a fleet's records and returns them as a reader of spools would:
+// begins joined with their ends.
+func fill(t *testing.T, d *store.DB, o seed.Options) []audit.Record {
+	t.Helper()
+	f := seed.New(o)
+	var all []audit.Record
+	begins := map[string]audit.Record{}
+	for b := f.Next(); b != nil; b = f.Next() {
+		ack, err := d.Append(t.Context(), b.Producer, b.Lines)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack.Stored != len(b.Lines) || ack.Duplicates != 0 || len(ack.Gaps) != 0 {
+			t.Fatalf("ack %+v of %d lines", ack, len(b.Lines))
+		}
+		for _, l := range b.Lines {
+			r, err := l.Record()
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case r.Type == audit.TypeBegin:
+				begins[r.ID] = r
+			case r.BeginSequence != 0:
+				all = append(all, audit.Join(begins[r.ID], r))
+				delete(begins, r.ID)
+			default:
+				all = append(all, r)
+			}
+		}
+	}
+	if len(begins) != 0 {
+		t.Fatalf("%d requests have no end", len(begins))
+	}
+	slices.SortStableFunc(all, func(a, b audit.Record) int { return b.Time.Compare(a.Time) })
+	return all
+}
+
+func filter(t *testing.T, q string) audit.Filter {
+	t.Helper()
+	f, err := audit.ParseFilter(q, time.Date(2026, 3, 31, 0, 0, 0, 0, time.UTC))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// all reads every page of a query.
+func all(t *testing.T, d *store.DB, q store.Query) []store.Row {
+	t.Helper()
+	var l []store.Row
+	for {
+		p, err := d.Search(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l = append(l, p.Rows...)
+		if p.Next == "" {
+			return l
+		}
+		q.After = p.Next
+	}
+}
+
+func ids(l []audit.Record) []string {
+	out := make([]string, len(l))
+	for i := range l {
+		out[i] = l[i].ID
+	}
+	slices.Sort(out)
+	return out
+}
+
+func rowIDs(l []store.Row) []string {
+	out := make([]string, len(l))
+	for i := range l {
+		out[i] = l[i].ID
+	}
+	slices.Sort(out)
+	return out
+}
+
+func queries() []string {
+	return []string{
+		"", "verdict:deny", "-verdict:deny", "owner:ana", "owner:ana dest:*.s3.* verdict:deny since:20d", "agent:invoices", "bucket:payments",
+		"status:4xx", "status:404,503", "path:*refund*", "path:*INVOICES*", "-path:*invoices*", "path:/v1/invoices/{id}", "resource:*refunds*", "human:person00*", "host:billing*", "type:epoch",
+		"type:all", "event:*", "event:task.opened", "label:tier=batch", "since:2026-03-10 until:2026-03-12", "purpose:*7*", "refund", "outcome:error,canceled", "namespace:ns-03 method:POST",
+		"code:policy_denied", "service:s3 operation:PutObject", "protocol:http -owner:ana", "trace:none", "id:rec_00*", "nothing-like-this", "epoch:*", "owner:*", "kind:aws-session -bucket:payments", "run:*", "exe:*node",
+	}
+}
+
+func TestAnswersAreThoseOfTheRecords(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		d := open(t, url, store.Options{})
+		want := fill(t, d, seed.Options{Records: 6000, Agents: 60, BatchLines: 100})
+		ask := func(q string) {
+			f := filter(t, q)
+			var w []audit.Record
+			for i := range want {
+				if f.Match(&want[i]) {
+					w = append(w, want[i])
+				}
+			}
+			got := all(t, d, store.Query{Filter: f, Limit: 700})
+			if !slices.Equal(rowIDs(got), ids(w)) {
+				t.Errorf("%q: %d rows, want %d", q, len(got), len(w))
+			}
+			if !slices.IsSortedFunc(got, func(a, b store.Row) int { return b.Time.Compare(a.Time) }) {
+				t.Errorf("%q: rows are not newest first", q)
+			}
+			old := all(t, d, store.Query{Filter: f, Limit: 700, Oldest: true})
+			slices.Reverse(old)
+			if !slices.EqualFunc(got, old, func(a, b store.Row) bool { return a.ID == b.ID }) {
+				t.Errorf("%q: oldest first gives other rows", q)
+			}
+			fac, err := d.Facets(t.Context(), store.Query{Filter: f}, nil, 5)
+			if err != nil || fac.Total.Count != int64(len(w)) || fac.Partial {
+				t.Errorf("%q: facets count %d, want %d, %v", q, fac.Total.Count, len(w), err)
+			}
+			var denied, sum int64
+			for _, r := range w {
+				if r.Decision != nil && r.Decision.Verdict == "deny" {
+					denied++
+				}
+			}
+			h, err := d.Histogram(t.Context(), store.Query{Filter: f}, 24*time.Hour)
+			for _, b := range h {
+				sum += b.Count.Count
+			}
+			if err != nil || sum != int64(len(w)) || fac.Total.Denied != denied {
+				t.Errorf("%q: histogram counts %d, want %d; %d denied, want %d, %v", q, sum, len(w), fac.Total.Denied, denied, err)
+			}
+		}
+		for _, q := range queries() {
+			ask(q)
+		}
+		some := want[len(want)/2]
+		for _, r := range want {
+			if r.Credential != nil && r.Task != nil {
+				some = r
+			}
+		}
+		ask("id:" + some.ID)
+		ask("handle:" + some.Credential.Handle)
+		ask("-handle:" + some.Credential.Handle)
+		ask("task:" + strings.ToUpper(some.Task.ID))
+		ask("trace:" + some.Request.TraceID + ",none")
+		ask("path:" + some.Request.Path)
+		ask("task:" + some.Task.ID + " handle:" + some.Credential.Handle)
+	})
+}

@@ -1,0 +1,307 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// segmentInfo is what the list of segments says.
+type segmentInfo struct {
+	id        int64
+	rows      int
+	shapes    int
+	buckets   int
+	low, high int64 // times, microseconds
+	blow, bhi int64 // blocks in which its records ended
+	packed    bool
+	size      int64 // bytes of its parts
+}
+
+// view reads the parts of one segment as they are needed and keeps them: a
+// segment never changes. It is safe for concurrent use.
+type view struct {
+	segmentInfo
+
+	mu    sync.Mutex // guards what follows
+	all   map[string][]byte
+	parts map[string]any
+	held  int64 // bytes kept, about
+}
+
+func newView(i segmentInfo) *view { return &view{segmentInfo: i, parts: map[string]any{}} }
+
+// memoryView returns a view of a segment that is not stored, such as that of
+// the records which are still open.
+func memoryView(s *segment) *view {
+	low, high := s.blocks()
+	v := newView(segmentInfo{rows: len(s.time), shapes: len(s.shapes), buckets: bucketCount(len(s.names)),
+		low: s.time[0], high: s.time[len(s.time)-1], blow: low, bhi: high})
+	v.all = map[string][]byte{}
+	s.encodeNames(v.all)
+	v.parts[partShapes], v.parts[partTime], v.parts[partShape], v.parts[partSize] = s.shapes, s.time, s.shape, s.size
+	v.parts[partPlaces] = &places{s.begin, s.end}
+	for i := range s.few {
+		v.parts[partFew+s.few[i].key] = &s.few[i]
+	}
+	for _, c := range s.texts {
+		t := &texts{}
+		for _, value := range c.values {
+			t.all += value
+			t.ends = append(t.ends, len(t.all))
+		}
+		v.parts[partText+c.key], v.parts[partCodes+c.key] = t, c.codes
+	}
+	return v
+}
+
+// fetcher reads a part of a segment, unpacked.
+type fetcher func(ctx context.Context, segment int64, name string) ([]byte, error)
+
+// raw returns a part; nil if the segment was written before there was such a
+// part. v.mu is held.
+func (v *view) raw(ctx context.Context, f fetcher, name string) ([]byte, error) {
+	if v.packed && v.all == nil {
+		b, err := f(ctx, v.id, partAll)
+		if err != nil {
+			return nil, err
+		}
+		if v.all, err = unpackAll(b); err != nil {
+			return nil, err
+		}
+		v.held += int64(len(b))
+	}
+	if v.all != nil {
+		return v.all[name], nil
+	}
+	return f(ctx, v.id, name)
+}
+
+// part returns a part as decode makes it, from memory if it was asked before.
+func part[T any](ctx context.Context, v *view, f fetcher, name string, decode func([]byte) (T, int64, error)) (T, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if p, ok := v.parts[name].(T); ok {
+		return p, nil
+	}
+	var zero T
+	b, err := v.raw(ctx, f, name)
+	if err != nil {
+		return zero, err
+	}
+	p, size, err := decode(b)
+	if err != nil {
+		return zero, fmt.Errorf("part %s of segment %d: %w", name, v.id, err)
+	}
+	v.parts[name] = p
+	v.held += size
+	return p, nil
+}
+
+func (v *view) tallies(ctx context.Context, f fetcher) ([]tally, error) {
+	return part(ctx, v, f, partShapes, func(b []byte) ([]tally, int64, error) {
+		r := reader{b: b}
+		l := make([]tally, v.shapes)
+		for i := range l {
+			t := &l[i]
+			t.count = int64(r.uvarint()) //nolint:gosec // as written
+			t.bytes = r.varint()
+			t.first = v.low + r.varint()
+			t.last = t.first + r.varint()
+		}
+		return l, int64(len(l)) * 32, r.err
+	})
+}
+
+// few returns the column of a key; nil if the segment was written before that
+// key was known.
+func (v *view) few(ctx context.Context, f fetcher, key string) (*fewColumn, error) {
+	return part(ctx, v, f, partFew+key, func(b []byte) (*fewColumn, int64, error) {
+		if b == nil {
+			return nil, 0, nil
+		}
+		r := reader{b: b}
+		c := &fewColumn{key: key, values: r.values()}
+		c.codes = r.codes(v.shapes)
+		if r.err == nil && slices.ContainsFunc(c.codes, func(n uint32) bool { return int(n) >= len(c.values) }) {
+			r.fail()
+		}
+		return c, int64(len(b)) + 16*int64(len(c.values)) + 4*int64(v.shapes), r.err
+	})
+}
+
+func (v *view) times(ctx context.Context, f fetcher) ([]int64, error) {
+	return part(ctx, v, f, partTime, func(b []byte) ([]int64, int64, error) {
+		r := reader{b: b}
+		l := make([]int64, v.rows)
+		t := v.low
+		for i := range l {
+			t += int64(r.uvarint()) //nolint:gosec // as written
+			l[i] = t
+		}
+		return l, int64(len(l)) * 8, r.err
+	})
+}
+
+func (v *view) rowShapes(ctx context.Context, f fetcher) ([]uint32, error) {
+	return v.codes(ctx, f, partShape, v.shapes)
+}
+
+// codes returns a number below limit for each row.
+func (v *view) codes(ctx context.Context, f fetcher, name string, limit int) ([]uint32, error) {
+	return part(ctx, v, f, name, func(b []byte) ([]uint32, int64, error) {
+		r := reader{b: b}
+		l := r.codes(v.rows)
+		if r.err == nil && slices.ContainsFunc(l, func(n uint32) bool { return int(n) >= limit }) {
+			r.fail()
+		}
+		return l, int64(len(l)) * 4, r.err
+	})
+}
+
+func (v *view) sizes(ctx context.Context, f fetcher) ([]int64, error) {
+	return part(ctx, v, f, partSize, func(b []byte) ([]int64, int64, error) {
+		r := reader{b: b}
+		l := make([]int64, v.rows)
+		for i := range l {
+			l[i] = r.varint()
+		}
+		return l, int64(len(l)) * 8, r.err
+	})
+}
+
+// texts is the values of a key of many, and where each ends in all.
+type texts struct {
+	all  string
+	ends []int
+}
+
+func (t *texts) value(n int) string {
+	from := 0
+	if n > 0 {
+		from = t.ends[n-1]
+	}
+	return t.all[from:t.ends[n]]
+}
+
+// texts returns the values of a key; nil if the segment was written before that
+// key was known.
+func (v *view) texts(ctx context.Context, f fetcher, key string) (*texts, error) {
+	return part(ctx, v, f, partText+key, func(b []byte) (*texts, int64, error) {
+		if b == nil {
+			return nil, 0, nil
+		}
+		r := reader{b: b}
+		t := &texts{ends: make([]int, r.count(len(b)))}
+		end := 0
+		for i := range t.ends {
+			end += r.count(len(b))
+			t.ends[i] = end
+		}
+		t.all = string(r.bytes(end))
+		return t, int64(len(b)) + 8*int64(len(t.ends)), r.err
+	})
+}
+
+type places struct{ begin, end []place }
+
+func (p *places) first(n int) place {
+	if p.begin[n].block != 0 {
+		return p.begin[n]
+	}
+	return p.end[n]
+}
+
+func (v *view) places(ctx context.Context, f fetcher) (*places, error) {
+	return part(ctx, v, f, partPlaces, func(b []byte) (*places, int64, error) {
+		begin, end, err := decodePlaces(b, v.rows)
+		return &places{begin, end}, int64(v.rows) * 32, err
+	})
+}
+
+// named returns the rows that have one of the names with this hash, ascending.
+func (v *view) named(ctx context.Context, f fetcher, hash uint32) ([]uint32, error) {
+	if v.rows == 0 {
+		return nil, nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	b, err := v.raw(ctx, f, bucketPart(bucketOf(hash, v.buckets)))
+	if err != nil {
+		return nil, err
+	}
+	var l []uint32
+	err = eachName(b, v.rows, func(n nameAt) {
+		if n.hash == hash {
+			l = append(l, n.row)
+		}
+	})
+	return l, err
+}
+
+// errOtherLayout says that a segment was written by a version with other keys.
+var errOtherLayout = errors.New("segment has other columns")
+
+// load reads all of a segment, to merge it.
+func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error) {
+	s := &segment{}
+	var err error
+	for _, k := range l.few {
+		c, e := v.few(ctx, f, k.Name)
+		if e != nil {
+			return nil, e
+		}
+		if c == nil {
+			return nil, errOtherLayout
+		}
+		s.few = append(s.few, *c)
+	}
+	for _, k := range l.texts {
+		t, e := v.texts(ctx, f, k.Name)
+		if e != nil {
+			return nil, e
+		}
+		if t == nil {
+			return nil, errOtherLayout
+		}
+		c := textColumn{key: k.Name, values: make([]string, len(t.ends))}
+		for i := range c.values {
+			c.values[i] = t.value(i)
+		}
+		if c.codes, err = v.codes(ctx, f, partCodes+k.Name, len(t.ends)); err != nil {
+			return nil, err
+		}
+		s.texts = append(s.texts, c)
+	}
+	p, err := v.places(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	s.begin, s.end = p.begin, p.end
+	if s.shapes, err = v.tallies(ctx, f); err != nil {
+		return nil, err
+	}
+	if s.time, err = v.times(ctx, f); err != nil {
+		return nil, err
+	}
+	if s.shape, err = v.rowShapes(ctx, f); err != nil {
+		return nil, err
+	}
+	if s.size, err = v.sizes(ctx, f); err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range v.buckets {
+		b, err := v.raw(ctx, f, bucketPart(uint32(i))) //nolint:gosec // a bucket
+		if err != nil {
+			return nil, err
+		}
+		if err := eachName(b, v.rows, func(n nameAt) { s.names = append(s.names, n) }); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
