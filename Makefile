@@ -35,7 +35,7 @@ quickstart: build deps-demo ## Keep the servers of examples/quickstart running, 
 
 .PHONY: test
 test: deps-test vault minio cluster-api build ## Pass every test (race detector on)
-	@MAKE="$(MAKE)" test/suites.sh unit cluster-short fuzz-short compat-short aws-short demo bench-short
+	@MAKE="$(MAKE)" test/suites.sh unit cluster-short fuzz-short compat-short aws-short demo bench-short audit-short
 
 # Vault 1.13.0 is built once, about six minutes, and cached.
 .PHONY: vault
@@ -65,13 +65,31 @@ cluster-tools: ## Build every program of a Kubernetes node, for e2e
 	@test/deps.sh cluster
 	@test/cluster/build.sh all
 
+# The OpenTelemetry Collector 0.165.0 is built once, about two minutes, and
+# cached.
+.PHONY: otelcol
+otelcol:
+	@test/servers/otelcol/build.sh
+
+.PHONY: audit
+audit: otelcol minio ## Everything that records must survive: kills, outages, a real collector, millions of records
+	@$(GO) run ./test/audit
+
+.PHONY: audit-short
+audit-short: ## The short form of audit, part of test (race detector on)
+	@$(GO) run -race ./test/audit -short
+
 .PHONY: e2e
-e2e: cluster-tools build ## A real Kubernetes node: install the chart and run every case (root)
+e2e: cluster-tools minio build ## A real Kubernetes node: install the chart and run every case (root)
 	@$(GO) run ./test/k8s -bin $(BIN) $(E2EFLAGS)
 
 .PHONY: images
 images: ## Pack the cluster's images for amd64 and arm64 into bin/images, without a registry
 	@$(GO) run ./internal/release/pack -version $(VERSION) -out $(BIN)/images
+
+.PHONY: dockerfile
+dockerfile: ## Build the Dockerfile by buildah for amd64 and arm64, twice, without a registry (root)
+	@test/dockerfile/build.sh
 
 .PHONY: unit
 unit: ## Go tests of every package that needs no cluster, with the race detector
