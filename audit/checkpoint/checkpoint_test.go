@@ -141,11 +141,12 @@ func (w *world) whole() *checkpoint.Report {
 	return r
 }
 
-// find demands a problem of that kind that names the sequence.
+// find demands a problem of that kind (any if it is empty) that names the
+// sequence (any if it is 0).
 func (w *world) find(r *checkpoint.Report, kind, producer string, sequence uint64) {
 	w.t.Helper()
 	for _, p := range r.Problems {
-		if p.Kind == kind && (producer == "" || p.Epoch == w.of(producer).epoch && p.From <= sequence && sequence <= p.To) {
+		if (kind == "" || p.Kind == kind) && (sequence == 0 || p.Epoch == w.of(producer).epoch && p.From <= sequence && sequence <= p.To) {
 			return
 		}
 	}

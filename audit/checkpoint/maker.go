@@ -247,7 +247,7 @@ func (m *Maker) load(ctx context.Context) error {
 }
 
 // eachCheckpoint calls f with the checkpoints from a number on, ascending.
-func eachCheckpoint(ctx context.Context, db *store.DB, from uint64, f func(store.Checkpoint) error) error {
+func eachCheckpoint(ctx context.Context, db Source, from uint64, f func(store.Checkpoint) error) error {
 	for {
 		l, err := db.Checkpoints(ctx, from, page)
 		if err != nil {

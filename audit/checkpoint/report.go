@@ -68,7 +68,6 @@ type Report struct {
 	Unchained       uint64   `json:"unchained"`        // lines of producers from before the chain
 	AfterGap        uint64   `json:"after_gap"`        // first lines behind a gap: what they follow never came
 	Gaps            int      `json:"gaps"`             // known when the checkpoint was made
-	RemovedUnproven uint64   `json:"removed_unproven"` // lines that retention is said to have taken since
 	NotCovered      []string `json:"not_covered,omitempty"`
 
 	Problems []Problem `json:"problems,omitempty"`
@@ -114,7 +113,6 @@ func (r *Report) Text(now time.Time) string {
 		{uint64(r.EpochsUncovered), "epochs began after it"}, //nolint:gosec // a count
 		{r.Unchained, "lines are of producers from before lines had a hash"},
 		{r.AfterGap, "lines stand behind a gap, so that nothing proves their own text"},
-		{r.RemovedUnproven, "lines were taken by retention since, as the store says"},
 	} {
 		if n.count > 0 {
 			fmt.Fprintf(&b, "not covered: %d %s\n", n.count, n.text)

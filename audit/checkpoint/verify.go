@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -28,16 +29,25 @@ type Options struct {
 	// was forged with a stolen key does not stand. Without any only what the
 	// store says of itself is checked, and the report says so.
 	Outside [][]byte
-	// SkipIndex leaves out the comparison of the search columns with the lines.
-	SkipIndex bool
+	// Index, if set, compares what searches find with the lines:
+	// [store.DB.VerifyIndex].
+	Index func(ctx context.Context, found func(at store.Ref, text string) bool) error
 	// Progress, if set, is told now and then how many lines were read.
 	Progress func(lines uint64)
+}
+
+// Source is what is verified: a [store.DB].
+type Source interface {
+	Heads(ctx context.Context) ([]store.Head, error)
+	Removed(ctx context.Context) ([]store.Removal, error)
+	Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[audit.Line, error]
+	Checkpoints(ctx context.Context, from uint64, limit int) ([]store.Checkpoint, error)
 }
 
 // verifier is the state of one Verify.
 type verifier struct {
 	*Report
-	db      *store.DB
+	db      Source
 	o       Options
 	anchors map[string][]anchor
 	newest  map[string]chain.Leaf
@@ -54,7 +64,7 @@ type anchor struct {
 // Verify reads every checkpoint and every line of a store and says what is not
 // as the newest checkpoint from outside says it was. The error says that the
 // store could not be read, or that the outside checkpoint is no good.
-func Verify(ctx context.Context, db *store.DB, o Options) (*Report, error) {
+func Verify(ctx context.Context, db Source, o Options) (*Report, error) {
 	v := &verifier{
 		Report: &Report{}, db: db, o: o,
 		anchors: map[string][]anchor{}, newest: map[string]chain.Leaf{}, removed: map[string]store.Removal{},
@@ -68,6 +78,17 @@ func Verify(ctx context.Context, db *store.DB, o Options) (*Report, error) {
 	}
 	if err := v.epochs(ctx); err != nil {
 		return nil, err
+	}
+	if o.Index != nil {
+		err := o.Index(ctx, func(r store.Ref, text string) bool {
+			v.problem(Problem{Kind: ProblemIndex, Epoch: r.Epoch, From: r.Sequence, To: r.Sequence, Text: text})
+			return v.More == 0
+		})
+		if err != nil {
+			return nil, fmt.Errorf("compare what searches find with the lines: %w", err)
+		}
+	} else {
+		v.notCovered("what searches find was not compared with the lines")
 	}
 	v.Lines = v.lines
 	return v.Report, nil
@@ -285,8 +306,10 @@ func (w *walk) startAfterRetention(epoch string) {
 	// The hash is the store's own word; it is proven by the anchors behind it.
 	w.head = r.After
 	if w.leaf.Last > 0 && r.Last+1 > w.leaf.From {
-		w.notCovered(fmt.Sprintf("epoch %s: retention took the lines up to %d after checkpoint %d from outside was made; a newer checkpoint tells whether it was retention", epoch, r.Last, w.Outside))
-		w.RemovedUnproven += r.Last + 1 - w.leaf.From
+		w.problem(Problem{
+			Kind: ProblemDeleted, Epoch: epoch, From: w.leaf.From, To: min(r.Last, w.leaf.Last),
+			Text: "the store says that retention took them, and no checkpoint does; if it was since, a newer checkpoint from outside says so",
+		})
 	}
 }
 
