@@ -185,3 +185,14 @@ func chooseMerge(all []segmentInfo) []segmentInfo {
 	}
 	return nil
 }
+
+// Settle merges what there is to merge and returns when that is done.
+func (d *DB) Settle(ctx context.Context) error {
+	other := map[int64]bool{}
+	for {
+		more, err := d.mergeOnce(ctx, other)
+		if err != nil || !more {
+			return err
+		}
+	}
+}

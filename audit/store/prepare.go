@@ -31,7 +31,14 @@ type spot struct {
 // an epoch.
 func (d *DB) prepare(p Producer, lines []audit.Line) (*prepared, error) {
 	x := &prepared{producer: p, lines: lines, records: make([]audit.Record, len(lines)), spots: make([]spot, len(lines))}
+	seen := map[string]bool{}
 	for i := range lines {
+		if i == 0 || lines[i].Epoch != lines[i-1].Epoch {
+			if seen[lines[i].Epoch] {
+				return nil, fmt.Errorf("epoch %q comes twice in a batch: %w", clip(lines[i].Epoch), ErrBadLine)
+			}
+			seen[lines[i].Epoch] = true
+		}
 		if err := x.decode(i); err != nil {
 			return nil, fmt.Errorf("line %d of epoch %q: %w", lines[i].Sequence, clip(lines[i].Epoch), err)
 		}

@@ -224,8 +224,3 @@ type Retention struct {
 	Keep     time.Duration
 	MaxBytes int64
 }
-
-// Imported says what ImportSpool did.
-type Imported struct {
-	Lines, Duplicates, Damaged int
-}

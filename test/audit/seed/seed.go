@@ -345,7 +345,7 @@ func (f *Fleet) end(a *agent, p *pending) {
 	}
 	took := 2000 + f.rnd.Int64N(90_000)
 	e := audit.Record{Type: audit.TypeEnd, ID: p.rec.ID, Time: p.rec.Time.Add(time.Duration(took) * time.Microsecond), BeginEpoch: a.epoch, BeginSequence: p.seq,
-		Steps: &audit.Steps{Minted: 350, Injected: 360, FirstByte: took - 1000, Ended: took},
+		Steps:  &audit.Steps{Minted: 350, Injected: 360, FirstByte: took - 1000, Ended: took},
 		Result: &audit.Result{Outcome: out, Status: status, ErrorKind: kind, BytesUp: f.rnd.Int64N(2000), BytesDown: f.rnd.Int64N(40_000)}}
 	f.write(a, &e)
 }
