@@ -106,6 +106,7 @@ test)
 	apt_need psql postgresql-client
 	apt_need mariadb mariadb-client
 	apt_need redis-cli redis-tools
+	apt_need rsyslogd rsyslog rsyslog-gnutls # the syslog sink ships to it
 	apt_need nsenter util-linux
 	;;
 aws) aws_clients ;;
