@@ -34,7 +34,7 @@ quickstart: build deps-demo ## Keep the servers of examples/quickstart running, 
 	@$(GO) run ./test/demo -attache bin/attache -serve
 
 .PHONY: test
-test: deps-test vault minio cluster-api build ## Pass every test (race detector on)
+test: deps-test vault minio otelcol cluster-api build ## Pass every test (race detector on)
 	@MAKE="$(MAKE)" test/suites.sh unit cluster-short fuzz-short compat-short aws-short demo bench-short audit-short
 
 # Vault 1.13.0 is built once, about six minutes, and cached.

@@ -13,6 +13,6 @@ if [ -x "$out" ] && [ "$(cat "$out.version" 2>/dev/null)" = "$version" ]; then
 fi
 mkdir -p "$root/.cache/bin"
 cd "$here"
-GOFLAGS=-mod=mod GOWORK=off CGO_ENABLED=0 nice -n 19 go build -o "$out" .
+GOFLAGS=-mod=mod GOWORK=off CGO_ENABLED=0 go build -o "$out" .
 echo "$version" >"$out.version"
 echo "$out"
