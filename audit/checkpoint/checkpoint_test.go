@@ -24,7 +24,8 @@ type world struct {
 	signer   note.Signer
 	key      note.Verifier
 	maker    *checkpoint.Maker
-	outside  string // folder
+	outside  string   // folder
+	notes    [][]byte // of it, once an attacker's copy is verified
 	producer map[string]*producer
 	now      time.Time
 }

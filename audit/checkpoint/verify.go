@@ -279,9 +279,10 @@ func (v *verifier) epoch(ctx context.Context, h store.Head) error {
 	}
 	w.startAfterRetention(h.Epoch)
 	for line, err := range v.db.Lines(ctx, h.Epoch, 0) {
-		if errors.Is(err, store.ErrCorrupt) {
-			v.problem(Problem{Kind: ProblemChanged, Epoch: h.Epoch, From: w.next, To: max(w.next, w.leaf.Last), Text: err.Error()})
-			return nil
+		if bad := (*store.DamageError)(nil); errors.As(err, &bad) {
+			v.problem(Problem{Kind: ProblemChanged, Epoch: h.Epoch, From: bad.From, To: bad.To, Text: bad.Err.Error()})
+			w.next, w.proven, w.bad = bad.To+1, false, true
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("read the lines of epoch %s: %w", h.Epoch, err)

@@ -23,36 +23,36 @@ type block struct {
 	id      int64
 	epoch   string
 	first   uint64
+	until   uint64 // sequence of the last line, as the table says it
 	lines   [][]byte
 	chained bool
-	chain   chain.Hash // of the first line
-	tail    chain.Hash // of the last line
-	low, hi int64      // times, microseconds
+	chains  []chain.Hash // of each line, if chained
+	low, hi int64        // times, microseconds
 }
 
 func (b *block) last() uint64 { return b.first + uint64(len(b.lines)) - 1 }
 
-// line returns line n as it was appended; prev is the chain value of line n-1,
-// and is not used for the first.
-func (b *block) line(n int, prev chain.Hash) audit.Line {
-	l := audit.Line{Epoch: b.epoch, Sequence: b.first + uint64(n), JSON: b.lines[n], Chained: b.chained} //nolint:gosec // an index
-	switch {
-	case !b.chained:
-	case n == 0:
-		l.Chain = b.chain
-	default:
-		l.Chain = chain.Next(prev, l.JSON)
+// head and tail return the chain values of the first and the last line.
+func (b *block) head() chain.Hash { return b.chainOf(0) }
+func (b *block) tail() chain.Hash { return b.chainOf(len(b.lines) - 1) }
+
+func (b *block) chainOf(n int) chain.Hash {
+	if !b.chained {
+		return chain.Hash{}
 	}
-	return l
+	return b.chains[n]
+}
+
+// line returns line n as it was appended.
+func (b *block) line(n int) audit.Line {
+	return audit.Line{Epoch: b.epoch, Sequence: b.first + uint64(n), JSON: b.lines[n], Chain: b.chainOf(n), Chained: b.chained} //nolint:gosec // an index
 }
 
 // all returns every line.
 func (b *block) all() []audit.Line {
 	l := make([]audit.Line, len(b.lines))
-	var prev chain.Hash
 	for i := range l {
-		l[i] = b.line(i, prev)
-		prev = l[i].Chain
+		l[i] = b.line(i)
 	}
 	return l
 }
@@ -75,12 +75,17 @@ func newCodec() (*codec, error) {
 	return &codec{enc, dec}, nil
 }
 
-// pack returns the data of a block: a count, the lengths, the lines.
+// pack returns the data of a block: a count, the lengths, the chain values, the
+// lines. The chain values could be computed from the first, but then a line that
+// somebody changed could not be told from those behind it.
 func (c *codec) pack(b *block) []byte {
 	var raw []byte
 	raw = binary.AppendUvarint(raw, uint64(len(b.lines)))
 	for _, l := range b.lines {
 		raw = binary.AppendUvarint(raw, uint64(len(l)))
+	}
+	for _, h := range b.chains {
+		raw = append(raw, h[:]...)
 	}
 	for _, l := range b.lines {
 		raw = append(raw, l...)
@@ -100,10 +105,16 @@ func (c *codec) unpack(b *block, data []byte) error {
 	for i := range sizes {
 		sizes[i] = r.count(len(raw))
 	}
+	if b.chained {
+		b.chains = make([]chain.Hash, len(b.lines))
+		for i := range b.chains {
+			copy(b.chains[i][:], r.bytes(len(b.chains[i])))
+		}
+	}
 	for i, n := range sizes {
 		b.lines[i] = r.bytes(n)
 	}
-	if r.err != nil || len(b.lines) == 0 {
+	if r.err != nil || len(b.lines) == 0 || b.last() != b.until {
 		return damaged("block %d ends early", b.id)
 	}
 	return nil

@@ -48,8 +48,9 @@ func (c *commit) add(ctx context.Context, x *prepared) error {
 		for _, l := range b.lines {
 			raw += len(l)
 		}
+		head, tail := b.head(), b.tail()
 		_, err := c.t.exec(ctx, "INSERT INTO block (id, epoch, first, last, low, high, raw, chained, chain, tail, data) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-			b.id, c.epochs[b.epoch].id, int64(b.first), int64(b.last()), b.low, b.hi, raw, toInt(b.chained), b.chain[:], b.tail[:], x.data[i]) //nolint:gosec // at most 2^62
+			b.id, c.epochs[b.epoch].id, int64(b.first), int64(b.last()), b.low, b.hi, raw, toInt(b.chained), head[:], tail[:], x.data[i]) //nolint:gosec // at most 2^62
 		if err != nil {
 			return err
 		}

@@ -9,22 +9,35 @@ import (
 	"github.com/attache-dev/attache/audit"
 )
 
-const blockColumns = "id, first, low, high, chained, chain, tail, data"
+const blockColumns = "id, first, last, low, high, chained, data"
 
 // scanBlock reads a row of blockColumns.
 func (d *DB) scanBlock(scan func(...any) error, epoch string) (*block, error) {
 	b := &block{epoch: epoch}
 	var chained int
-	var head, tail, data []byte
-	if err := scan(&b.id, &b.first, &b.low, &b.hi, &chained, &head, &tail, &data); err != nil {
+	var data []byte
+	if err := scan(&b.id, &b.first, &b.until, &b.low, &b.hi, &chained, &data); err != nil {
 		return nil, err
 	}
 	b.chained = chained != 0
-	if copy(b.chain[:], head) != len(b.chain) || copy(b.tail[:], tail) != len(b.tail) {
-		return nil, damaged("the chain of block %d", b.id)
-	}
 	return b, d.codec.unpack(b, data)
 }
+
+// DamageError says which lines of an epoch cannot be read; it matches
+// ErrCorrupt.
+type DamageError struct {
+	Epoch    string
+	From, To uint64
+	Err      error
+}
+
+// Error implements error.
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("lines %d to %d of epoch %s: %v", e.From, e.To, e.Epoch, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *DamageError) Unwrap() error { return e.Err }
 
 // errEnough ends a reading that the caller has had enough of.
 var errEnough = errors.New("enough")
@@ -53,13 +66,15 @@ func (d *DB) eachLine(ctx context.Context, t *tx, id int64, epoch string, from, 
 const pageBlocks = 64
 
 // Lines yields the lines of an epoch from a sequence on, ascending, as they
-// were written. A missing line is left out: sequences show it.
+// were written. A missing line is left out: sequences show it. Lines that are
+// damaged beyond reading are one *DamageError, behind which it goes on.
 func (d *DB) Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[audit.Line, error] {
 	return func(yield func(audit.Line, error) bool) {
 		var id int64
 		next := min(from, 1<<62)
 		for {
 			var page []*block
+			damage := map[*block]error{}
 			err := d.reading(ctx, func(ctx context.Context, t *tx) error {
 				e, err := t.epoch(ctx, plain(epoch))
 				if err != nil {
@@ -71,6 +86,9 @@ func (d *DB) Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[aud
 				id = e.id
 				return t.each(ctx, func(scan func(...any) error) error {
 					b, err := d.scanBlock(scan, epoch)
+					if b != nil && errors.Is(err, ErrCorrupt) {
+						damage[b], err = err, nil
+					}
 					page = append(page, b)
 					return err
 				}, "SELECT "+blockColumns+" FROM block WHERE epoch = ? AND last >= ? ORDER BY last LIMIT ?", id, int64(next), pageBlocks) //nolint:gosec // bounded
@@ -80,6 +98,13 @@ func (d *DB) Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[aud
 				return
 			}
 			for _, b := range page {
+				if err := damage[b]; err != nil {
+					if !yield(audit.Line{}, &DamageError{epoch, max(b.first, next), b.until, err}) {
+						return
+					}
+					next = max(b.until+1, next+1)
+					continue
+				}
 				for _, l := range b.all() {
 					if l.Sequence >= next && !yield(l, nil) {
 						return

@@ -135,13 +135,16 @@ func (x *prepared) cut() {
 		l := &x.lines[i]
 		if b == nil || b.epoch != l.Epoch || b.last()+1 != l.Sequence || b.chained != l.Chained ||
 			len(b.lines) == blockLines || size+len(l.JSON) > blockBytes {
-			b = &block{epoch: l.Epoch, first: l.Sequence, chained: l.Chained, chain: l.Chain, low: x.records[i].Time.UnixMicro(), hi: x.records[i].Time.UnixMicro()}
+			b = &block{epoch: l.Epoch, first: l.Sequence, chained: l.Chained, low: x.records[i].Time.UnixMicro(), hi: x.records[i].Time.UnixMicro()}
 			x.blocks = append(x.blocks, b)
 			size = 0
 		}
 		x.spots[i] = spot{len(x.blocks) - 1, uint16(len(b.lines))} //nolint:gosec // at most blockLines
 		t := x.records[i].Time.UnixMicro()
-		b.lines, b.tail, b.low, b.hi = append(b.lines, l.JSON), l.Chain, min(b.low, t), max(b.hi, t)
+		b.lines, b.until, b.low, b.hi = append(b.lines, l.JSON), l.Sequence, min(b.low, t), max(b.hi, t)
+		if l.Chained {
+			b.chains = append(b.chains, l.Chain)
+		}
 		size += len(l.JSON)
 	}
 }
