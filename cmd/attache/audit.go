@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/internal/run"
 )
 
@@ -22,6 +23,7 @@ type places struct {
 	g      *global
 	dir    string // one spool
 	config string // folder of documents, which may name one
+	store  string // URL of a record store; empty: spools are read
 }
 
 func auditCommand(g *global) *cobra.Command {
@@ -33,7 +35,8 @@ func auditCommand(g *global) *cobra.Command {
 	f := c.PersistentFlags()
 	f.StringVar(&pl.dir, "dir", "", "one spool folder (default the configured audit.dir, else all of the state folder)")
 	f.StringVarP(&pl.config, "config", "c", "", "folder of documents, whose audit.dir is read (default $ATTACHE_CONFIG)")
-	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditVerify(g, pl), auditUI(g, pl), &cobra.Command{
+	f.StringVar(&pl.store, "store", "", storeHelp)
+	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditFacets(g, pl), auditImport(g, pl), auditVerify(g, pl), auditWitness(), auditUI(g, pl), &cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs, Example: "  attache audit schema > record.schema.json",
 		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },
 	})
@@ -69,9 +72,12 @@ func (p *places) spools() ([]string, error) {
 // query reads the terms of a command that filters records, and says where they
 // are.
 func (p *places) query(args []string) (audit.Filter, []string, error) {
-	f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
+	f, err := filterOf(args)
 	if err != nil {
-		return f, nil, failure{err, 2}
+		return f, nil, err
+	}
+	if p.store != "" {
+		return f, nil, nil
 	}
 	dirs, err := p.spools()
 	return f, dirs, err
@@ -92,6 +98,11 @@ func auditTail(g *global, pl *places) *cobra.Command {
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
+			if pl.store != "" {
+				return pl.withStore(ctx, func(d *store.DB) error {
+					return tailStore(ctx, d, f, last, g.printer(c.OutOrStdout()))
+				})
+			}
 			return tailAll(ctx, ds, f, last, g.printer(c.OutOrStdout()))
 		},
 	}
@@ -129,6 +140,11 @@ func auditSearch(g *global, pl *places) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if pl.store != "" {
+				return pl.withStore(c.Context(), func(d *store.DB) error {
+					return searchStore(c, d, f, limit, g.printer(c.OutOrStdout()))
+				})
+			}
 			var found []audit.Record
 			for _, d := range ds {
 				if err := audit.Read(d, f, func(r audit.Record) bool { found = append(found, r); return true }); err != nil {
@@ -157,6 +173,14 @@ func auditShow(g *global, pl *places) *cobra.Command {
 		Use: "show ID", Short: "Tell the story of one record, or of each use of a credential's handle", Args: cobra.ExactArgs(1),
 		Example: "  attache audit show rec_5f0c…\n  attache audit show cred_9a41… --output json",
 		RunE: func(c *cobra.Command, args []string) error {
+			p := g.printer(c.OutOrStdout())
+			show := p.Show
+			if g.json() {
+				show = p.Print
+			}
+			if pl.store != "" {
+				return pl.withStore(c.Context(), func(d *store.DB) error { return showStore(c, d, args[0], show) })
+			}
 			ds, err := pl.spools()
 			if err != nil {
 				return err
@@ -172,12 +196,7 @@ func auditShow(g *global, pl *places) *cobra.Command {
 			if len(found) == 0 {
 				return fmt.Errorf("%w: %s; look for it with attache audit search", audit.ErrNotFound, audit.Safe(args[0]))
 			}
-			p := g.printer(c.OutOrStdout())
 			for _, r := range found {
-				show := p.Show
-				if g.json() {
-					show = p.Print
-				}
 				if err := show(r); err != nil {
 					return err
 				}
@@ -185,48 +204,4 @@ func auditShow(g *global, pl *places) *cobra.Command {
 			return nil
 		},
 	}
-}
-
-func auditVerify(g *global, pl *places) *cobra.Command {
-	return &cobra.Command{
-		Use: "verify", Short: "Look for gaps, damage and unfinished records", Args: cobra.NoArgs,
-		Example: "  attache audit verify && echo whole",
-		RunE: func(c *cobra.Command, _ []string) error {
-			ds, err := pl.spools()
-			if err != nil {
-				return err
-			}
-			bad := false
-			for _, d := range ds {
-				r, err := audit.Verify(d)
-				if err != nil {
-					return err
-				}
-				bad = bad || len(r.Problems) > 0
-				if g.json() {
-					err = writeJSON(c.OutOrStdout(), r)
-				} else {
-					err = printReport(c.OutOrStdout(), d, r)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			if bad {
-				return exit(1)
-			}
-			return nil
-		},
-	}
-}
-
-func printReport(w io.Writer, dir string, r audit.Report) error {
-	_, err := fmt.Fprintf(w, "%s: %d requests, %d finished (%d with outcome unknown), %d open, %d epochs, %d problems\n",
-		dir, r.Requests, r.Finished, r.Unknown, r.Open, len(r.Epochs), len(r.Problems))
-	for _, p := range r.Problems {
-		if _, err := fmt.Fprintln(w, "  "+p.String()); err != nil {
-			return err
-		}
-	}
-	return err
 }
