@@ -159,13 +159,14 @@ func sidecarStatus(p *corev1.Pod, name string) *corev1.ContainerStatus {
 }
 
 // aloneAsUser: a process with the sidecar's user could read its memory, and
-// passes the redirect.
+// passes the redirect. Admission's own redirect may have it (redirectAs): it is of
+// the same image, held to the template, and has ended when the sidecar starts.
 func aloneAsUser(f *facts) error {
 	if u := userOf(f.pod.Spec.SecurityContext); u != nil && *u == f.own.UID {
 		return deny(reasonUser, "the pod's user is %d, which is the sidecar's alone", f.own.UID)
 	}
 	if err := f.others(func(c corev1.Container) error {
-		if sc := c.SecurityContext; sc != nil && sc.RunAsUser != nil && *sc.RunAsUser == f.own.UID {
+		if sc := c.SecurityContext; !f.isRedirect(c.Name) && sc != nil && sc.RunAsUser != nil && *sc.RunAsUser == f.own.UID {
 			return deny(reasonUser, "container %s runs as user %d, which is the sidecar's alone", c.Name, f.own.UID)
 		}
 		return nil
@@ -176,11 +177,18 @@ func aloneAsUser(f *facts) error {
 	// from 1.33 on tell who it is.
 	st := f.pod.Status
 	for _, c := range slices.Concat(st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses) {
-		if c.Name != f.own.Container && c.User != nil && c.User.Linux != nil && c.User.Linux.UID == f.own.UID {
+		if c.Name != f.own.Container && !f.isRedirect(c.Name) && c.User != nil && c.User.Linux != nil && c.User.Linux.UID == f.own.UID {
 			return deny(reasonUser, "the image of container %s runs as user %d, which is the sidecar's alone; set securityContext.runAsUser", c.Name, f.own.UID)
 		}
 	}
 	return nil
+}
+
+// isRedirect: an init container that ends; names are unique in a pod.
+func (f *facts) isRedirect(name string) bool {
+	return name == f.own.Redirect && slices.ContainsFunc(f.pod.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == name && c.RestartPolicy == nil
+	})
 }
 
 func userOf(sc *corev1.PodSecurityContext) *int64 {

@@ -61,6 +61,10 @@ func TestReadReview(t *testing.T) {
 	}
 }
 
+func redirectAs(uid int64) corev1.Container {
+	return corev1.Container{Name: "redirect", SecurityContext: &corev1.SecurityContext{RunAsUser: &uid}}
+}
+
 // TestFacts: what a token says of its pod must be what the pod is, also where
 // the API server would have refused before.
 func TestFacts(t *testing.T) {
@@ -76,7 +80,7 @@ func TestFacts(t *testing.T) {
 		n.Name, n.Labels = "ns", map[string]string{api.InjectLabel: "enabled"}
 		return &facts{
 			token: &bound{"ns", "sa", "pod", "uid", "node"}, pod: p, ns: n, address: netip.MustParseAddr("10.0.0.1"), audience: "attache.dev",
-			own: Names{Container: "sidecar", Token: "token", UID: 64200},
+			own: Names{Container: "sidecar", Redirect: "redirect", Token: "token", UID: 64200},
 		}
 	}
 	if err := runChecks(good()); err != nil {
@@ -103,6 +107,14 @@ func TestFacts(t *testing.T) {
 		"ephemeral image of the sidecar's user": {func(f *facts) {
 			f.pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "debug", User: &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: 64200}}}}
 		}, reasonUser},
+		"redirect of the sidecar's user that stays": {func(f *facts) {
+			c := redirectAs(64200)
+			c.RestartPolicy = &always
+			f.pod.Spec.InitContainers = append(f.pod.Spec.InitContainers, c)
+		}, reasonUser},
+		"redirect of the sidecar's user among the containers": {func(f *facts) {
+			f.pod.Spec.Containers = append(f.pod.Spec.Containers, redirectAs(64200))
+		}, reasonUser},
 		"sidecar among the containers": {func(f *facts) {
 			f.pod.Spec.Containers, f.pod.Spec.InitContainers = f.pod.Spec.InitContainers, nil
 		}, reasonSidecar},
@@ -116,6 +128,12 @@ func TestFacts(t *testing.T) {
 		})
 	}
 	f := good()
+	f.pod.Spec.InitContainers = append(f.pod.Spec.InitContainers, redirectAs(64200))
+	f.pod.Status.InitContainerStatuses = append(f.pod.Status.InitContainerStatuses, corev1.ContainerStatus{Name: "redirect", User: &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: 64200}}})
+	if err := runChecks(f); err != nil {
+		t.Errorf("a redirect that is not root: %v", err)
+	}
+	f = good()
 	f.pod.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "2001:db8::1"}}
 	f.address = netip.MustParseAddr("2001:db8::1")
 	if err := runChecks(f); err != nil {

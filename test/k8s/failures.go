@@ -146,6 +146,96 @@ func containerdRestart(ctx context.Context, r *run) error {
 	return nil
 }
 
+// kubeletRestart: probes and restarts are the kubelet's; it finds the sidecars
+// as native ones again, starts none anew, and makes further pods.
+func kubeletRestart(ctx context.Context, r *run) error {
+	old := looping("kubelet-old", reportsHost)
+	if err := r.apply(ctx, old.deployment(nsTransparent)); err != nil {
+		return err
+	}
+	p, err := r.pod(ctx, nsTransparent, "app="+old.name)
+	if err != nil {
+		return err
+	}
+	if err := r.world.verified(ctx, reportsHost, "/v1/"+old.name, spiffeID(nsTransparent)); err != nil {
+		return err
+	}
+	if err := r.node.RestartKubelet(); err != nil {
+		return err
+	}
+	before := len(r.world.seen(reportsHost, "/v1/"+old.name))
+	fresh := looping("kubelet-new", reportsHost)
+	if err := r.apply(ctx, fresh.deployment(nsTransparent)); err != nil {
+		return err
+	}
+	if _, err := r.pod(ctx, nsTransparent, "app="+fresh.name); err != nil {
+		return err
+	}
+	if err := r.world.verified(ctx, reportsHost, "/v1/"+fresh.name, spiffeID(nsTransparent)); err != nil {
+		return err
+	}
+	now, err := r.kube.CoreV1().Pods(nsTransparent).Get(ctx, p.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for _, c := range []string{"app", "attache-sidecar", "attache-redirect"} {
+		if restarts(now, c) != restarts(p, c) {
+			return fmt.Errorf("the kubelet's restart started %s again", c)
+		}
+	}
+	if n := len(r.world.seen(reportsHost, "/v1/"+old.name)); n <= before+3 {
+		return fmt.Errorf("the old pod made %d calls meanwhile", n-before)
+	}
+	return r.jobAfterRestart(ctx)
+}
+
+// jobAfterRestart: the new kubelet also ends a native sidecar after its Job.
+func (r *run) jobAfterRestart(ctx context.Context) error {
+	a := app{name: "kubelet-job", args: []string{"get", at(reportsHost, "/v1/kubelet-job")}}
+	if err := r.apply(ctx, a.job(nsTransparent)); err != nil {
+		return err
+	}
+	return r.jobDone(ctx, nsTransparent, a.name)
+}
+
+// redirectAsSidecar: the operator wants no root anywhere, and neither does the
+// pod. Without privilege escalation the file capability counts all the same.
+func redirectAsSidecar(ctx context.Context, r *run) (err error) {
+	set := func(ctx context.Context, to string) error {
+		_, err := r.node.Kubectl(ctx, "", "patch", "attacheconfig", "default", "--type=merge", "-p", `{"spec":{"cluster":{"injection":{"redirectAs":`+to+`}}}}`)
+		return err
+	}
+	if err := set(ctx, `"sidecar"`); err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := within(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		err = errors.Join(err, set(ctx, "null"))
+	}()
+	a := looping("no-root", reportsHost)
+	a.spec = "securityContext: {runAsNonRoot: true, runAsUser: 1000}"
+	// Settings reach the webhook by a watch.
+	if err := until(ctx, "the webhook knows the setting", func() (bool, string) {
+		out, err := r.node.Kubectl(ctx, a.pod(nsTransparent), "create", "--dry-run=server", "-f", "-", "-o", "jsonpath={.spec.initContainers[0].securityContext}")
+		return err == nil && strings.Contains(out, `"runAsUser":64200`) && strings.Contains(out, `"runAsNonRoot":true`) && strings.Contains(out, `"allowPrivilegeEscalation":false`), fmt.Sprint(out, err)
+	}); err != nil {
+		return err
+	}
+	if err := r.apply(ctx, a.deployment(nsTransparent)); err != nil {
+		return err
+	}
+	p, err := r.pod(ctx, nsTransparent, "app="+a.name)
+	if err != nil {
+		return fmt.Errorf("%w; %s", err, r.appLog(ctx, nsTransparent, a.name))
+	}
+	if u := p.Spec.InitContainers[0].SecurityContext.RunAsUser; u == nil || *u == 0 {
+		return errors.New("the redirect of the new pod is root: the case is broken")
+	}
+	// The sidecar has proved the rules, or the app had not started.
+	return r.world.verified(ctx, reportsHost, "/v1/"+a.name, spiffeID(nsTransparent))
+}
+
 // scaleControl sets the number of replicas, and waits until they are ready or
 // gone.
 func (r *run) scaleControl(ctx context.Context, n int) error {

@@ -24,6 +24,7 @@ const (
 	nsRestricted  = "restricted"  // Pod Security Standard "restricted"
 	nsUpgrade     = "upgrade"     // pods that live through an upgrade
 	nsAttacks     = "attacks"
+	nsAWS         = "aws"     // agents that use MinIO as STS and S3
 	nsOutside     = "outside" // not opted in
 )
 
@@ -199,6 +200,7 @@ func (r *run) makeNamespaces(ctx context.Context) error {
 		r.namespace(ctx, nsRestricted, on(psaEnforce, "restricted")),
 		r.namespace(ctx, nsUpgrade, on()),
 		r.namespace(ctx, nsAttacks, on()),
+		r.namespace(ctx, nsAWS, on()),
 		r.namespace(ctx, nsOutside, nil),
 	)
 }

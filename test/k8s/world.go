@@ -42,7 +42,7 @@ const (
 )
 
 func hosts() []string {
-	return []string{loginHost, reportsHost, notesHost, openHost, evilHost, issuerHost}
+	return []string{loginHost, reportsHost, notesHost, openHost, evilHost, issuerHost, stsHost, storeHost}
 }
 
 const (
@@ -66,6 +66,7 @@ type world struct {
 	calls   []call
 	secrets []string // credentials that went over the wire; none may be in a pod
 	issuer  map[string][]byte
+	store   *servers.MinIO // started by the case that needs it
 }
 
 // call is what a server saw.
@@ -111,6 +112,8 @@ func startWorld(ctx context.Context, dir string) (*world, error) {
 		notesHost:   w.api(w.notes),
 		openHost:    w.api(everybody),
 		evilHost:    w.api(everybody),
+		stsHost:     http.HandlerFunc(w.serveStore),
+		storeHost:   http.HandlerFunc(w.serveStore),
 	})
 }
 

@@ -37,6 +37,7 @@ const (
 type Node struct {
 	*cluster.Env
 	containerd, kubelet *cluster.Process
+	kubeletArgs         []string
 	say                 func(format string, args ...any)
 	digests             map[string]string // by image name
 }
@@ -178,11 +179,25 @@ func (n *Node) startKubelet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.kubelet, err = n.Env.Start("kubelet", n.Program("kubelet"), nil,
-		"--config="+filepath.Join(n.Dir, "kubelet.yaml"), "--kubeconfig="+kubeconfig,
-		"--root-dir="+filepath.Join(n.Dir, "kubelet"), "--cert-dir="+filepath.Join(n.Dir, "kubelet-certs"),
-		"--hostname-override="+Name, "--node-ip="+Address, "--v=2")
+	n.kubeletArgs = []string{
+		"--config=" + filepath.Join(n.Dir, "kubelet.yaml"), "--kubeconfig=" + kubeconfig,
+		"--root-dir=" + filepath.Join(n.Dir, "kubelet"), "--cert-dir=" + filepath.Join(n.Dir, "kubelet-certs"),
+		"--hostname-override=" + Name, "--node-ip=" + Address, "--v=2",
+	}
+	return n.runKubelet()
+}
+
+func (n *Node) runKubelet() error {
+	var err error
+	n.kubelet, err = n.Env.Start("kubelet", n.Program("kubelet"), nil, n.kubeletArgs...)
 	return err
+}
+
+// RestartKubelet ends the kubelet and starts it again, with nothing in memory
+// of the pods that run meanwhile.
+func (n *Node) RestartKubelet() error {
+	n.kubelet.Stop()
+	return n.runKubelet()
 }
 
 func (n *Node) startProxy(context.Context) error {
