@@ -98,7 +98,7 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request, v *visit) error {
 		d.Total.Failed += c.Failed
 		d.Total.Bytes += c.Bytes
 	}
-	if d.Histogram, err = s.histogram(ctx, q, p.Since, p.Until, p.width(s.now()), text); err != nil {
+	if d.Histogram, err = s.histogram(ctx, v.view, text, p.Since, p.Until); err != nil {
 		return err
 	}
 	if d.Reach, d.ReachNote, err = s.reach(ctx, last, text, groups); err != nil {
@@ -133,20 +133,18 @@ func (s *Server) lastOf(ctx context.Context, scope Scope, id string) (*audit.Rec
 }
 
 func deedKeys() []string {
-	return []string{"host", "resource", "operation", "method", "human", "policy", "rule", "verdict"}
+	return []string{"host", "bucket", "operation", "method", "human", "policy", "rule", "verdict"}
 }
 
-// deedsOf joins groups that differ only in the object or the method: the bucket
-// of many objects is one thing.
+// deedsOf joins groups that differ only in the method or the operation.
 func deedsOf(groups []store.Group, text, period string) []deed {
 	byKey := map[string]*deed{}
 	var order []*deed
 	for _, g := range groups {
-		host, resource, operation, method, human, policy, rule, verdict := g.Values[0], g.Values[1], g.Values[2], g.Values[3], g.Values[4], g.Values[5], g.Values[6], g.Values[7]
+		host, bucket, operation, method, human, policy, rule, verdict := g.Values[0], g.Values[1], g.Values[2], g.Values[3], g.Values[4], g.Values[5], g.Values[6], g.Values[7]
 		thing, link := host, query(text, term("host", host))
-		if resource != "" {
-			thing = resourceGroup(resource)
-			link = query(text, term("resource", thingPattern(resource)))
+		if bucket != "" {
+			thing, link = bucket, query(text, term("bucket", bucket))
 		}
 		link = query(link, term("human", human), term("policy", policy), term("rule", rule), term("verdict", verdict))
 		key := strings.Join([]string{thing, host, human, policy, rule, verdict}, "\x00")
@@ -175,13 +173,6 @@ func deedsOf(groups []store.Group, text, period string) []deed {
 	}
 	slices.SortStableFunc(out, func(a, b deed) int { return cmp.Compare(b.Count.Count, a.Count.Count) })
 	return out
-}
-
-func thingPattern(resource string) string {
-	if g := resourceGroup(resource); g != resource {
-		return "arn:aws:s3:::" + g + "*"
-	}
-	return resource
 }
 
 func (d *deed) add(c store.Count) {

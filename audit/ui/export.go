@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/ocsf"
 	"github.com/attache-dev/attache/audit/store"
 )
 
@@ -117,6 +118,8 @@ func encoderOf(kind string) (enc func(io.Writer) encoder, mime, ext string) {
 		return func(w io.Writer) encoder { return &csvEncoder{w: csv.NewWriter(w)} }, "text/csv; charset=utf-8; header=present", "csv"
 	case "json":
 		return func(w io.Writer) encoder { return &jsonEncoder{w: bufio.NewWriter(w)} }, "application/jsonl; charset=utf-8", "jsonl"
+	case "ocsf":
+		return func(w io.Writer) encoder { return &ocsfEncoder{w: bufio.NewWriter(w)} }, "application/jsonl; charset=utf-8", "ocsf.jsonl"
 	default:
 		return nil, "", ""
 	}
@@ -133,6 +136,24 @@ func (e *jsonEncoder) record(r *audit.Record) error {
 }
 
 func (e *jsonEncoder) end() error { return e.w.Flush() }
+
+// ocsfEncoder writes the events of each record in the Open Cybersecurity Schema.
+type ocsfEncoder struct {
+	w   *bufio.Writer
+	buf []byte
+}
+
+func (e *ocsfEncoder) begin() error { return nil }
+
+func (e *ocsfEncoder) record(r *audit.Record) (err error) {
+	if e.buf, err = ocsf.AppendJSON(e.buf[:0], r); err != nil {
+		return err
+	}
+	_, err = e.w.Write(e.buf)
+	return err
+}
+
+func (e *ocsfEncoder) end() error { return e.w.Flush() }
 
 // csvEncoder writes a table for spreadsheets. No cell can become a formula.
 type csvEncoder struct{ w *csv.Writer }

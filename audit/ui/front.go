@@ -67,7 +67,7 @@ func (s *Server) front(w http.ResponseWriter, r *http.Request, v *visit) error {
 			d.Rules = barsOf(facet, policyURL)
 		}
 	}
-	if d.Histogram, err = s.histogram(ctx, q, p.Since, p.Until, p.width(s.now()), requests); err != nil {
+	if d.Histogram, err = s.histogram(ctx, v.view, requests, p.Since, p.Until); err != nil {
 		return err
 	}
 	denied, err := s.ask(v.view, requests, "verdict:deny")

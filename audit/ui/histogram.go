@@ -2,9 +2,8 @@ package ui
 
 import (
 	"context"
+	"strings"
 	"time"
-
-	"github.com/attache-dev/attache/audit/store"
 )
 
 // histogram is drawn as SVG and told as a table.
@@ -45,13 +44,32 @@ const (
 	maxHistRows  = 100
 )
 
-// histogram counts what q matches from since to until; a zero until is now, a
-// zero since the first record. terms are the query without its time.
-func (s *Server) histogram(ctx context.Context, q store.Query, since, until time.Time, width time.Duration, terms string) (*histogram, error) {
+// histogram counts what the query text finds from since to until; a zero until
+// is now. Of both only what the text does not say is added to it.
+func (s *Server) histogram(ctx context.Context, scope Scope, text string, since, until time.Time) (*histogram, error) {
+	q, err := s.ask(scope, text)
+	if err != nil {
+		return nil, err
+	}
+	if until.IsZero() {
+		until = s.now()
+	}
+	var bounds []string
+	if q.Filter.Since().IsZero() {
+		bounds = append(bounds, term("since", since.UTC().Format(time.RFC3339Nano)))
+	}
+	if q.Filter.Until().IsZero() {
+		bounds = append(bounds, term("until", until.UTC().Add(time.Second).Format(time.RFC3339)))
+	}
+	if q, err = s.ask(scope, append([]string{text}, bounds...)...); err != nil {
+		return nil, err
+	}
+	width := widthFor(until.Sub(since))
 	b, err := s.c.Store.Histogram(ctx, q, width)
 	if err != nil {
 		return nil, err
 	}
+	terms := withoutTimes(text)
 	if len(b) > 1 {
 		width = b[1].Start.Sub(b[0].Start) // the store may have chosen wider ones
 	}
@@ -75,11 +93,11 @@ func (s *Server) histogram(ctx context.Context, q store.Query, since, until time
 	if len(b) > 0 {
 		h.From = b[0].Start
 	}
-	if !since.IsZero() && since.After(h.From) {
+	if since.After(h.From) {
 		h.From = since
 	}
-	if now := s.now(); until.IsZero() && h.To.After(now) {
-		h.To = now
+	if h.To.After(until) {
+		h.To = until
 	}
 	for i := len(b) - 1; i >= 0 && len(h.Table) < maxHistRows; i-- {
 		if b[i].Count.Count > 0 {
@@ -88,6 +106,21 @@ func (s *Server) histogram(ctx context.Context, q store.Query, since, until time
 		}
 	}
 	return h, nil
+}
+
+// withoutTimes leaves since: and until: out of a query that is to get others. The
+// last ones count, so that a query with quotes may keep its own.
+func withoutTimes(text string) string {
+	if strings.Contains(text, `"`) {
+		return text
+	}
+	var l []string
+	for t := range strings.FieldsSeq(text) {
+		if k, _, _ := strings.Cut(strings.ToLower(t), ":"); k != "since" && k != "until" {
+			l = append(l, t)
+		}
+	}
+	return strings.Join(l, " ")
 }
 
 // scale gives the height of n; what is there is seen.

@@ -202,19 +202,6 @@ func shortResource(arn string) string {
 	return arn
 }
 
-// resourceGroup is the part of a resource that stands for many: the bucket of
-// an object, the table of an item.
-func resourceGroup(arn string) string {
-	s, ok := strings.CutPrefix(arn, "arn:aws:s3:::")
-	if !ok {
-		return arn
-	}
-	if i := strings.IndexByte(s, '/'); i >= 0 {
-		s = s[:i]
-	}
-	return s
-}
-
 func micros(us int64) string {
 	d := time.Duration(us) * time.Microsecond
 	switch {

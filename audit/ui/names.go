@@ -189,7 +189,7 @@ func (s *Server) human(w http.ResponseWriter, r *http.Request, v *visit) error {
 			d.Things = barsOf(facet, func(x string) string { return searchURL(text, term("host", x)) })
 		}
 	}
-	if d.Histogram, err = s.histogram(ctx, q, p.Since, p.Until, p.width(s.now()), text); err != nil {
+	if d.Histogram, err = s.histogram(ctx, v.view, text, p.Since, p.Until); err != nil {
 		return err
 	}
 	q.Limit = 50

@@ -52,15 +52,7 @@ func (p period) terms() string {
 	return t
 }
 
-// width of a histogram's bars, so that there are from 24 to 90 of them.
-func (p period) width(now time.Time) time.Duration {
-	until := p.Until
-	if until.IsZero() {
-		until = now
-	}
-	return widthFor(until.Sub(p.Since))
-}
-
+// widthFor is how wide bars are over a span, so that there are at most 96.
 func widthFor(span time.Duration) time.Duration {
 	for _, w := range []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour} {
 		if span/w <= 96 {

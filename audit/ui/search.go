@@ -90,16 +90,15 @@ func (s *Server) search(w http.ResponseWriter, r *http.Request, v *visit) error 
 	}
 	d.Total, d.Partial = f.Total, d.Partial || f.Partial
 	d.Facets = facetsOf(f.Facets, titles, text)
-	since, until := f.Total.First, f.Total.Last
-	span := until.Sub(since)
-	if lo, hi := q.Filter.Since(), q.Filter.Until(); !lo.IsZero() {
-		if hi.IsZero() {
-			hi = s.now()
-		}
-		span = hi.Sub(lo)
-	}
 	if f.Total.Count > 0 {
-		if d.Histogram, err = s.histogram(ctx, q, time.Time{}, time.Time{}, widthFor(span), text); err != nil {
+		since, until := q.Filter.Since(), q.Filter.Until()
+		if since.IsZero() {
+			since = f.Total.First
+		}
+		if until.IsZero() && q.Filter.Since().IsZero() {
+			until = f.Total.Last.Add(time.Second)
+		}
+		if d.Histogram, err = s.histogram(ctx, v.view, text, since, until); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,307 @@
+package ui
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+func TestHeaders(t *testing.T) {
+	h := world(t, nil)
+	h.login()
+	for _, path := range []string{"/", "/login", "/nothing", "/export?format=csv"} {
+		_, _, header := h.get(path)
+		for k, want := range map[string]string{"Content-Security-Policy": contentPolicy, "Cache-Control": "no-store", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin"} {
+			if got := header.Get(k); got != want {
+				t.Errorf("%s: %s is %q, want %q", path, k, got, want)
+			}
+		}
+	}
+	if strings.Contains(contentPolicy, "unsafe") || !strings.Contains(contentPolicy, "frame-ancestors 'none'") || !strings.Contains(contentPolicy, "default-src 'none'") {
+		t.Errorf("content policy %q", contentPolicy)
+	}
+	for name := range h.page.pages.assets {
+		if _, _, header := h.get("/static/" + name); !strings.Contains(header.Get("Cache-Control"), "immutable") {
+			t.Errorf("%s is fetched anew each time", name)
+		}
+	}
+}
+
+// A browser that somebody's DNS led here gets nothing.
+func TestForeignHostIsRefused(t *testing.T) {
+	h := world(t, nil)
+	h.login()
+	for _, host := range []string{"evil.example", "evil.example:443", "127.0.0.1", "localhost.evil.example", "127.0.0.1.nip.io"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.srv.URL+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		if status, body, _ := h.do(r); status != http.StatusMisdirectedRequest || strings.Contains(body, host) || strings.Contains(body, "<") {
+			t.Errorf("%s: %d %s", host, status, body)
+		}
+	}
+}
+
+// No page of another site makes this one act.
+func TestForeignFormsAreRefused(t *testing.T) {
+	h := world(t, nil)
+	h.login()
+	good := token(t, h.page200("/"))
+	form := func(token string) url.Values {
+		return url.Values{"form_token": {token}, "credential": {"cred_" + hexOf("a")}}
+	}
+	for _, tt := range []struct {
+		name    string
+		form    url.Values
+		headers []string
+	}{
+		{"no token", form(""), nil},
+		{"another session's token", form(h.page.sessions.seal.formToken("other")), nil},
+		{"another site", form(good), []string{"Sec-Fetch-Site", "cross-site"}},
+		{"a sibling site", form(good), []string{"Sec-Fetch-Site", "same-site"}},
+		{"another origin", form(good), []string{"Origin", "https://evil.example"}},
+		{"no origin", form(good), []string{"Origin", "null"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, path := range []string{"/revoke", "/logout"} {
+				if status, body, _ := h.post(path, tt.form, tt.headers...); status != http.StatusForbidden {
+					t.Errorf("%s: %d %s", path, status, textOf(body))
+				}
+			}
+		})
+	}
+	if len(h.orders) != 0 {
+		t.Fatalf("orders: %+v", h.orders)
+	}
+	if status, _, _ := h.post("/revoke", form(good), "Sec-Fetch-Site", "same-origin", "Origin", h.srv.URL); status != http.StatusOK || len(h.orders) != 1 {
+		t.Errorf("the page's own form: %d", status)
+	}
+	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodTrace, "PROPFIND"} {
+		r, err := http.NewRequestWithContext(t.Context(), method, h.srv.URL+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, _, _ := h.do(r); status != http.StatusMethodNotAllowed {
+			t.Errorf("%s: %d", method, status)
+		}
+	}
+}
+
+func TestLinkWorksOnce(t *testing.T) {
+	h := world(t, nil)
+	path := "/login/finish?token=" + h.page.c.Link.token
+	if status, body, _ := h.get("/login/finish?token=wrong"); status != http.StatusUnauthorized || !strings.Contains(body, "not the one that was printed") {
+		t.Errorf("a wrong link: %d %s", status, textOf(body))
+	}
+	h.login()
+	other := h.c
+	h.c = h.browser()
+	if status, body, _ := h.get(path); status != http.StatusUnauthorized || !strings.Contains(body, "has been used") {
+		t.Errorf("the second use: %d %s", status, textOf(body))
+	}
+	if status, body, _ := h.get("/"); status != http.StatusUnauthorized || !strings.Contains(body, "attache audit ui") {
+		t.Errorf("without a session: %d %s", status, textOf(body))
+	}
+	h.c = other
+	body := h.page200("/")
+	if status, out, _ := h.post("/logout", url.Values{"form_token": {token(t, body)}}); status != http.StatusOK || !strings.Contains(out, "Logged out") {
+		t.Errorf("log-out: %d %s", status, textOf(out))
+	}
+	if status, _, _ := h.get("/"); status != http.StatusUnauthorized {
+		t.Errorf("after log-out: %d", status)
+	}
+	for name, want := range map[string]int{audit.EventLoginOK: 1, audit.EventLoginFailed: 2, audit.EventLogout: 1} {
+		if got := len(h.named(name)); got != want {
+			t.Errorf("%s: %d events, want %d", name, got, want)
+		}
+	}
+}
+
+func TestLinkExpires(t *testing.T) {
+	c := newClock()
+	l := NewLink(1, "ada", c.t)
+	if err := l.take(l.token, c.t.Add(linkLife+time.Second)); !errors.Is(err, errLinkOld) {
+		t.Errorf("got %v", err)
+	}
+	if !strings.HasPrefix(l.URL(), "http://127.0.0.1:1/login/finish?token=") {
+		t.Errorf("got %s", l.URL())
+	}
+}
+
+func TestExpiredSessionSaysSo(t *testing.T) {
+	h := world(t, nil)
+	h.login()
+	h.clock.advance(31 * time.Minute)
+	if status, body, _ := h.get("/search?q=x"); status != http.StatusUnauthorized || !strings.Contains(body, "the session has expired") {
+		t.Errorf("got %d %s", status, textOf(body))
+	}
+}
+
+// What cannot be recorded is not shown, and not done.
+func TestWithoutARecordThereIsNoAnswer(t *testing.T) {
+	h := world(t, nil)
+	h.login()
+	body := h.page200("/")
+	h.broken = true
+	for _, path := range append(everyPage("a")[:19], "/export?format=csv") {
+		if status, body, _ := h.get(path); status != http.StatusServiceUnavailable || strings.Contains(body, "payments") || strings.Contains(body, "disk") {
+			t.Errorf("%s: %d %s", path, status, textOf(body))
+		}
+	}
+	if status, _, _ := h.post("/revoke", url.Values{"form_token": {token(t, body)}, "credential": {"cred_" + hexOf("a")}}); status != http.StatusServiceUnavailable || len(h.orders) != 0 {
+		t.Errorf("revoked without a record: %d", status)
+	}
+	h.c = h.browser()
+	h.page.c.Link.used = false
+	if status, _, _ := h.get("/login/finish?token=" + h.page.c.Link.token); status != http.StatusServiceUnavailable {
+		t.Errorf("logged in without a record: %d", status)
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	h := world(t, nil)
+	h.login()
+	var busy int
+	for range burst + 10 {
+		status, body, header := h.get("/policy/x")
+		if status == http.StatusTooManyRequests {
+			busy++
+			if header.Get("Retry-After") == "" || !strings.Contains(body, "Too many") {
+				t.Fatalf("got %s", textOf(body))
+			}
+		}
+	}
+	if busy == 0 {
+		t.Error("nothing was refused")
+	}
+	h.clock.advance(10 * time.Second)
+	h.page200("/policy/x")
+	// Another session is not held up.
+	h.as(Person{Subject: "ada"})
+	h.page200("/policy/x")
+}
+
+func TestQueriesWaitForAPlace(t *testing.T) {
+	l := newLimits(time.Now)
+	var release []func()
+	for range maxQueries {
+		f, err := l.enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		release = append(release, f)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.enter(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	release[0]()
+	if _, err := l.enter(t.Context()); err != nil {
+		t.Errorf("got %v", err)
+	}
+	var live []func()
+	for range maxLive {
+		f, err := l.enterLive("s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		live = append(live, f)
+	}
+	if _, err := l.enterLive("s"); !errors.Is(err, errBusy) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := l.enterLive("other"); err != nil {
+		t.Errorf("got %v", err)
+	}
+	live[0]()
+	if _, err := l.enterLive("s"); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNewChecksItsConfig(t *testing.T) {
+	c := newClock()
+	db := newDB(t, c)
+	rec := func(context.Context, *audit.Record) error { return nil }
+	link := NewLink(1, "ada", c.t)
+	grants := []Grant{subject(Viewer, "x", "a")}
+	for _, tt := range []struct {
+		conf Config
+		want string
+	}{
+		{Config{Record: rec, Link: link, Hosts: []string{"x"}}, "no store"},
+		{Config{Store: db, Link: link, Hosts: []string{"x"}}, "nobody records"},
+		{Config{Store: db, Record: rec, Hosts: []string{"x"}}, "needs a log-in"},
+		{Config{Store: db, Record: rec, Link: link, OIDC: &OIDC{}, Hosts: []string{"x"}}, "needs a log-in"},
+		{Config{Store: db, Record: rec, Link: link}, "needs the names"},
+		{Config{Store: db, Record: rec, Link: link, Hosts: []string{"x"}, SessionKey: []byte("short")}, "at least 32"},
+		{Config{Store: db, Record: rec, Hosts: []string{"x"}, OIDC: &OIDC{Issuer: "login", ClientID: "a", URL: "https://x", Grants: grants}}, "oidc.issuer"},
+		{Config{Store: db, Record: rec, Hosts: []string{"x"}, OIDC: &OIDC{Issuer: "https://l", URL: "https://x", Grants: grants}}, "oidc.clientID"},
+		{Config{Store: db, Record: rec, Hosts: []string{"x"}, OIDC: &OIDC{Issuer: "https://l", ClientID: "a", URL: "ftp://x", Grants: grants}}, "oidc.url"},
+		{Config{Store: db, Record: rec, Hosts: []string{"x"}, OIDC: &OIDC{Issuer: "https://l", ClientID: "a", URL: "https://x"}}, "grants: is empty"},
+		{Config{Store: db, Record: rec, Hosts: []string{"x"}, OIDC: &OIDC{Issuer: "https://l", ClientID: "a", URL: "https://x", Grants: []Grant{{Role: "boss"}}}}, "grants[0].role"},
+	} {
+		if _, err := New(tt.conf); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("got %v, want %q", err, tt.want)
+		}
+	}
+}
+
+// The stream gives what comes, of the reader's namespaces only.
+func TestLiveEvents(t *testing.T) {
+	h := world(t, grantsFor(subject(Viewer, "va", "a")))
+	h.as(Person{Subject: "va"})
+	body := h.page200("/live")
+	at := linkIn(t, body, `data-events="`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.srv.URL+at, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := h.c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := res.Header.Get("Content-Type"); !strings.HasPrefix(got, "text/event-stream") {
+		t.Fatalf("content type %q", got)
+	}
+	fill(t, h.db, sample("rec_b7", "b", h.clock.t))
+	fill(t, h.db, sample("rec_a7", "a", h.clock.t))
+	got := ""
+	buf := make([]byte, 4096)
+	for !strings.Contains(got, "rec_a7") {
+		n, err := res.Body.Read(buf)
+		got += string(buf[:n])
+		if err != nil {
+			t.Fatalf("%v after %q", err, got)
+		}
+	}
+	if !strings.Contains(got, "event: row\nid: ") || strings.Contains(got, "rec_b7") || strings.Contains(got, "payments-b") {
+		t.Errorf("got %s", got)
+	}
+	for line := range strings.Lines(got) {
+		if k, _, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":"); k != "event" && k != "id" && k != "data" && k != "" {
+			t.Errorf("a line that no stream has: %q", line)
+		}
+	}
+}
+
+func linkIn(t *testing.T, body, before string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(body, before)
+	if !ok {
+		t.Fatalf("no %s", before)
+	}
+	link, _, _ := strings.Cut(rest, `"`)
+	return strings.NewReplacer("&amp;", "&", "&#43;", "+").Replace(link)
+}
