@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/attache-dev/attache/audit"
@@ -252,5 +253,31 @@ func TestAnotherOriginIsRefused(t *testing.T) {
 	w.must(err)
 	if _, err := m.Make(t.Context()); err == nil {
 		t.Error("a maker of another origin went on with the chain")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	w.lines("a", 1)
+	w.checkpoint()
+	w.lines("a", 1)
+	w.checkpoint()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(checkpoint.Metrics(w.maker))
+	got, err := registry.Gather()
+	w.must(err)
+	want := map[string]float64{
+		"attache_audit_checkpoints_total": 2, "attache_audit_checkpoint_number": 2, "attache_audit_checkpoint_delivered_number": 2,
+		"attache_audit_checkpoint_timestamp_seconds": float64(w.now.Unix()),
+	}
+	for _, f := range got {
+		m := f.GetMetric()[0]
+		if v, ok := want[f.GetName()]; ok && v != m.GetCounter().GetValue()+m.GetGauge().GetValue() {
+			t.Errorf("%s = %v, want %v", f.GetName(), m, v)
+		}
+		delete(want, f.GetName())
+	}
+	if len(want) > 0 {
+		t.Errorf("metrics missing: %v", want)
 	}
 }
