@@ -15,10 +15,10 @@ import (
 	"github.com/attache-dev/attache/audit"
 )
 
-// maxAside bounds the file of lines that a sink refused for good, in bytes.
-// When it is full nothing is passed by any more: the spool fills, and calls are
+// MaxAside bounds the file of lines that a sink refused for good, in bytes. When
+// it is full nothing is passed by any more: the spool fills, and calls are
 // refused.
-const maxAside = 16 << 20
+const MaxAside = 4 << 20
 
 // asideEvery bounds how often refused lines are recorded in the spool: that
 // record is shipped, too, and may be refused.
@@ -179,7 +179,7 @@ func (a *aside) take(b Batch, r *RejectedError) error {
 	for _, l := range b.Lines {
 		text = l.AppendTo(text)
 	}
-	if fi.Size()+int64(len(text)) > maxAside {
+	if fi.Size()+int64(len(text)) > MaxAside {
 		return fmt.Errorf("%s is full of records that the receiver refused (%s): look at them, then move the file away", path, r.Reason)
 	}
 	if _, err := f.Write(text); err != nil {

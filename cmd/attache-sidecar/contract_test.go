@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/internal/sidecar"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -23,6 +25,18 @@ type container struct {
 
 func injected(t *testing.T, c inject.Config) map[string]container {
 	t.Helper()
+	var list []container
+	inPod(t, c, "initContainers", &list)
+	out := map[string]container{}
+	for _, c := range list {
+		out[c.Name] = c
+	}
+	return out
+}
+
+// inPod reads a part of what injection makes of a pod's spec.
+func inPod(t *testing.T, c inject.Config, part string, into any) {
+	t.Helper()
 	var pod, ns map[string]any
 	for text, into := range map[string]*map[string]any{
 		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"serviceAccountName":"b","containers":[{"name":"agent","image":"agent"}]}}`: &pod,
@@ -38,19 +52,46 @@ func injected(t *testing.T, c inject.Config) map[string]container {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := json.Marshal(r.Pod["spec"].(map[string]any)["initContainers"])
+	b, err := json.Marshal(r.Pod["spec"].(map[string]any)[part])
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list []container
-	if err := json.Unmarshal(b, &list); err != nil {
+	if err := json.Unmarshal(b, into); err != nil {
 		t.Fatal(err)
 	}
-	out := map[string]container{}
-	for _, c := range list {
-		out[c.Name] = c
+}
+
+// TestSpoolFitsItsVolume: a spool that is full, with everything that as many
+// sinks as there can be refused, does not get the pod evicted.
+func TestSpoolFitsItsVolume(t *testing.T) {
+	const sinks = 8 + 1 // audit.sinks, and the control plane
+	var volumes []struct {
+		Name     string `json:"name"`
+		EmptyDir *struct {
+			SizeLimit string `json:"sizeLimit"`
+			Medium    string `json:"medium"`
+		} `json:"emptyDir"`
 	}
-	return out
+	inPod(t, inject.Config{
+		Image: "attache-sidecar:test", Mode: inject.Explicit, Nonce: strings.Repeat("n", 32), Control: "attache-control.attache-system.svc:8443", ControlCA: "-----BEGIN CERTIFICATE-----\n",
+	}, "volumes", &volumes)
+	found := false
+	for _, v := range volumes {
+		if v.Name != "attache-spool" {
+			continue
+		}
+		found = true
+		limit, err := strconv.ParseInt(strings.TrimSuffix(v.EmptyDir.SizeLimit, "Mi"), 10, 64)
+		if err != nil || v.EmptyDir.Medium != "" {
+			t.Fatalf("volume %+v: %v", v.EmptyDir, err)
+		}
+		if need := int64(sidecar.MaxSpool + sinks*ship.MaxAside); need >= limit<<20 {
+			t.Errorf("the spool can take %d bytes of a volume of %d MiB", need, limit)
+		}
+	}
+	if !found {
+		t.Errorf("no volume attache-spool among %+v", volumes)
+	}
 }
 
 // TestContract: this program understands what admission writes into pods, all

@@ -25,9 +25,10 @@ import (
 	"github.com/attache-dev/attache/proxy/resolve"
 )
 
-// maxSpool is what the records may take: the volume has 256 MiB, and the
-// kubelet evicts pods that fill more.
-const maxSpool = 192 << 20
+// MaxSpool is what the records may take, in bytes. The volume has 256 MiB, of
+// which sinks need some for what they refused, and the kubelet evicts pods that
+// fill more.
+const MaxSpool = 192 << 20
 
 // proofPause is between two attempts to prove the redirect.
 const proofPause = time.Second
@@ -167,7 +168,7 @@ func (s *sidecar) rejected(err error) {
 func (s *sidecar) newPlane(b *api.Bundle) (*dataplane.Plane, error) {
 	opts := audit.FromConfig(b.Config.Spec.Audit)
 	opts.Dir, opts.Logger, opts.Version = filepath.Join(s.o.SpoolDir, "records"), s.o.Log, s.o.Version
-	opts.MaxBytes = min(opts.MaxBytes, maxSpool)
+	opts.MaxBytes = min(opts.MaxBytes, MaxSpool)
 	opts.SegmentBytes = min(opts.SegmentBytes, opts.MaxBytes/4)
 	opts.KeepBytes = min(opts.KeepBytes, opts.MaxBytes/2)
 	opts.Config = map[string]string{"policy_version": b.Version}
