@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -82,6 +83,20 @@ func (h *health) isReady() error {
 	return ready()
 }
 
+// told is what a peer may read of err: the network reads the step, and the pod
+// also why it is not done, which may name servers and settings.
+func (h *health) told(peer string, err error) string {
+	if a, e := netip.ParseAddrPort(peer); e == nil && a.Addr().Unmap().IsLoopback() {
+		return err.Error()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.step != "" {
+		return "waiting for: " + h.step
+	}
+	return "not ready; the log says why"
+}
+
 func (h *health) metrics(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	reg := h.reg
@@ -95,12 +110,12 @@ func (h *health) metrics(w http.ResponseWriter, r *http.Request) {
 
 func (h *health) handler() http.Handler {
 	probe := func(check func() error) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
+		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.Header().Set("X-Content-Type-Options", "nosniff")
 			if err := check(); err != nil {
 				w.WriteHeader(http.StatusServiceUnavailable)
-				_, _ = w.Write([]byte(err.Error() + "\n"))
+				_, _ = w.Write([]byte(h.told(r.RemoteAddr, err) + "\n"))
 				return
 			}
 			_, _ = w.Write([]byte("ok\n"))
