@@ -227,6 +227,9 @@ func (f *Filter) Since() time.Time { return f.since }
 // Until is the end of the time that f matches; see [Filter.Since].
 func (f *Filter) Until() time.Time { return f.until }
 
+// Range returns Since and Until.
+func (f *Filter) Range() (since, until time.Time) { return f.since, f.until }
+
 // WithoutSince returns f over all time before its until.
 func (f *Filter) WithoutSince() Filter {
 	g := *f

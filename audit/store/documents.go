@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/attache-dev/attache/audit"
 )
@@ -52,6 +53,9 @@ func (c *commit) change(ctx context.Context, r *audit.Record) error {
 	}
 	v := DocumentVersion{Digest: ch.VersionAfter, Kind: ch.Kind, Namespace: ch.Namespace, Name: ch.Name, Operation: ch.Operation,
 		Previous: ch.VersionBefore, Text: ch.Text, Diff: ch.Diff, Time: r.Time, Record: r.ID}
+	if r.Event != nil {
+		v.Event = r.Event.Name
+	}
 	if ch.By != nil {
 		v.Author, v.Groups = ch.By.Username, ch.By.Groups
 	}
@@ -92,18 +96,59 @@ func (d *DB) Documents(ctx context.Context, q DocumentQuery) ([]DocumentVersion,
 	}
 	var l []DocumentVersion
 	err := d.reading(ctx, func(ctx context.Context, t *tx) error {
-		return t.each(ctx, func(scan func(...any) error) error {
-			var body []byte
-			if err := scan(&body); err != nil {
-				return err
+		var err error
+		if l, err = t.documents(ctx, where+" ORDER BY time DESC, number DESC LIMIT ?", append(args, min(limit, maxDocuments))...); err != nil {
+			return err
+		}
+		for i := range l {
+			if l[i].Author == "" && l[i].Digest != "" {
+				if err := t.author(ctx, &l[i]); err != nil {
+					return err
+				}
 			}
-			var v DocumentVersion
-			if err := json.Unmarshal(body, &v); err != nil {
-				return damaged("a document version: %v", err)
-			}
-			l = append(l, v)
-			return nil
-		}, "SELECT body FROM document "+where+" ORDER BY time DESC, number DESC LIMIT ?", append(args, min(limit, maxDocuments))...)
+		}
+		return nil
 	})
 	return l, err
 }
+
+func (t *tx) documents(ctx context.Context, where string, args ...any) ([]DocumentVersion, error) {
+	var l []DocumentVersion
+	err := t.each(ctx, func(scan func(...any) error) error {
+		var body []byte
+		if err := scan(&body); err != nil {
+			return err
+		}
+		var v DocumentVersion
+		if err := json.Unmarshal(body, &v); err != nil {
+			return damaged("a document version: %v", err)
+		}
+		l = append(l, v)
+		return nil
+	}, "SELECT body FROM document "+where, args...)
+	return l, err
+}
+
+// author finds who asked for a version that came to be: admission knows the
+// person, and the controller that saw the result does not.
+func (t *tx) author(ctx context.Context, v *DocumentVersion) error {
+	l, err := t.documents(ctx, "WHERE digest = ? AND kind = ? AND namespace = ? AND name = ? ORDER BY time DESC, number DESC LIMIT 50",
+		plain(v.Digest), plain(v.Kind), plain(v.Namespace), plain(v.Name))
+	if err != nil {
+		return err
+	}
+	// The request comes before what came of it, by another replica's clock.
+	for _, x := range l {
+		if x.Author != "" && x.Time.Before(v.Time.Add(clockSkew)) {
+			v.Author, v.Groups = x.Author, x.Groups
+			if v.Diff == "" {
+				v.Diff = x.Diff
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// clockSkew is how much the clocks of two replicas may differ.
+const clockSkew = time.Minute

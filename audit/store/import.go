@@ -19,9 +19,9 @@ import (
 type Imported struct {
 	Lines      int // stored
 	Duplicates int // that the store had
-	// Left is lines that are not as they were written, or do not follow from
+	// Damaged is lines that are not as they were written, or do not follow from
 	// those before them: they are not stored, and sequences show the gap.
-	Left     int
+	Damaged  int
 	Problems []string // what is wrong with those, the first maxProblems
 }
 
@@ -32,7 +32,7 @@ const (
 )
 
 func (i *Imported) problem(n int, text string) {
-	i.Left += n
+	i.Damaged += n
 	if len(i.Problems) < maxProblems {
 		i.Problems = append(i.Problems, text)
 	}

@@ -195,6 +195,7 @@ type DocumentVersion struct {
 	Namespace string    `json:"namespace,omitempty"`
 	Name      string    `json:"name"`
 	Operation string    `json:"operation"`
+	Event     string    `json:"event"`              // change.requested: somebody asked; policy.changed and so on: it came to be
 	Previous  string    `json:"previous,omitempty"` // digest
 	Text      string    `json:"text,omitempty"`
 	Diff      string    `json:"diff,omitempty"`

@@ -1,0 +1,267 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+// VerifyIndex makes the index anew from the lines and calls fn with each record
+// of which the stored index says something else, or nothing: answers are read
+// from the index, so one who changes only that could hide a record without
+// touching a line. fn stops it by answering false. A part that cannot be read is
+// told with an empty Ref.
+func (d *DB) VerifyIndex(ctx context.Context, fn func(Ref, string) bool) error {
+	v := &indexCheck{d: d, fn: fn, seen: map[int64][]bool{}}
+	// A snapshot, but without the bound on questions: it reads everything.
+	err := d.engine.reading(ctx, func(t *tx) error {
+		v.t, v.lines = t, d.newLineReader(t)
+		for _, step := range []func(context.Context) error{v.blocks, v.segments, v.halves, v.missing} {
+			if err := step(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+type indexCheck struct {
+	d     *DB
+	t     *tx
+	lines *lineReader
+	fn    func(Ref, string) bool
+	seen  map[int64][]bool // by block: which lines the index has
+}
+
+func (v *indexCheck) tell(r Ref, format string, args ...any) error {
+	if !v.fn(r, fmt.Sprintf(format, args...)) {
+		return errEnough
+	}
+	return nil
+}
+
+// blocks notes what lines there are.
+func (v *indexCheck) blocks(ctx context.Context) error {
+	return v.t.each(ctx, func(scan func(...any) error) error {
+		var id, first, last int64
+		if err := scan(&id, &first, &last); err != nil {
+			return err
+		}
+		v.seen[id] = make([]bool, min(max(last-first+1, 0), blockLines))
+		return nil
+	}, "SELECT id, first, last FROM block ORDER BY id")
+}
+
+// mark notes that the index has a line, and whether it had it before.
+func (v *indexCheck) mark(p place) (there, twice bool) {
+	l := v.seen[p.block]
+	if int(p.line) >= len(l) {
+		return false, false
+	}
+	twice = l[p.line]
+	l[p.line] = true
+	return true, twice
+}
+
+func (v *indexCheck) segments(ctx context.Context) error {
+	infos, err := v.t.segmentList(ctx, "ORDER BY id")
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		if err := v.segment(ctx, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segment compares a segment with one that is made anew of the lines that its
+// rows name.
+func (v *indexCheck) segment(ctx context.Context, i segmentInfo) error {
+	s, err := newView(i).load(ctx, v.t.fetch, &v.d.layout)
+	switch {
+	case errors.Is(err, errOtherLayout):
+		return v.tell(Ref{}, "segment %d was written by another version and cannot be compared", i.id)
+	case errors.Is(err, ErrCorrupt):
+		return v.tell(Ref{}, "segment %d: %v", i.id, err)
+	case err != nil:
+		return err
+	}
+	names := make([][]uint32, len(s.time))
+	for _, n := range s.names {
+		names[n.row] = append(names[n.row], n.hash)
+	}
+	order := make([]int, len(s.time))
+	for n := range order {
+		order[n] = n
+	}
+	slices.SortFunc(order, func(a, b int) int { return comparePlaces(s.end[a], s.end[b]) }) // each block is read once
+	sums := make([]tally, len(s.shapes))
+	for _, n := range order {
+		sums[s.shape[n]].add(s.time[n], s.size[n])
+		ref, want, err := v.row(ctx, s.begin[n], s.end[n])
+		if err != nil {
+			return err
+		}
+		if want == nil {
+			continue // told
+		}
+		if what := v.differs(s, n, names[n], want); what != "" {
+			if err := v.tell(ref, "the index has another %s", what); err != nil {
+				return err
+			}
+		}
+	}
+	if !slices.Equal(sums, s.shapes) {
+		return v.tell(Ref{}, "segment %d has sums that are not those of its rows", i.id)
+	}
+	if low, high := s.blocks(); len(s.time) != i.rows || s.time[0] != i.low || s.time[len(s.time)-1] != i.high || low != i.blow || high != i.bhi {
+		return v.tell(Ref{}, "segment %d says that it covers other records than it does", i.id)
+	}
+	return nil
+}
+
+// row makes the index row of the lines at two places; nil if it was told that
+// there is none.
+func (v *indexCheck) row(ctx context.Context, begin, end place) (Ref, *row, error) {
+	for _, p := range []place{begin, end} {
+		if p.block == 0 {
+			continue
+		}
+		there, twice := v.mark(p)
+		if p == begin && !there {
+			continue // retention took it, which Removed says
+		}
+		if !there {
+			return Ref{}, nil, v.tell(Ref{}, "the index names line %d of block %d, which is not there", p.line, p.block)
+		}
+		if twice {
+			return Ref{}, nil, v.tell(Ref{}, "the index has line %d of block %d twice", p.line, p.block)
+		}
+	}
+	r, b, err := v.lines.record(ctx, end)
+	if errors.Is(err, ErrCorrupt) {
+		return Ref{}, nil, v.tell(Ref{}, "block %d: %v", end.block, err)
+	}
+	if err != nil {
+		return Ref{}, nil, err
+	}
+	ref := Ref{b.epoch.name, b.first + uint64(end.line)}
+	if begin.block == 0 {
+		x := v.d.layout.fill(&r, begin, end)
+		return ref, &x, nil
+	}
+	first, fb, err := v.lines.record(ctx, begin)
+	switch {
+	case errors.Is(err, errNoBlock):
+		return ref, nil, nil // it cannot be made anew
+	case errors.Is(err, ErrCorrupt):
+		return ref, nil, v.tell(ref, "block %d: %v", begin.block, err)
+	case err != nil:
+		return ref, nil, err
+	}
+	if r.BeginEpoch != fb.epoch.name || r.BeginSequence != fb.first+uint64(begin.line) || first.ID != r.ID {
+		return ref, nil, v.tell(ref, "the index joins it with another begin")
+	}
+	whole := audit.Join(first, r)
+	x := v.d.layout.fill(&whole, begin, end)
+	return ref, &x, nil
+}
+
+// differs says in what row n of a segment is not as it should be.
+func (v *indexCheck) differs(s *segment, n int, names []uint32, want *row) string {
+	if s.time[n] != want.time {
+		return "time"
+	}
+	if s.size[n] != want.bytes {
+		return "number of bytes"
+	}
+	for i := range s.few {
+		if c := &s.few[i]; c.values[c.codes[s.shape[n]]] != want.few[i] {
+			return c.key
+		}
+	}
+	for i := range s.texts {
+		if c := &s.texts[i]; c.values[c.codes[n]] != want.texts[i] {
+			return c.key
+		}
+	}
+	if !slices.Equal(names, want.names) {
+		return "set of names"
+	}
+	return ""
+}
+
+// halves compares the lines that wait for another one.
+func (v *indexCheck) halves(ctx context.Context) error {
+	type half struct {
+		at   place
+		json []byte
+	}
+	var l []half
+	err := v.t.each(ctx, func(scan func(...any) error) error {
+		var h half
+		err := scan(&h.at.block, &h.at.line, &h.json)
+		l = append(l, h)
+		return err
+	}, "SELECT block, line, json FROM half ORDER BY block, line")
+	if err != nil {
+		return err
+	}
+	for _, h := range l {
+		there, twice := v.mark(h.at)
+		if !there || twice {
+			if err := v.tell(Ref{}, "the list of open requests names line %d of block %d, which is not there or is no open one", h.at.line, h.at.block); err != nil {
+				return err
+			}
+			continue
+		}
+		b, err := v.lines.block(ctx, h.at.block)
+		if errors.Is(err, ErrCorrupt) {
+			continue // told by Lines
+		}
+		if err != nil {
+			return err
+		}
+		if int(h.at.line) < len(b.lines) && string(b.lines[h.at.line]) != string(h.json) {
+			if err := v.tell(Ref{b.epoch.name, b.first + uint64(h.at.line)}, "the list of open requests has another text"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// missing tells the lines that no row names.
+func (v *indexCheck) missing(ctx context.Context) error {
+	for _, id := range slices.Sorted(maps.Keys(v.seen)) {
+		if !slices.Contains(v.seen[id], false) {
+			continue
+		}
+		b, err := v.lines.block(ctx, id)
+		if errors.Is(err, ErrCorrupt) {
+			continue // told by Lines
+		}
+		if err != nil {
+			return err
+		}
+		for n, seen := range v.seen[id] {
+			if seen {
+				continue
+			}
+			if err := v.tell(Ref{b.epoch.name, b.first + uint64(n)}, "the index does not have it"); err != nil { //nolint:gosec // an index
+				return err
+			}
+		}
+	}
+	return nil
+}
