@@ -13,8 +13,8 @@ type collector struct {
 	spool *audit.Spool
 	group *Group // nil: no sinks
 
-	size, limit, refused, open, syncErrors, outage     *prometheus.Desc
-	lagLines, lagBytes, lagAge, sent, rejected, errors *prometheus.Desc
+	size, limit, refused, open, syncErrors, outage, unknown *prometheus.Desc
+	lagLines, lagBytes, lagAge, sent, rejected, errors      *prometheus.Desc
 }
 
 // Metrics returns the figures of s and of the sinks of g, which may be nil.
@@ -28,6 +28,7 @@ func Metrics(s *audit.Spool, g *Group) prometheus.Collector {
 		limit:      desc("spool_max_bytes", "Bytes that the spool may have; calls are refused beyond."),
 		refused:    desc("refused_total", "Records that could not be written; their calls were not made."),
 		open:       desc("open_requests", "Requests begun and not ended."),
+		unknown:    desc("unknown_outcomes_total", "Requests that an earlier start left without an end: whether they arrived is not known."),
 		syncErrors: desc("sync_errors_total", "Failed syncs of the spool to the disk; after one all calls are refused until a restart."),
 		outage:     desc("outage_seconds", "How long the empty spool takes records while no sink does, at a rate of requests a second.", "rate"),
 		lagLines:   desc("ship_lag_lines", "Lines that a sink has not acknowledged.", "sink"),
@@ -52,6 +53,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send(c.limit, prometheus.GaugeValue, float64(st.MaxBytes))
 	send(c.refused, prometheus.CounterValue, float64(st.Refused))
 	send(c.open, prometheus.GaugeValue, float64(max(st.Open, 0)))
+	send(c.unknown, prometheus.CounterValue, float64(st.Unknown))
 	send(c.syncErrors, prometheus.CounterValue, float64(st.SyncErrors))
 	for _, rate := range audit.Rates() {
 		send(c.outage, prometheus.GaugeValue, audit.Endurance(st.MaxBytes, c.spool.PerRequest(), rate).Seconds(), strconv.Itoa(rate))

@@ -134,6 +134,7 @@ func (p *Plane) build() (err error) {
 		return err
 	}
 	p.cache = minting.NewCache(minting.CacheOptions{Minter: p.router, Size: p.spec.Limits.CredentialCache, OnEvent: p.Event, Logger: c.Log})
+	p.registry.MustRegister(newOutliving(p.cache.Live))
 	if err := p.openTasks(); err != nil {
 		return err
 	}
