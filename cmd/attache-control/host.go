@@ -34,6 +34,7 @@ type host struct {
 
 	identityParts
 	policyParts
+	recordParts
 }
 
 // serveAPI adds a service to the sidecars' gRPC port.

@@ -14,11 +14,13 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	certsv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api/crd"
@@ -36,6 +38,7 @@ type identityParts struct {
 	keysOf   *issuer.Keys
 	setOf    *issuer.Set
 	serverOf *issuer.Server
+	selfOf   *issuer.Self
 
 	// What policy says, set by the role that compiles it before anything is
 	// served; nil says nothing, and then no JWT-SVID is issued.
@@ -185,6 +188,7 @@ func (h *host) identity(ctx context.Context) (*issuer.Server, error) {
 		ClientIDs: func(uid string) []string { return ask(h.clientIDs, uid) },
 		Cluster:   h.clusterConfig,
 		Frozen:    func(ns, label string) bool { return h.frozen == nil || h.frozen(ns, label) },
+		Record:    h.trail.Identity,
 		Metrics:   h.registry, Log: h.log,
 	})
 	return h.serverOf, err
@@ -195,6 +199,14 @@ func ask(f func(string) []string, uid string) []string {
 		return nil
 	}
 	return f(uid)
+}
+
+// podCertificates reports whether the API server has pod certificates
+// (certificates.k8s.io/v1, Kubernetes 1.37).
+func (h *host) podCertificates() bool {
+	gvk := certsv1.SchemeGroupVersion.WithKind("PodCertificateRequest")
+	_, err := h.mgr.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+	return err == nil
 }
 
 // names are those of the Service, by which this program is reached.
@@ -233,6 +245,14 @@ func addIssuer(ctx context.Context, h *host) error {
 	h.serveAPI(s.Register)
 	if err := h.mgr.Add(s); err != nil {
 		return err
+	}
+	if err := h.handOut(ctx); err != nil {
+		return err
+	}
+	if h.podCertificates() {
+		if err := builder.ControllerManagedBy(h.mgr).For(&certsv1.PodCertificateRequest{}).Complete(s.Signer()); err != nil {
+			return fmt.Errorf("sign pod certificates: %w", err)
+		}
 	}
 	hosts := h.names()
 	if u, err := url.Parse(k.Issuer().URL()); err == nil && !slices.Contains(hosts, u.Hostname()) {

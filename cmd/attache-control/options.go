@@ -37,6 +37,8 @@ type options struct {
 	caSecret                                            string
 	caSource, spireSocket, spireServer                  string
 
+	recordOptions
+
 	trustBundle bool
 	defaults    string
 	leaderElect bool
@@ -44,7 +46,7 @@ type options struct {
 }
 
 func (o *options) flags(f *pflag.FlagSet) {
-	f.StringSliceVar(&o.roles, "roles", roleNames(), "roles of this replica")
+	f.StringSliceVar(&o.roles, "roles", defaultRoles(), "roles of this replica; beside these: collector and ui, which keep and show the records")
 	f.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the control plane (default $POD_NAMESPACE)")
 	f.StringVar(&o.service, "service", "attache-control", "Service by which API server and sidecars reach this program")
 	f.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "trust domain of the SPIFFE IDs")
@@ -67,6 +69,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.spireServer, "spire-server", "", "HOST:PORT of the SPIRE server, for --ca-source spire")
 	f.StringVar(&o.defaults, "defaults", "", "file with the AttacheConfig that the leader applies at its start")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time write status")
+	o.recordOptions.flags(f)
 	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long to keep serving after SIGTERM, until no endpoint names this replica")
 }
 
@@ -105,6 +108,9 @@ func (o *options) check() error {
 		if _, _, err := net.SplitHostPort(l.addr); err != nil {
 			return bad(l.flag, "is %q; must be HOST:PORT or :PORT", l.addr)
 		}
+	}
+	if err := o.recordOptions.check(o.has); err != nil {
+		return err
 	}
 	if o.drain < 0 || o.drain > 5*time.Minute {
 		return bad("drain", "is %s; must be 0 to 5m", o.drain)

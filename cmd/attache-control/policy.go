@@ -64,7 +64,7 @@ func (h *host) policies(ctx context.Context) (*reconcile.Engine, *xds.Server, er
 	e, err = reconcile.New(reconcile.Config{
 		Cache: h.mgr.GetCache(), Client: h.mgr.GetClient(), Recorder: h.mgr.GetEventRecorder("attache-control"), Store: s, Workload: identity.Workload,
 		Check:       func(b *api.Bundle) error { _, err := policy.Compile(b); return err },
-		TrustDomain: h.trustDomain, Nameservers: nameservers, Namespace: h.namespace, Replica: replica, Elected: h.mgr.Elected(),
+		TrustDomain: h.trustDomain, Nameservers: nameservers, Namespace: h.namespace, Replica: replica, Elected: h.mgr.Elected(), Observer: h.observer(),
 		Ping: func(ctx context.Context) error {
 			return cluster.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		},
@@ -146,7 +146,7 @@ func addBroker(ctx context.Context, h *host) error {
 		Metrics: broker.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e broker.Event) error {
 			h.log.LogAttrs(ctx, slog.LevelInfo, "mint", slog.Any("record", e))
-			return nil
+			return h.trail.Mint(ctx, e)
 		},
 	})
 	if err != nil {
@@ -194,7 +194,7 @@ func addRelay(ctx context.Context, h *host) error {
 		Metrics: relay.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e relay.Event) error {
 			h.log.LogAttrs(ctx, slog.LevelInfo, "relay", slog.Any("record", e))
-			return nil
+			return h.trail.Relayed(ctx, e)
 		},
 	})
 	if err != nil {

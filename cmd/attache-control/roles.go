@@ -18,7 +18,15 @@ func roles() []role {
 		{"xds", addXDS},
 		{"broker", addBroker},
 		{"relay", addRelay},
+		{"collector", addCollector},
+		{"ui", addUI},
 	}
+}
+
+// defaultRoles are those of a control plane: they hold the authority's keys, and
+// what keeps the records does not.
+func defaultRoles() []string {
+	return []string{"webhook", "issuer", "xds", "broker", "relay"}
 }
 
 func roleNames() []string {

@@ -60,9 +60,18 @@ func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
 	go func() {
 		probesDone <- serveHTTP(probes, h.metricsListen, nil, newServer(h.health.handler(prometheus.Gatherers{metrics.Registry, h.registry}), log))
 	}()
-	if err := h.addRoles(ctx); err != nil {
+	if err := h.openTrail(ctx); err != nil {
 		return err
 	}
+	defer h.closeStore() // after the last records are in it
+	if err := h.addRoles(ctx); err != nil {
+		return errors.Join(err, h.trail.Close())
+	}
+	stopShipping, err := h.shipRecords(ctx)
+	if err != nil {
+		return errors.Join(err, h.trail.Close())
+	}
+	defer stopShipping()
 	return h.serve(ctx, probesDone)
 }
 
@@ -83,8 +92,10 @@ func (h *host) addRoles(ctx context.Context) error {
 			return fmt.Errorf("role %s: %w", r.name, err)
 		}
 	}
-	if err := h.mgr.Add(h.leaderDefaults()); err != nil {
-		return fmt.Errorf("apply defaults: %w", err)
+	if h.holdsKeys() {
+		if err := h.mgr.Add(h.leaderDefaults()); err != nil {
+			return fmt.Errorf("apply defaults: %w", err)
+		}
 	}
 	return h.run(func(ctx context.Context) error {
 		synced.Store(true)

@@ -53,8 +53,10 @@ func addWebhook(ctx context.Context, h *host) error {
 			Image: h.image, ImagePullPolicy: h.imagePullPolicy,
 			// The Service's port, wherever this process listens.
 			Control:     fmt.Sprintf("%s.%s.svc:8443", h.service, h.namespace),
+			Audit:       h.auditTo,
 			TrustDomain: h.trustDomain,
 			APIServers:  apiServers(os.Getenv), Nameservers: nameservers,
+			PodCertificates: h.podCertificates(),
 		},
 		Roots: client.ObjectKey{Namespace: h.namespace, Name: h.caSecret},
 		Check: func(b *api.Bundle) error {
@@ -68,7 +70,7 @@ func addWebhook(ctx context.Context, h *host) error {
 		return err
 	}
 	queue := server.NewEventQueue(m, h.log)
-	s, err := server.New(server.Options{Source: source, Validate: source.Validate, Events: queue.Add, Metrics: m, Log: h.log})
+	s, err := server.New(server.Options{Source: source, Validate: source.Validate, Events: queue.Add, Changed: h.changed, Admitted: h.admitted, Metrics: m, Log: h.log})
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ func (e *Engine) pass(ctx context.Context) error {
 		e.dropGroups()
 	}
 	e.publish()
+	e.observe(ctx)
 	return err
 }
 

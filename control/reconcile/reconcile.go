@@ -91,7 +91,9 @@ type Config struct {
 	Namespace, Replica string
 	// Elected is closed when this replica becomes the leader, which alone
 	// writes status. nil: at once.
-	Elected  <-chan struct{}
+	Elected <-chan struct{}
+	// Observer is told of what came into being. The zero Observer is nobody.
+	Observer Observer
 	Settle   time.Duration
 	Registry prometheus.Registerer
 	Log      *slog.Logger
@@ -112,6 +114,9 @@ type Engine struct {
 	cluster  *space // objects without a namespace
 	pods     map[string]*pod
 	lastGood *lastGood
+	observed observed
+
+	revoked map[string]bool // Revocations told of, and whether complete; what the status loop alone uses
 
 	roots map[api.Ref]root // what the status loop alone uses
 

@@ -167,6 +167,7 @@ func (e *Engine) writeRevocation(ctx context.Context, v *view, u *unstructured.U
 		if len(open) == 0 {
 			c.Status, c.Reason = metav1.ConditionTrue, reasonAcknowledged
 		}
+		e.observeRevocation(ctx, r.GetId(), r.GetReason(), have, have+len(open))
 		for _, o := range open[:min(len(open), maxOutstanding)] {
 			want.Outstanding = append(want.Outstanding, crd.OutstandingPod{
 				Namespace: o.pod.namespace, Pod: o.pod.name, UID: o.uid,

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"golang.org/x/mod/sumdb/note"
+	"sigs.k8s.io/yaml"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit/checkpoint"
+	"github.com/attache-dev/attache/audit/ui"
+)
+
+// auditFile is the file of --audit-config: how records are kept and shown.
+type auditFile struct {
+	Retention   retention            `json:"retention"`
+	Sinks       []v1alpha1.AuditSink `json:"sinks"`
+	Checkpoints checkpoints          `json:"checkpoints"`
+	UI          *page                `json:"ui"`
+}
+
+type retention struct {
+	Keep     string `json:"keep"`     // a duration; "" or 0: for ever
+	MaxBytes int64  `json:"maxBytes"` // 0: no bound
+}
+
+type checkpoints struct {
+	Origin string           `json:"origin"` // default: the trust domain
+	Every  string           `json:"every"`  // default 1m
+	Sinks  []checkpointSink `json:"sinks"`
+}
+
+// checkpointSink is a place outside: a folder, such as one of another team's
+// volume, or a witness that signs too.
+type checkpointSink struct {
+	Name string `json:"name"`
+	Type string `json:"type"` // directory or witness
+	Path string `json:"path"` // directory
+	URL  string `json:"url"`  // witness
+	Key  string `json:"key"`  // witness: its public key, as it prints it
+}
+
+type page struct {
+	URL            string     `json:"url"`
+	Hosts          []string   `json:"hosts"`
+	Revoke         bool       `json:"revoke"`
+	OIDC           pageLogin  `json:"oidc"`
+	Grants         []ui.Grant `json:"grants"`
+	SessionKeyFile string     `json:"sessionKeyFile"`
+}
+
+type pageLogin struct {
+	Issuer           string   `json:"issuer"`
+	ClientID         string   `json:"clientID"`
+	ClientSecretFile string   `json:"clientSecretFile"`
+	GroupsClaim      string   `json:"groupsClaim"`
+	Scopes           []string `json:"scopes"`
+}
+
+// readAuditFile reads the file; without one everything has its default.
+func readAuditFile(path string) (*auditFile, error) {
+	f := &auditFile{}
+	if path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("--audit-config: %w", err)
+		}
+		if err := yaml.UnmarshalStrict(text, f); err != nil {
+			return nil, fmt.Errorf("--audit-config %s: %w", path, err)
+		}
+	}
+	return f, f.check()
+}
+
+// check names all mistakes.
+func (f *auditFile) check() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("--audit-config: "+format, args...)) }
+	for at, text := range map[string]string{"retention.keep": f.Retention.Keep, "checkpoints.every": f.Checkpoints.Every} {
+		if text == "" {
+			continue
+		}
+		if d, err := time.ParseDuration(text); err != nil || d < 0 {
+			bad("%s: is %q; must be a duration, such as 2160h", at, text)
+		}
+	}
+	if f.Retention.MaxBytes < 0 {
+		bad("retention.maxBytes: is %d; must not be negative", f.Retention.MaxBytes)
+	}
+	var names []string
+	for i := range f.Sinks {
+		s := &f.Sinks[i]
+		if s.Name == "" {
+			s.Name = s.Type
+		}
+		if slices.Contains(names, s.Name) {
+			bad("sinks[%d].name: is %q, as another's; a place is kept under it", i, s.Name)
+		}
+		names = append(names, s.Name)
+	}
+	for i, s := range f.Checkpoints.Sinks {
+		switch {
+		case s.Type == "directory" && s.Path != "":
+		case s.Type == "witness" && s.URL != "" && s.Key != "":
+		default:
+			bad("checkpoints.sinks[%d]: must have type directory with path, or witness with url and key", i)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// duration is a text that check let pass.
+func duration(text string) time.Duration {
+	d, _ := time.ParseDuration(text) // "" is 0
+	return d
+}
+
+// outside are the places of checkpoints that the store's owner cannot rewrite.
+func (c checkpoints) outside() ([]checkpoint.Sink, error) {
+	var out []checkpoint.Sink
+	for i, s := range c.Sinks {
+		if s.Type == "directory" {
+			out = append(out, checkpoint.Directory{Path: s.Path})
+			continue
+		}
+		key, err := note.NewVerifier(strings.TrimSpace(s.Key))
+		if err != nil {
+			return nil, fmt.Errorf("--audit-config: checkpoints.sinks[%d].key: %w", i, err)
+		}
+		out = append(out, checkpoint.Witnessed{URL: s.URL, Key: key, Client: &http.Client{Timeout: 30 * time.Second}})
+	}
+	return out, nil
+}
+
+// noSVID is what a sink gets that asks for the workload's X.509-SVID: the
+// collector has none.
+func noSVID() (*x509svid.SVID, error) {
+	return nil, errors.New("the collector has no X.509-SVID; give the sink certFile and keyFile")
+}
+
+// forever runs f until ctx ends, again after an error.
+func (h *host) forever(ctx context.Context, what string, every time.Duration, f func(context.Context) error) error {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			h.log.ErrorContext(ctx, what, "cause", err, "again_in", every.String())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/checkpoint"
+	"github.com/attache-dev/attache/audit/ship"
+	"github.com/attache-dev/attache/audit/store"
+	"github.com/attache-dev/attache/control/collector"
+	"github.com/attache-dev/attache/control/issuer"
+	"github.com/attache-dev/attache/internal/dataplane"
+	"github.com/attache-dev/attache/internal/version"
+)
+
+// keep looks after the store: lost producers, retention, sinks, checkpoints.
+func (h *host) keep(ctx context.Context, c *collector.Collector, db *store.DB) error {
+	f, err := readAuditFile(h.auditConfig)
+	if err != nil {
+		return err
+	}
+	if err := h.searchLost(ctx, c, db); err != nil {
+		return err
+	}
+	if err := h.retain(f.Retention, db); err != nil {
+		return err
+	}
+	if err := h.forward(f.Sinks, db); err != nil {
+		return err
+	}
+	return h.checkpoint(ctx, f.Checkpoints, db)
+}
+
+// lead adds a function that one replica at a time runs.
+func (h *host) lead(f func(context.Context) error) error { return h.mgr.Add(leading(f)) }
+
+// leading is a function for the leader.
+type leading func(context.Context) error
+
+// Start implements manager.Runnable.
+func (l leading) Start(ctx context.Context) error { return l(ctx) }
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (leading) NeedLeaderElection() bool { return true }
+
+// searchLost finds producers whose pod is gone.
+func (h *host) searchLost(ctx context.Context, c *collector.Collector, db *store.DB) error {
+	i, err := h.mgr.GetCache().GetInformer(ctx, &corev1.Pod{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	return h.mgr.Add(&collector.Lost{
+		Collector: c, Store: db, Opening: collector.OpeningOf(db), Attested: attested(db),
+		Pods: func(ctx context.Context) (map[string]bool, error) {
+			if !i.HasSynced() {
+				return nil, errors.New("the pods are not known yet")
+			}
+			list := &corev1.PodList{}
+			if err := h.mgr.GetCache().List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+				return nil, err
+			}
+			out := make(map[string]bool, len(list.Items))
+			for i := range list.Items {
+				p := &list.Items[i]
+				if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+					continue
+				}
+				out[string(p.UID)] = true
+				if p.Namespace == h.namespace {
+					out[collector.ControlPrefix+p.Name] = true
+				}
+			}
+			return out, nil
+		},
+	})
+}
+
+// attested asks the store which pods were given an identity lately.
+func attested(db *store.DB) func(context.Context, time.Time) ([]store.Producer, error) {
+	return func(ctx context.Context, since time.Time) ([]store.Producer, error) {
+		filter, err := audit.ParseFilter("event:"+audit.EventIdentityIssued+" since:"+since.UTC().Format(time.RFC3339), time.Now())
+		if err != nil {
+			return nil, err
+		}
+		seen := map[string]bool{}
+		var out []store.Producer
+		q := store.Query{Filter: filter, Limit: store.MaxLimit}
+		for range 100 { // a hundred thousand documents
+			page, err := db.Search(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			for i := range page.Rows {
+				e := page.Rows[i].Event
+				if e == nil || e.Fields["kind"] != "x509" || e.Fields["pod_uid"] == "" || seen[e.Fields["pod_uid"]] {
+					continue
+				}
+				seen[e.Fields["pod_uid"]] = true
+				out = append(out, store.Producer{ID: e.Fields["pod_uid"], Kind: audit.KindSidecar, Namespace: e.Fields["namespace"], Pod: e.Fields["pod"]})
+			}
+			if page.Next == "" {
+				break
+			}
+			q.After = page.Next
+		}
+		return out, nil
+	}
+}
+
+// retainEvery is how often retention looks; it removes whole days.
+const retainEvery = time.Hour
+
+// retain removes what is too old, and records what it took.
+func (h *host) retain(r retention, db *store.DB) error {
+	want := store.Retention{Keep: duration(r.Keep), MaxBytes: r.MaxBytes}
+	if want.Keep == 0 && want.MaxBytes == 0 {
+		return nil
+	}
+	return h.lead(func(ctx context.Context) error {
+		return h.forever(ctx, "records not removed by retention", retainEvery, func(ctx context.Context) error {
+			gone, err := db.Retain(ctx, want)
+			lines := uint64(0)
+			for _, g := range gone {
+				lines += g.Last - g.Sequence + 1
+			}
+			if len(gone) > 0 {
+				h.log.InfoContext(ctx, "records removed by retention", "epochs", len(gone), "lines", lines)
+				err = errors.Join(err, h.trail.Write(ctx, &audit.Record{Event: &audit.Event{Name: audit.EventRetained, Fields: map[string]string{
+					"epochs": strconv.Itoa(len(gone)), "lines": strconv.FormatUint(lines, 10), "keep": r.Keep, "max_bytes": strconv.FormatInt(r.MaxBytes, 10),
+				}}}))
+			}
+			return err
+		})
+	})
+}
+
+// forward sends on what the store takes, to each sink at its own pace.
+func (h *host) forward(sinks []v1alpha1.AuditSink, db *store.DB) error {
+	open, err := dataplane.OpenSinks(v1alpha1.AuditConfig{Sinks: sinks}, noSVID, map[string]string{"service.name": "attache"}, version.Get().Version)
+	if err != nil {
+		return fmt.Errorf("--audit-config: %w", err)
+	}
+	for _, s := range open.List {
+		sh := ship.New(ship.Config{
+			Source: &collector.Forward{Store: db, Sink: s.Name()}, Sink: s, Log: h.log,
+			Aside: func(b ship.Batch, r *ship.RejectedError) error {
+				return h.trail.Write(context.Background(), &audit.Record{Event: &audit.Event{Name: audit.EventShipRejected, Fields: map[string]string{
+					"sink": s.Name(), "producer": b.Producer, "epoch": b.Lines[0].Epoch, "from": strconv.FormatUint(b.Lines[0].Sequence, 10),
+					"lines": strconv.Itoa(r.Count), "reason": r.Reason,
+				}}})
+			},
+		})
+		h.registry.MustRegister(forwarded(sh))
+		if err := h.lead(func(ctx context.Context) error {
+			if err := sh.Run(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("sink %s: %w", s.Name(), err)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkpoint makes statements over all heads.
+func (h *host) checkpoint(ctx context.Context, c checkpoints, db *store.DB) error {
+	sinks, err := c.outside()
+	if err != nil {
+		return err
+	}
+	origin := c.Origin
+	if origin == "" {
+		origin = h.trustDomain
+	}
+	signer, err := h.checkpointKey(ctx, origin)
+	if err != nil {
+		return err
+	}
+	m, err := checkpoint.New(checkpoint.Config{
+		Store: db, Origin: origin, Signer: signer, Every: duration(c.Every), Sinks: sinks, Record: h.trail.Write, Logger: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	return h.lead(func(ctx context.Context) error { m.Run(ctx); return nil })
+}
+
+// Members of the Secret with the checkpoints' key.
+const (
+	keyPrivate = "checkpoint.key"
+	keyPublic  = "checkpoint.pub"
+)
+
+// checkpointKey reads the signing key from its Secret, and makes it if that is
+// empty; without a Secret, from a file beside this replica's records.
+func (h *host) checkpointKey(ctx context.Context, origin string) (note.Signer, error) {
+	if h.auditKey == "" {
+		s, public, err := checkpoint.KeyFile(strings.TrimRight(h.auditDir, "/")+".checkpoint.key", origin)
+		if err == nil {
+			h.log.InfoContext(ctx, "checkpoints are signed", "verify_by", public)
+		}
+		return s, err
+	}
+	c, err := h.live()
+	if err != nil {
+		return nil, err
+	}
+	const tries = 5
+	for range tries {
+		sec := &corev1.Secret{}
+		if err := c.Get(ctx, types.NamespacedName{Namespace: h.namespace, Name: h.auditKey}, sec); err != nil {
+			return nil, fmt.Errorf("key of checkpoints in secret %s: %w", h.auditKey, err)
+		}
+		if text := sec.Data[keyPrivate]; len(text) > 0 {
+			s, err := note.NewSigner(trimSpace(text))
+			if err != nil {
+				return nil, fmt.Errorf("key of checkpoints in secret %s: is none", h.auditKey) // the cause may quote it
+			}
+			h.log.InfoContext(ctx, "checkpoints are signed", "verify_by", trimSpace(sec.Data[keyPublic]))
+			return s, nil
+		}
+		private, public, err := checkpoint.NewKey(origin)
+		if err != nil {
+			return nil, err
+		}
+		sec.Data = map[string][]byte{keyPrivate: []byte(private), keyPublic: []byte(public)}
+		if err = c.Update(ctx, sec); err != nil && !apierrors.IsConflict(err) {
+			return nil, fmt.Errorf("write the key of checkpoints into secret %s: %w", h.auditKey, err)
+		}
+	}
+	return nil, fmt.Errorf("key of checkpoints in secret %s: another replica keeps changing it", h.auditKey)
+}
+
+// secretTLS reads a handed out Secret from the API server.
+type secretTLS struct {
+	client    client.Reader
+	namespace string
+	name      string
+
+	mu   sync.Mutex // guards all below
+	at   time.Time
+	cert *tls.Certificate
+	pool *x509.CertPool
+}
+
+// read returns what the Secret has, at most filesFor old. While the API server
+// does not answer, what was read before is used as long as it is good.
+func (s *secretTLS) read() (*tls.Certificate, *x509.CertPool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cert != nil && time.Since(s.at) < filesFor {
+		return s.cert, s.pool, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	sec := &corev1.Secret{}
+	err := s.client.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: s.name}, sec)
+	var cert *tls.Certificate
+	var pool *x509.CertPool
+	if err == nil {
+		cert, pool, err = servingPair(sec.Data[corev1.TLSCertKey], sec.Data[corev1.TLSPrivateKeyKey], sec.Data[issuer.ClientsKey])
+	}
+	if err != nil {
+		if s.cert != nil && time.Now().Before(s.cert.Leaf.NotAfter) {
+			return s.cert, s.pool, nil
+		}
+		return nil, nil, fmt.Errorf("certificate in secret %s: %w; the control plane's role issuer keeps it", s.name, err)
+	}
+	s.cert, s.pool, s.at = cert, pool, time.Now()
+	return cert, pool, nil
+}
