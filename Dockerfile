@@ -4,7 +4,8 @@
 #     --build-arg VERSION=v0.1.0 --build-arg SOURCE_DATE_EPOCH=0 --output type=image,rewrite-timestamp=true,name=... .
 #
 # The same for --target attache-control. No shell, no package manager, no root.
-# Without a registry `make images` packs the same programs by itself.
+# Without a registry `make images` packs the same programs by itself, and
+# `make dockerfile` builds this file on bases of this machine (test/dockerfile).
 # Pin both by digest in a release: a tag may move.
 ARG GO_IMAGE=docker.io/library/golang:1.26.8-bookworm
 ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
@@ -21,15 +22,17 @@ ENV CGO_ENABLED=0 GOOS=linux GOFLAGS=-trimpath
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     GOARCH=${TARGETARCH} go build -buildvcs=false \
       -ldflags="-s -w -X github.com/attache-dev/attache/internal/version.version=${VERSION}" \
-      -o /out/ ./cmd/attache-sidecar ./cmd/attache-control
+      -o /out/ ./cmd/attache-sidecar ./cmd/attache-control && \
+    go run ./internal/release/filecap /out/attache-sidecar
 
 # The sidecar's user is exempt from redirection: no other container may have it.
 FROM ${BASE_IMAGE} AS attache-sidecar
-COPY --from=build --chown=0:0 --chmod=0755 /out/attache-sidecar /attache-sidecar
+# No --chown: changing the owner, root anyway, would drop the file capability.
+COPY --from=build --chmod=0755 /out/attache-sidecar /attache-sidecar
 USER 64200:64200
 ENTRYPOINT ["/attache-sidecar"]
 
 FROM ${BASE_IMAGE} AS attache-control
-COPY --from=build --chown=0:0 --chmod=0755 /out/attache-control /attache-control
+COPY --from=build --chmod=0755 /out/attache-control /attache-control
 USER 65532:65532
 ENTRYPOINT ["/attache-control"]

@@ -5,7 +5,9 @@
 #   test/deps.sh demo    the demo's servers and its agent program
 #   test/deps.sh test    every client of the compatibility matrix
 #   test/deps.sh aws     the clients of the AWS suite
+#   test/deps.sh ui      a browser, and what drives it
 #   test/deps.sh bench   the peers of the benchmark
+#   test/deps.sh dockerfile a builder of images, and qemu
 #   test/deps.sh cluster what a Kubernetes node needs beside Kubernetes' own programs
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -110,6 +112,7 @@ test)
 	apt_need nsenter util-linux
 	;;
 aws) aws_clients ;;
+ui) apt_need /usr/bin/chromium chromium fonts-dejavu-core ;;
 cluster)
 	aws_clients
 	apt_need git git
@@ -122,6 +125,11 @@ cluster)
 	apt_need openssl openssl
 	apt_need jlink default-jdk-headless
 	;;
+dockerfile)
+	apt_need buildah buildah
+	apt_need busybox busybox-static
+	apt_need qemu-aarch64-static qemu-user-static
+	;;
 bench)
 	apt_need nginx nginx-light
 	apt_need haproxy haproxy
@@ -132,6 +140,7 @@ esac
 apt_install
 # test/servers installs the packages of the token server by itself.
 case $what in
+ui) npm_tree ui ;;
 test | aws | cluster)
 	npm_tree clients # has the newer node that the SDK wants
 	[ "$what" = cluster ] || npm_tree aws

@@ -117,7 +117,7 @@ func (l layer) add(f File) error {
 	}
 	h.Mode = tarMode(mode)
 	if len(f.Capabilities) > 0 {
-		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": capabilityData(f.Capabilities)}
+		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": CapabilityData(f.Capabilities)}
 	}
 	if err := l.tar.WriteHeader(h); err != nil {
 		return err
@@ -182,9 +182,9 @@ func tarMode(m fs.FileMode) int64 {
 	return mode
 }
 
-// capabilityData is struct vfs_cap_data of linux/capability.h, revision 2,
-// without the effective flag.
-func capabilityData(caps []Capability) string {
+// CapabilityData is the extended attribute security.capability: struct
+// vfs_cap_data of linux/capability.h, revision 2, without the effective flag.
+func CapabilityData(caps []Capability) string {
 	const revision2 = 0x02000000
 	var permitted uint64
 	for _, c := range caps {
