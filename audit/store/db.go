@@ -42,6 +42,9 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if o.QueryTimeout <= 0 {
 		o.QueryTimeout = defaultQueryTimeout
 	}
+	if o.MaxReads <= 0 {
+		o.MaxReads = defaultMaxReads
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

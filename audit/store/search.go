@@ -13,10 +13,8 @@ import (
 )
 
 const (
-	defaultLimit = 50
-	// maxReads bounds the records that one question reads to find those that the
-	// index cannot tell; the answer is then partial.
-	maxReads = 100_000
+	defaultLimit    = 50
+	defaultMaxReads = 100_000
 )
 
 // position is a place in the order of an answer.
@@ -215,7 +213,7 @@ func (s *search) next(ctx context.Context) (*walker, error) {
 // tired reports whether the bound on work is reached.
 func (s *search) tired() bool {
 	s.reads++
-	return s.reads > maxReads || s.reads%64 == 0 && s.looks().After(s.until)
+	return s.reads > s.d.o.MaxReads || s.reads%64 == 0 && s.looks().After(s.until)
 }
 
 // Search returns a page of the records that q matches. It reads only so much:

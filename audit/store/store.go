@@ -40,7 +40,11 @@ type Options struct {
 	Now func() time.Time
 	// QueryTimeout bounds each question; 0 means 10 s.
 	QueryTimeout time.Duration
-	Logger       *slog.Logger // nil discards
+	// MaxReads bounds the records that one question reads because no index tells
+	// whether they match; the answer is then partial. 0 means 100,000. Half of
+	// QueryTimeout bounds it too.
+	MaxReads int
+	Logger   *slog.Logger // nil discards
 }
 
 // Producer is who wrote a spool, as the caller authenticated it.
