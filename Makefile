@@ -54,6 +54,12 @@ spire: ## The control plane below a real SPIRE server
 	@test/servers/spire/build.sh
 	@$(GO) test -race -count=1 -run TestRealSPIRE -v ./control/issuer/spire
 
+# promtool is built once, some minutes, and cached; `make test` uses it once it is there.
+.PHONY: rules
+rules: ## Alerts and dashboards, by Prometheus' own promtool
+	@test/rules/promtool/build.sh
+	@$(GO) test -count=1 ./test/rules
+
 # etcd, kube-apiserver, kubectl and Helm are built once from their modules,
 # about nine minutes, and cached.
 .PHONY: cluster-api
@@ -142,6 +148,16 @@ aws: build minio ## Unchanged AWS clients without keys, against MinIO; stolen se
 aws-short: build minio ## A short form of aws
 	@test/deps.sh aws
 	@$(GO) run ./test/aws -attache $(BIN)/attache -short
+
+.PHONY: ui
+ui: build deps-demo ## The review page in a real browser, over the demo's records and behind an OpenID provider
+	@test/deps.sh ui
+	@$(GO) run ./test/ui -attache $(BIN)/attache
+
+.PHONY: ui-short
+ui-short: build deps-demo ## A short form of ui
+	@test/deps.sh ui
+	@$(GO) run ./test/ui -attache $(BIN)/attache -short
 
 .PHONY: bench
 bench: build ## Measure against peers in one interleaved run
