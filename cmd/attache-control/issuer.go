@@ -81,7 +81,7 @@ func (h *host) keys(ctx context.Context) (*issuer.Keys, error) {
 		return nil, err
 	}
 	k, err := issuer.OpenKeys(ctx, issuer.KeysConfig{
-		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Upstream: up, Metrics: h.registry, Log: h.log,
+		TrustBundle: bundle, Client: c, Namespace: h.namespace, Secret: h.caSecret, TrustDomain: td, URL: u, Upstream: up, Changed: h.trail.Keys, Metrics: h.registry, Log: h.log,
 	})
 	if err != nil {
 		return nil, err
