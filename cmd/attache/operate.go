@@ -83,6 +83,9 @@ func ready(r run.Info) string {
 	if resp.StatusCode != http.StatusOK {
 		return "no: " + strings.TrimSpace(string(b))
 	}
+	if _, sinks, ok := strings.Cut(strings.TrimSpace(string(b)), "\n"); ok {
+		return "yes, but " + audit.Safe(strings.ReplaceAll(sinks, "\n", "; "))
+	}
 	return "yes"
 }
 

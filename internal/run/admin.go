@@ -191,9 +191,15 @@ func (p *plane) adminHandler() http.Handler {
 			return
 		}
 		_, _ = w.Write([]byte("ready\n"))
+		for _, s := range p.Shipping() { // records wait, and calls go on
+			if s.Error != "" {
+				fmt.Fprintf(w, "sink %s has not taken %d records, the oldest %s old: %s\n", s.Sink, s.LagLines, s.Age.Round(time.Second), s.Error)
+			}
+		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.Registry(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /v1/inventory", local(func(w http.ResponseWriter, _ *http.Request) { reply(w, p.Live()) }))
+	mux.HandleFunc("GET /v1/records", local(func(w http.ResponseWriter, _ *http.Request) { reply(w, p.Shipping()) }))
 	mux.HandleFunc("POST /v1/revoke", local(p.serveRevoke))
 	// A profile shows no memory, but names what runs: for the operator only.
 	mux.HandleFunc("GET /debug/pprof/", local(pprof.Index))

@@ -20,6 +20,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/minting/mintingtest"
 )
@@ -34,6 +35,7 @@ type fake struct {
 	results  chan error
 	revoke   chan Revocation
 	source   identity.Source
+	records  ship.Sink // nil: no collector
 
 	mu    sync.Mutex
 	stale error
@@ -51,6 +53,9 @@ func (f *fake) Attest(ctx context.Context) (identity.Source, error) {
 		return nil, ctx.Err()
 	}
 }
+
+// Records implements [Recorder].
+func (f *fake) Records() (ship.Sink, error) { return f.records, nil }
 
 func (f *fake) Workload() *identity.Workload {
 	return &identity.Workload{ID: spiffeid.RequireFromString("spiffe://attache.local/ns/a/sa/b"), Namespace: "a", ServiceAccount: "b", RunID: "0123456789abcdef0123456789abcdef", Owner: "ana"}
