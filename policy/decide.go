@@ -20,6 +20,7 @@ type search struct {
 	enforceOnly bool   // leave out policies in audit mode
 	rehearse    bool   // look at guard rails in audit mode, and at nothing else
 	act         *activation
+	world       *world // of a recorded request; nil: everything is known
 
 	best     *variant
 	rival    *variant // as specific as best, but with another outcome
@@ -38,10 +39,16 @@ func (s *Set) Decide(r *Request) Decision {
 	if s != nil && r.Protocol == TLS {
 		return s.DecideConn(r)
 	}
+	return s.decideIn(r, nil)
+}
+
+// decideIn decides in one world of a recorded request.
+func (s *Set) decideIn(r *Request, w *world) Decision {
 	q, refused := s.begin(r)
 	if refused != "" {
 		return s.refuse(refused)
 	}
+	q.world = w
 	s.scan(&q)
 	d := s.settle(&q)
 	if s.rehearses && d.Verdict != Deny {
@@ -53,7 +60,7 @@ func (s *Set) Decide(r *Request) Decision {
 
 // rehearse notes which guard rail in audit mode would deny what d opens.
 func (s *Set) rehearse(q *search, d *Decision) {
-	r := search{set: s, r: q.r, id: q.id, path: q.path, act: q.act, rehearse: true}
+	r := search{set: s, r: q.r, id: q.id, path: q.path, act: q.act, world: q.world, rehearse: true}
 	s.scan(&r)
 	q.act = r.act
 	if r.best == nil {
@@ -155,6 +162,11 @@ func (q *search) consider(list []*variant) {
 // condition without an answer does not hold for a rule that opens something,
 // and holds for a deny rule; the error is returned with both.
 func (q *search) match(v *variant) (mismatch, error) {
+	if q.world != nil {
+		if m, unknown := q.world.match(q, v); unknown {
+			return m, nil
+		}
+	}
 	if m := v.static(q); m != matched || v.when == nil {
 		return m, nil
 	}
@@ -279,7 +291,7 @@ func (s *Set) denied(q *search) Decision {
 	if !v.policy.audit || s.calls.match(q.r, q.path) != "" {
 		return d
 	}
-	e := search{set: s, r: q.r, id: q.id, path: q.path, act: q.act, enforceOnly: true}
+	e := search{set: s, r: q.r, id: q.id, path: q.path, act: q.act, world: q.world, enforceOnly: true}
 	s.scan(&e)
 	q.act = e.act
 	if e.best != nil && (e.rival != nil || e.best.denies()) {

@@ -76,3 +76,9 @@ func (x *index) each(fn func(*variant)) {
 		}
 	}
 }
+
+// HostMatches reports whether a rule's host pattern covers a host.
+func HostMatches(pattern, host string) bool {
+	p, err := parseHost(pattern)
+	return err == nil && p.matches(host)
+}

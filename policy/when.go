@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -30,6 +31,8 @@ type condition struct {
 	// inPod names a variable it looks at that is known beside the agent alone:
 	// process, task or human; empty: none.
 	inPod string
+	// unrecorded names what it looks at that no record holds, sorted.
+	unrecorded []string
 }
 
 // holds evaluates the condition. An error means that it has no answer.
@@ -97,7 +100,7 @@ func (c *conditions) compile(source string) (*condition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be compiled: %w", err)
 	}
-	done := &condition{source: source, program: program, connection: connectionOnly(tree), inPod: mentionsPod(tree)}
+	done := &condition{source: source, program: program, connection: connectionOnly(tree), inPod: mentionsPod(tree), unrecorded: mentionsUnrecorded(tree)}
 	c.done[source] = done
 	return done, nil
 }
@@ -178,6 +181,36 @@ func mentionsPod(tree *celast.AST) (name string) {
 		}
 	}))
 	return name
+}
+
+// mentionsUnrecorded names what an expression looks at that no record holds. The
+// mention of a whole object counts as its fields.
+func mentionsUnrecorded(tree *celast.AST) []string {
+	lacks := map[string][]string{
+		"request": {"headers", "query"}, "workload": {"images", "posture"}, "human": {"groups"}, "task": {"expires"}, "process": nil, "time": nil,
+	}
+	whole := map[string]int{}
+	found := map[string]bool{}
+	celast.PreOrderVisit(tree.Expr(), celast.NewExprVisitor(func(e celast.Expr) {
+		if e.Kind() == celast.IdentKind {
+			whole[strings.TrimPrefix(e.AsIdent(), ".")]++
+		}
+	}))
+	visitSelects(tree, func(_ celast.Expr, object, field string) {
+		object = strings.TrimPrefix(object, ".")
+		whole[object]--
+		if slices.Contains(lacks[object], field) {
+			found[object+"."+field] = true
+		}
+	})
+	for object, fields := range lacks {
+		if whole[object] > 0 {
+			for _, f := range fields {
+				found[object+"."+f] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // fixedZone is a time zone that needs no time zone database.

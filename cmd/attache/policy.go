@@ -19,8 +19,8 @@ import (
 )
 
 func policyCommand(g *global) *cobra.Command {
-	c := &cobra.Command{Use: "policy", Short: "Check and explain policies"}
-	c.AddCommand(policyCheck(g), policyExplain(g))
+	c := &cobra.Command{Use: "policy", Short: "Check, explain, replay and suggest policies"}
+	c.AddCommand(policyCheck(g), policyExplain(g), policyReplay(g), policySuggest(g))
 	return c
 }
 
