@@ -409,3 +409,98 @@ func FuzzParseLine(f *testing.F) {
 		}
 	})
 }
+
+// TestNewerSchema: lines of a later producer are kept, shipped and chained, and
+// told.
+func TestNewerSchema(t *testing.T) {
+	dir := t.TempDir()
+	head := chain.First("e")
+	var text []byte
+	for i, body := range []string{
+		`{"schema":"attache.audit/v2","type":"epoch.open","id":"a","epoch":"e","sequence":1,"time":"2027-01-01T00:00:00Z"}`,
+		`{"schema":"attache.audit/v2","type":"thought","id":"b","epoch":"e","sequence":2,"time":"2027-01-01T00:00:00Z","thought":{"of":1}}`,
+	} {
+		head = chain.Next(head, []byte(body))
+		text = Line{"e", uint64(i) + 1, []byte(body), head, true}.AppendTo(text)
+	}
+	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rep := wantWhole(t, dir)
+	if rep.Newer != 2 || !rep.Epochs[0].Chained || !strings.Contains(rep.String(), "another version of the schema") {
+		t.Errorf("report %s", rep.String())
+	}
+	l, damage, err := NewFollower(dir, Position{}).Next(t.Context(), Position{Segment: 1, Offset: int64(len(text))}, 10, 1<<20)
+	if err != nil || len(l) != 2 || len(damage) != 0 {
+		t.Errorf("%d lines, %v, %v", len(l), damage, err)
+	}
+	s := mustOpen(t, Options{Dir: dir}) // and a producer of now goes on
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantWhole(t, dir)
+}
+
+// TestTenMegabytes: a record that is far too large is cut to its bounds, and a
+// line that somebody put there is left out and named.
+func TestTenMegabytes(t *testing.T) {
+	huge := strings.Repeat("x", 10<<20)
+	s := mustOpen(t, Options{})
+	r := &Record{Request: &Request{Host: "a.example", Path: huge, UserAgent: huge}, Result: &Result{Outcome: OutcomeDenied}}
+	if err := s.Deny(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Event(huge, map[string]string{huge: huge}); err != nil {
+		t.Fatal(err)
+	}
+	if size := s.Stats().Size; size > 32<<10 {
+		t.Errorf("they take %d bytes", size)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := wantWhole(t, s.opts.Dir).Lines
+	f, err := os.OpenFile(s.path(1), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(huge + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if rep := mustVerify(t, s.opts.Dir); rep.OK() || rep.Problems[0].Kind != ProblemCorrupt || rep.Lines != want {
+		t.Errorf("report %s", rep.String())
+	}
+	l, damage, err := NewFollower(s.opts.Dir, Position{}).Next(t.Context(), Position{Segment: 1, Offset: 1 << 40}, 100, 1<<20)
+	if err != nil || len(l) != want || len(damage) != 1 || damage[0].Bytes != 10<<20+1 {
+		t.Errorf("%d lines of %d, damage %v, %v", len(l), want, damage, err)
+	}
+	s = mustOpen(t, Options{Dir: s.opts.Dir}) // cuts it off, and says so
+	if cut := events(t, s.opts.Dir, "event:"+EventTailCut); len(cut) != 1 || cut[0].Event.Fields["bytes"] != "10485761" {
+		t.Errorf("it is recorded as %+v", cut)
+	}
+}
+
+func TestEndurance(t *testing.T) {
+	for rate, want := range map[int]time.Duration{10: 2*time.Hour + 47*time.Minute, 100: 16 * time.Minute, 1000: time.Minute} {
+		if got := Endurance(192<<20, 0, rate); got < want || got > want+time.Minute {
+			t.Errorf("192 MiB last %s at %d/s; docs/shipping.md says otherwise", got, rate)
+		}
+	}
+	s := mustOpen(t, Options{})
+	if s.PerRequest() != 0 {
+		t.Error("an empty spool knows the size of a request")
+	}
+	for range 200 {
+		tk, _ := mustBegin(t, s)
+		mustEnd(t, tk)
+	}
+	if n := s.PerRequest(); n < 500 || n > 4000 {
+		t.Errorf("a request takes %d bytes", n)
+	}
+	if text := s.Lasts(); strings.Count(text, "/s") != 3 {
+		t.Errorf("it says %q", text)
+	}
+}

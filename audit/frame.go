@@ -104,6 +104,7 @@ func unframe(line []byte) (framed, error) {
 
 // head is what recovery and verification need of a line.
 type head struct {
+	Schema        string `json:"schema"`
 	Type          string `json:"type"`
 	ID            string `json:"id"`
 	Epoch         string `json:"epoch"`
@@ -129,6 +130,7 @@ func fastHead(b []byte) (h head, ok bool) {
 	if b, ok = bytes.CutPrefix(b, []byte(`{"schema":"`+SchemaVersion+`","type":"`)); !ok {
 		return h, false
 	}
+	h.Schema = SchemaVersion
 	if h.Type, b, ok = until(b, `","id":"`); !ok {
 		return h, false
 	}

@@ -25,6 +25,7 @@ type Report struct {
 	Dropped  string        `json:"dropped,omitempty"` // segments deleted to make room, recorded
 	Shipped  string        `json:"shipped,omitempty"` // segments deleted after every sink had them, recorded
 	Cut      int           `json:"cut,omitempty"`     // torn tails that were cut and recorded
+	Newer    int           `json:"newer,omitempty"`   // lines of another version of the schema
 	Problems []Problem     `json:"problems,omitempty"`
 	More     int           `json:"more_problems,omitempty"` // beyond maxProblems
 }
@@ -105,6 +106,9 @@ func (r *Report) String() string {
 		fmt.Fprintf(&b, "not chained (written by an earlier version): %d epochs\n", len(r.Epochs)-chained)
 	}
 	fmt.Fprintf(&b, "%d epochs chained, %d with a signed end\n", chained, signed)
+	if r.Newer > 0 {
+		fmt.Fprintf(&b, "lines of another version of the schema than %s: %d; they are there and chained, this version does not read all of them\n", SchemaVersion, r.Newer)
+	}
 	if r.Cut > 0 {
 		fmt.Fprintf(&b, "torn tails cut: %d\n", r.Cut)
 	}
@@ -240,6 +244,9 @@ func (v *verifier) line(off int64, l framed) {
 		return
 	}
 	v.Lines++
+	if h.Schema != SchemaVersion {
+		v.Newer++
+	}
 	e, fresh := v.sequence(h, off)
 	if !fresh {
 		return
@@ -257,7 +264,9 @@ func (v *verifier) line(off int64, l framed) {
 	case TypeEpochOpen, TypeEvent, TypeHeartbeat:
 		v.event(e, b, off)
 	default:
-		v.problem(ProblemCorrupt, off, "type %q is unknown", clamp(h.Type, maxWord))
+		if h.Schema == SchemaVersion {
+			v.problem(ProblemCorrupt, off, "type %q is unknown", clamp(h.Type, maxWord))
+		}
 	}
 }
 
