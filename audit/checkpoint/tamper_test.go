@@ -149,6 +149,7 @@ func (s *snapshot) resign(w *world) {
 	}
 }
 
+// verifyOf compares an attacker's copy with the newest checkpoint outside.
 func (w *world) verifyOf(s *snapshot) *checkpoint.Report {
 	w.t.Helper()
 	if w.notes == nil {
@@ -156,7 +157,7 @@ func (w *world) verifyOf(s *snapshot) *checkpoint.Report {
 		w.notes, err = checkpoint.ReadFiles(w.outside)
 		w.must(err)
 	}
-	r, err := checkpoint.Verify(w.t.Context(), s, checkpoint.Options{Keys: []note.Verifier{w.key}, Outside: w.notes})
+	r, err := checkpoint.Verify(w.t.Context(), s, checkpoint.Options{Keys: []note.Verifier{w.key}, Outside: w.notes[len(w.notes)-1:]})
 	w.must(err)
 	return r
 }
@@ -355,6 +356,65 @@ func TestCheckpointLog(t *testing.T) {
 			t.Errorf("%s: nothing was found:\n%s", name, r.Text(w.now))
 		}
 	}
+}
+
+// more appends a checkpoint with one leaf, signed with the stolen key.
+func (s *snapshot) more(w *world, leaf chain.Leaf) []byte {
+	w.t.Helper()
+	last, err := chain.ParseUnverified(s.checkpoints[len(s.checkpoints)-1].Note)
+	w.must(err)
+	root, err := chain.Root([]chain.Leaf{leaf})
+	w.must(err)
+	c := &chain.Checkpoint{Origin: last.Origin, Number: last.Number + 1, Time: last.Time, Previous: last.Digest(), Leaves: 1, Root: root, Lines: last.Lines}
+	signed, err := chain.Sign(c, w.signer)
+	w.must(err)
+	s.checkpoints = append(s.checkpoints, store.Checkpoint{Number: c.Number, Time: c.Time, Note: signed, Heads: []byte(leaf.Text() + "\n")})
+	return signed
+}
+
+// What the store's owner signs after the newest checkpoint outside excuses
+// nothing that was there before it.
+func TestLaterCheckpointsExcuseNothing(t *testing.T) {
+	w, base := tampered(t)
+	epoch := w.of("a").epoch
+	cut := base.lines[epoch][2]
+	s := base.clone()
+	s.lines[epoch] = s.lines[epoch][3:]
+	s.removed = []store.Removal{{Ref: store.Ref{Epoch: epoch, Sequence: 1}, Last: cut.Sequence, After: cut.Chain}}
+	last := base.lines[epoch][6]
+	s.more(w, chain.Leaf{Producer: "a", Epoch: epoch, From: 4, Last: 7, Head: last.Chain, State: chain.Open})
+	w.find(w.verifyOf(s), checkpoint.ProblemDeleted, "a", 2)
+
+	// Once that checkpoint is outside too, it was retention.
+	w.notes = append(w.notes, s.checkpoints[3].Note)
+	if r := w.verifyOf(s); !r.OK() || r.Covered != 21 {
+		t.Errorf("what retention took, and a checkpoint says so:\n%s", r.Text(w.now))
+	}
+}
+
+func TestAnEpochThatWentBackIsFound(t *testing.T) {
+	w, base := tampered(t)
+	epoch := w.of("a").epoch
+	for name, leaf := range map[string]chain.Leaf{
+		"fewer lines":      {Producer: "a", Epoch: epoch, From: 1, Last: 5, Head: base.lines[epoch][4].Chain, State: chain.Open},
+		"another producer": {Producer: "b", Epoch: epoch, From: 1, Last: 7, Head: base.lines[epoch][6].Chain, State: chain.Open},
+	} {
+		s := base.clone()
+		w.notes = append(w.notes[:3:3], s.more(w, leaf))
+		if r := w.verifyOf(s); !slices.ContainsFunc(r.Problems, func(p checkpoint.Problem) bool { return p.Kind == checkpoint.ProblemCheckpoint && p.Epoch == epoch }) {
+			t.Errorf("%s:\n%s", name, r.Text(w.now))
+		}
+	}
+}
+
+func TestTheStoresOwnHeadIsCompared(t *testing.T) {
+	w, base := tampered(t)
+	s := base.clone()
+	s.heads[0].Hash[0] ^= 1
+	w.find(w.verifyOf(s), checkpoint.ProblemChanged, "", 0)
+	s = base.clone()
+	s.heads[0].Last += 2
+	w.find(w.verifyOf(s), checkpoint.ProblemDeleted, "", 0)
 }
 
 // Every byte of every line, hash, note and leaf counts.

@@ -136,6 +136,9 @@ func verifyStore(c *cobra.Command, g *global, v *verifying) error {
 		return err
 	}
 	defer db.Close() //nolint:errcheck // read only
+	if !v.skipIndex {
+		o.Index = db.VerifyIndex
+	}
 	r, err := checkpoint.Verify(ctx, db, o)
 	if o.Progress != nil {
 		fmt.Fprint(c.ErrOrStderr(), "\r\x1b[K")
