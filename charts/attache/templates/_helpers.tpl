@@ -46,3 +46,33 @@ matchExpressions:
     operator: NotIn
     values: {{ concat (list "kube-system" .Release.Namespace) .Values.webhook.excludedNamespaces | uniq | toJson }}
 {{- end }}
+
+{{- define "attache.auditSelector" -}}
+app.kubernetes.io/name: attache
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: audit
+{{- end }}
+
+{{- /* Not empty where records are collected. The issuer gives the collector its
+certificate. */ -}}
+{{- define "attache.audit" -}}
+{{- if and .Values.audit.enabled (has "issuer" .Values.control.roles) }}yes{{ end -}}
+{{- end }}
+
+{{- define "attache.auditConfig" -}}
+{{- $a := .Values.audit -}}
+{{- $out := dict "retention" $a.retention "sinks" $a.sinks "checkpoints" $a.checkpoints -}}
+{{- if $a.ui.enabled -}}
+{{- $ui := omit $a.ui "enabled" "from" "oidc" "sessionKey" -}}
+{{- $oidc := omit $a.ui.oidc "clientSecret" -}}
+{{- with $a.ui.oidc.clientSecret.secret -}}
+{{- $_ := set $oidc "clientSecretFile" (printf "/etc/attache/secrets/%s/%s" . $a.ui.oidc.clientSecret.key) -}}
+{{- end -}}
+{{- with $a.ui.sessionKey.secret -}}
+{{- $_ := set $ui "sessionKeyFile" (printf "/etc/attache/secrets/%s/%s" . $a.ui.sessionKey.key) -}}
+{{- end -}}
+{{- $_ := set $ui "oidc" $oidc -}}
+{{- $_ := set $out "ui" $ui -}}
+{{- end -}}
+{{- toYaml $out -}}
+{{- end }}
