@@ -12,8 +12,20 @@ import (
 	"github.com/attache-dev/attache/api/v1alpha1"
 )
 
-// SinkOTLP is the type of sinks that are OpenTelemetry collectors.
-const SinkOTLP = "otlp"
+// Types of sinks of records.
+const (
+	SinkOTLP        = "otlp" // an OpenTelemetry collector
+	SinkSyslog      = "syslog"
+	SinkFile        = "file"
+	SinkObjectStore = "objectstore"
+)
+
+// Formats of the sinks that are no collectors; package form has them.
+const (
+	SinkOCSF  = "ocsf"
+	SinkECS   = "ecs"
+	SinkLines = "lines"
+)
 
 // Protocols of SinkOTLP.
 const (
@@ -39,7 +51,74 @@ func (c *checker) audit(a *v1alpha1.AuditConfig) {
 		c.bad("spec.audit.dir", "is a folder of attache run; a sidecar has its own, remove it")
 	}
 	c.atLeast("spec.audit.keepBytes", a.KeepBytes, 0)
+	c.redact(&a.Redact)
 	c.sinks(a)
+}
+
+func (c *checker) redact(r *v1alpha1.AuditRedact) {
+	oneOf(c, "spec.audit.redact.tokens", r.Tokens, v1alpha1.RedactMask, v1alpha1.RedactKeep)
+	oneOf(c, "spec.audit.redact.sqlLiterals", r.SQLLiterals, v1alpha1.RedactMask, v1alpha1.RedactKeep)
+	const most, longest = 32, 1024
+	if len(r.Patterns) > most {
+		c.bad("spec.audit.redact.patterns", "are %d; must be at most %d", len(r.Patterns), most)
+	}
+	for i, p := range r.Patterns {
+		field := fmt.Sprintf("spec.audit.redact.patterns[%d]", i)
+		re, err := regexp.Compile(p)
+		switch {
+		case len(p) > longest:
+			c.bad(field, "has %d bytes; must have at most %d", len(p), longest)
+		case err != nil:
+			c.bad(field, "is no regular expression: %v", err)
+		case re.MatchString(""):
+			c.bad(field, "is %s, which matches the empty text; name what it must find", quote(p))
+		}
+	}
+}
+
+func (c *checker) sinkFormat(field string, s *v1alpha1.AuditSink) {
+	oneOf(c, field+".format", s.Format, SinkOCSF, SinkECS, SinkLines)
+}
+
+func (c *checker) syslog(field string, s *v1alpha1.AuditSink) {
+	c.sinkFormat(field, s)
+	if host, port, err := net.SplitHostPort(s.Endpoint); err != nil || host == "" || port == "" || strings.ContainsAny(s.Endpoint, "/ ") {
+		c.bad(field+".endpoint", "is %s; must be HOST:PORT, such as siem.example.com:6514", quote(s.Endpoint))
+	}
+	c.sinkTLS(field+".tls", &s.TLS)
+}
+
+func (c *checker) sinkFile(field string, f *v1alpha1.SinkFile) {
+	if f.Path == "" {
+		c.bad(field+".path", "is missing; it is required")
+	} else {
+		f.Path = c.resolve(f.Path)
+	}
+	const smallest = 64 << 10
+	c.atLeast(field+".maxBytes", f.MaxBytes, smallest)
+	c.atLeast(field+".keep", int64(f.Keep), 0)
+}
+
+func (c *checker) objectStore(field string, s *v1alpha1.AuditSink) {
+	o, at := &s.ObjectStore, field+".objectStore"
+	for _, f := range []struct{ name, value string }{{"bucket", o.Bucket}, {"region", o.Region}, {"accessKeyFile", o.AccessKeyFile}, {"secretKeyFile", o.SecretKeyFile}} {
+		if f.value == "" {
+			c.bad(at+"."+f.name, "is missing; it is required")
+		}
+	}
+	oneOf(c, at+".lockMode", o.LockMode, "compliance", "governance")
+	for _, p := range []*string{&o.AccessKeyFile, &o.SecretKeyFile} {
+		if *p != "" {
+			*p = c.resolve(*p)
+		}
+	}
+	if s.Endpoint != "" {
+		u, err := url.Parse(s.Endpoint)
+		if err != nil || u.Host == "" || u.Scheme != SchemeHTTP && u.Scheme != SchemeHTTPS || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			c.bad(field+".endpoint", "is %s; must be an http or https URL without user and query", quote(s.Endpoint))
+		}
+	}
+	c.sinkTLS(field+".tls", &s.TLS)
 }
 
 func (c *checker) sinks(a *v1alpha1.AuditConfig) {
@@ -61,8 +140,21 @@ func (c *checker) sinks(a *v1alpha1.AuditConfig) {
 		case SinkOTLP:
 			collector = true
 			c.otlp(field, s)
+		case SinkSyslog:
+			c.syslog(field, s)
+		case SinkFile, SinkObjectStore:
+			if c.place == PlacePod {
+				c.bad(field+".type", "is %s, which is of attache run; let the control plane forward the records of a cluster", s.Type)
+				break
+			}
+			c.sinkFormat(field, s)
+			if s.Type == SinkFile {
+				c.sinkFile(field+".file", &s.File)
+			} else {
+				c.objectStore(field, s)
+			}
 		default:
-			oneOf(c, field+".type", s.Type, SinkOTLP)
+			oneOf(c, field+".type", s.Type, SinkOTLP, SinkSyslog, SinkFile, SinkObjectStore)
 		}
 	}
 	if a.Durability == v1alpha1.DurabilityCollector && !collector && c.place == PlaceRun {

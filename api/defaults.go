@@ -230,13 +230,25 @@ func fillConfig(s *v1alpha1.AttacheConfigSpec) {
 	fill(&s.Audit.Keep, v1alpha1.Duration(24*time.Hour))
 	fill(&s.Audit.KeepBytes, s.Audit.MaxBytes/2)
 	fill(&s.Audit.DrainTimeout, v1alpha1.Duration(5*time.Second))
+	fill(&s.Audit.Redact.Tokens, v1alpha1.RedactMask)
+	fill(&s.Audit.Redact.SQLLiterals, v1alpha1.RedactMask)
 	for i := range s.Audit.Sinks {
 		sink := &s.Audit.Sinks[i]
 		fill(&sink.Name, sink.Type)
 		fill(&sink.Compression, "gzip")
 		fill(&sink.Timeout, v1alpha1.Duration(10*time.Second))
-		if sink.Type == SinkOTLP {
+		switch sink.Type {
+		case SinkOTLP:
 			fill(&sink.Protocol, "grpc")
+		case SinkFile:
+			fill(&sink.File.MaxBytes, 100<<20)
+			fill(&sink.File.MaxAge, v1alpha1.Duration(24*time.Hour))
+		case SinkObjectStore:
+			fill(&sink.ObjectStore.Every, v1alpha1.Duration(10*time.Second))
+			fill(&sink.ObjectStore.LockMode, "compliance")
+		}
+		if sink.Type != SinkOTLP {
+			fill(&sink.Format, SinkOCSF)
 		}
 	}
 	fillLimits(&s.Limits)

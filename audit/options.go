@@ -58,6 +58,8 @@ type Options struct {
 	// segments stay after SetShipped, if there is room. Zero: not at all.
 	Keep      time.Duration
 	KeepBytes int64
+	// Redact says which secrets are taken out of records; see [Redactor].
+	Redact v1alpha1.AuditRedact
 	// Producer is who writes: a pod's UID, control/POD. Empty: the spool's own
 	// id, kept in the directory.
 	Producer string
@@ -81,6 +83,7 @@ func FromConfig(c v1alpha1.AuditConfig) Options {
 		Dir: c.Dir, SegmentBytes: c.SegmentBytes, MaxBytes: c.MaxBytes, OnFull: c.OnFull,
 		Durability: c.Durability, Heartbeat: c.Heartbeat.D(), EndDelay: DefaultEndDelay,
 		CollectorWait: c.CollectorWait.D(), Keep: c.Keep.D(), KeepBytes: c.KeepBytes,
+		Redact: c.Redact,
 	}
 }
 

@@ -38,10 +38,11 @@ var ErrInUse = errors.New("audit spool is in use")
 // Spool is a directory of segments that one process appends records to. It is
 // safe for concurrent use.
 type Spool struct {
-	opts  Options
-	epoch string
-	lock  *os.File
-	stats counters
+	opts     Options
+	redactor *Redactor
+	epoch    string
+	lock     *os.File
+	stats    counters
 
 	mu        sync.Mutex // guards the fields below
 	seq       uint64     // of the last line
@@ -130,12 +131,16 @@ func Open(opts Options) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
+	redactor, err := NewRedactor(opts.Redact)
+	if err != nil {
+		return nil, err
+	}
 	if err := makeDir(opts.Dir); err != nil {
 		return nil, err
 	}
 	epoch := randomHex()
 	s := &Spool{
-		opts: opts, epoch: epoch, head: chain.First(epoch), rescan: time.Now(),
+		opts: opts, redactor: redactor, epoch: epoch, head: chain.First(epoch), rescan: time.Now(),
 		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if s.lock, err = acquireLock(opts.Dir); err != nil {
@@ -349,6 +354,7 @@ func (t Ticket) End(res *Result, use *Use, steps *Steps, extra *Extra) error {
 	if extra != nil {
 		r.Request, r.Decision, r.Unsafe = extra.Request, extra.Decision, extra.Unsafe
 	}
+	t.t.spool.redactor.redact(&r)
 	buf := getBuffer()
 	defer putBuffer(buf)
 	*buf = r.appendBody((*buf)[:0])
@@ -485,6 +491,7 @@ func (s *Spool) prepare(r *Record, typ string) error {
 	if r.Time.IsZero() {
 		r.Time = time.Now()
 	}
+	s.redactor.redact(r)
 	return nil
 }
 

@@ -117,6 +117,8 @@ type AuditConfig struct {
 	// CollectorWait bounds how long a call of durability collector waits for the
 	// acknowledgement before it is refused. Default 5s.
 	CollectorWait Duration `json:"collectorWait,omitempty"`
+	// Redact says what is taken out of records before they are written.
+	Redact AuditRedact `json:"redact,omitempty"`
 	// Sinks are where the records are sent to, each at its own pace. The first
 	// of type otlp is the collector of durability collector, but for sidecars,
 	// whose collector is the control plane's.
@@ -132,16 +134,42 @@ type AuditConfig struct {
 	DrainTimeout Duration `json:"drainTimeout,omitempty"`
 }
 
+// AuditRedact says what is taken out of paths, names of parameters, reasons,
+// statements and commands. Credentials of ours never come there.
+type AuditRedact struct {
+	// Tokens is mask (default): what looks like a token is replaced by ***; or
+	// keep.
+	// +kubebuilder:validation:Enum=mask;keep
+	Tokens string `json:"tokens,omitempty"`
+	// SQLLiterals is mask (default): each literal of a statement is replaced by
+	// ?; or keep.
+	// +kubebuilder:validation:Enum=mask;keep
+	SQLLiterals string `json:"sqlLiterals,omitempty"`
+	// Patterns are regular expressions (RE2); what they match is replaced by ***.
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=1024
+	Patterns []string `json:"patterns,omitempty"`
+}
+
+// Words of [AuditRedact].
+const (
+	RedactMask = "mask"
+	RedactKeep = "keep"
+)
+
 // AuditSink is a place where records are sent to, at least once each.
 type AuditSink struct {
-	// Type is otlp: an OpenTelemetry collector.
-	// +kubebuilder:validation:Enum=otlp
+	// Type is otlp (an OpenTelemetry collector), syslog, file or objectstore;
+	// the last two are of attache run only.
+	// +kubebuilder:validation:Enum=otlp;syslog;file;objectstore
 	Type string `json:"type"`
 	// Name in metrics, and of the file that remembers what was sent: letters,
 	// digits, - and _. Default: the type.
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// Endpoint is HOST:PORT, for protocol http a URL.
+	// Endpoint of otlp and syslog is HOST:PORT; of protocol http and of
+	// objectstore a URL. Default of objectstore: AWS.
 	// +kubebuilder:validation:MaxLength=2048
 	Endpoint string `json:"endpoint,omitempty"`
 	// Protocol of otlp is grpc (default) or http.
@@ -155,6 +183,45 @@ type AuditSink struct {
 	// HeadersFrom are sent with each attempt, such as authorization.
 	// +kubebuilder:validation:MaxItems=16
 	HeadersFrom []SinkHeader `json:"headersFrom,omitempty"`
+	// Format of syslog, file and objectstore is ocsf (default: events of OCSF
+	// 1.8.0), ecs (documents of the Elastic Common Schema) or lines (the spool's
+	// own, which attache audit verify reads).
+	// +kubebuilder:validation:Enum=ocsf;ecs;lines
+	Format      string          `json:"format,omitempty"`
+	File        SinkFile        `json:"file,omitempty"`
+	ObjectStore SinkObjectStore `json:"objectStore,omitempty"`
+}
+
+// SinkFile is a file of JSON lines.
+type SinkFile struct {
+	// Path of the file; {producer} in it is the id of the run's spool, so that
+	// several runs have a file each.
+	// +kubebuilder:validation:MaxLength=4096
+	Path     string   `json:"path,omitempty"`
+	MaxBytes int64    `json:"maxBytes,omitempty"` // then it is renamed to PATH.TIME; default 100 MiB
+	MaxAge   Duration `json:"maxAge,omitempty"`   // default 24h
+	Keep     int      `json:"keep,omitempty"`     // renamed files that stay; 0: all
+}
+
+// SinkObjectStore is a bucket of S3, or of a store that speaks its API.
+type SinkObjectStore struct {
+	// +kubebuilder:validation:MaxLength=63
+	Bucket string `json:"bucket,omitempty"`
+	Region string `json:"region,omitempty"`
+	// +kubebuilder:validation:MaxLength=512
+	Prefix string `json:"prefix,omitempty"`
+	// AccessKeyFile and SecretKeyFile hold the credentials, out of the agent's
+	// reach; they are read when the process starts.
+	AccessKeyFile string `json:"accessKeyFile,omitempty"`
+	SecretKeyFile string `json:"secretKeyFile,omitempty"`
+	// Every is the least time between objects that are not full. Default 10s.
+	Every Duration `json:"every,omitempty"`
+	// Retain locks each object for so long; the bucket must have object lock on.
+	// Default: not locked.
+	Retain Duration `json:"retain,omitempty"`
+	// LockMode is compliance (default: nobody can delete) or governance.
+	// +kubebuilder:validation:Enum=compliance;governance
+	LockMode string `json:"lockMode,omitempty"`
 }
 
 // SinkTLS says how a sink is recognised, and how it recognises us.

@@ -50,6 +50,11 @@ type Group struct {
 // sinkName keeps names fit for files and labels.
 var sinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
+// keeper is a sink that keeps something between processes: with the spool.
+type keeper interface {
+	UseState(dir string) error
+}
+
 // Start ships the lines of s until [Group.Close]. Segments that every sink has
 // taken are given to [audit.Spool.SetShipped].
 func Start(s *audit.Spool, sinks []Sink, o Options) (*Group, error) {
@@ -64,6 +69,11 @@ func Start(s *audit.Spool, sinks []Sink, o Options) (*Group, error) {
 			return nil, errors.Join(fmt.Errorf("sink %q: its name must be unique, of letters, digits, - and _", name), g.closeSources())
 		}
 		seen[name] = true
+		if k, ok := sink.(keeper); ok {
+			if err := k.UseState(s.Dir()); err != nil {
+				return nil, errors.Join(fmt.Errorf("sink %q: %w", name, err), g.closeSources())
+			}
+		}
 		src, err := FromSpool(s, name, g.damaged)
 		if err != nil {
 			return nil, errors.Join(err, g.closeSources())

@@ -107,8 +107,10 @@ func KeyFiles(b *api.Bundle) []string {
 		for _, h := range s.HeadersFrom {
 			files = append(files, h.File)
 		}
-		if s.TLS.KeyFile != "" {
-			files = append(files, s.TLS.KeyFile)
+		for _, f := range []string{s.TLS.KeyFile, s.ObjectStore.AccessKeyFile, s.ObjectStore.SecretKeyFile} {
+			if f != "" {
+				files = append(files, f)
+			}
 		}
 	}
 	return files

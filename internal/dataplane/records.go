@@ -21,6 +21,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/audit/ship/otlp"
+	"github.com/attache-dev/attache/audit/ship/syslog"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/internal/secret"
 )
@@ -62,13 +63,23 @@ func SignerOf(svid SVIDFunc) func([]byte) (audit.Signature, error) {
 	}
 }
 
+// Opener makes a sink of a type that not every program has.
+type Opener func(*v1alpha1.AuditSink) (ship.Sink, error)
+
 // OpenSinks makes the sinks that an AttacheConfig names. resource are further
-// attributes of the producer.
-func OpenSinks(c v1alpha1.AuditConfig, svid SVIDFunc, resource map[string]string, version string) (Sinks, error) {
+// attributes of the producer, more the types that the program has beside otlp
+// and syslog.
+func OpenSinks(c v1alpha1.AuditConfig, svid SVIDFunc, resource map[string]string, version string, more ...map[string]Opener) (Sinks, error) {
 	var out Sinks
 	for i := range c.Sinks {
 		s := &c.Sinks[i]
-		sink, err := openSink(s, svid, resource, version)
+		open := func(s *v1alpha1.AuditSink) (ship.Sink, error) { return openSink(s, svid, resource, version) }
+		for _, m := range more {
+			if o := m[s.Type]; o != nil {
+				open = o
+			}
+		}
+		sink, err := open(s)
 		if err != nil {
 			return Sinks{}, errors.Join(fmt.Errorf("spec.audit.sinks[%d]: %w", i, err), out.Close())
 		}
@@ -97,7 +108,7 @@ func openSink(s *v1alpha1.AuditSink, svid SVIDFunc, resource map[string]string, 
 		}
 		if !cleartext {
 			var err error
-			if c.TLS, err = sinkTLS(&s.TLS, s.Protocol, s.Endpoint, svid); err != nil {
+			if c.TLS, err = SinkTLS(&s.TLS, s.Protocol, s.Endpoint, svid); err != nil {
 				return nil, err
 			}
 		}
@@ -105,8 +116,17 @@ func openSink(s *v1alpha1.AuditSink, svid SVIDFunc, resource map[string]string, 
 			c.Headers = append(c.Headers, otlp.Header{Name: h.Name, Value: func() (secret.Value, error) { return readHeader(h.File) }})
 		}
 		return otlp.New(c)
+	case api.SinkSyslog:
+		o := syslog.Options{Name: s.Name, Address: s.Endpoint, Format: s.Format, Timeout: s.Timeout.D(), Cleartext: s.TLS.Disabled}
+		if !s.TLS.Disabled {
+			var err error
+			if o.TLS, err = SinkTLS(&s.TLS, "", s.Endpoint, svid); err != nil {
+				return nil, err
+			}
+		}
+		return syslog.New(o)
 	}
-	return nil, fmt.Errorf("type is %q; must be otlp", s.Type)
+	return nil, fmt.Errorf("type is %q, which this program does not have", s.Type)
 }
 
 // maxHeader bounds the file of a header's value, in bytes.
@@ -128,7 +148,9 @@ func readHeader(path string) (secret.Value, error) {
 	return secret.New(string(b)), nil
 }
 
-func sinkTLS(t *v1alpha1.SinkTLS, protocol, endpoint string, svid SVIDFunc) (*tls.Config, error) {
+// SinkTLS is the TLS configuration of a sink: protocol and endpoint say what its
+// certificate must be for.
+func SinkTLS(t *v1alpha1.SinkTLS, protocol, endpoint string, svid SVIDFunc) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if c.ServerName == "" && protocol != api.SinkHTTP {
 		host, _, err := net.SplitHostPort(endpoint)

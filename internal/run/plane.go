@@ -12,6 +12,7 @@ import (
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/internal/dataplane"
+	"github.com/attache-dev/attache/internal/sinks"
 )
 
 // plane is the data path of one run, with its operator's and its agent's ends.
@@ -30,17 +31,17 @@ type plane struct {
 func newPlane(o *Options, b *api.Bundle, src *source, w *identity.Workload, tracer trace.Tracer) (*plane, error) {
 	p := &plane{o: o, first: b, workload: w}
 	svid := dataplane.SVIDOf(src.Source, func() *identity.Workload { return w })
-	sinks, err := dataplane.OpenSinks(b.Config.Spec.Audit, svid, map[string]string{"host.name": w.Node}, o.Version)
+	to, err := dataplane.OpenSinks(b.Config.Spec.Audit, svid, map[string]string{"host.name": w.Node}, o.Version, sinks.Local(svid))
 	if err != nil {
 		return nil, err
 	}
-	spool, dir, err := openSpool(o, b, svid, sinks.Collector != "")
+	spool, dir, err := openSpool(o, b, svid, to.Collector != "")
 	if err != nil {
-		return nil, errors.Join(err, sinks.Close())
+		return nil, errors.Join(err, to.Close())
 	}
 	p.spoolDir = dir
 	p.Plane, err = dataplane.New(dataplane.Config{
-		Bundle: b, Workload: w, Source: src.Source, Spool: spool, Sinks: sinks, UsedTokens: filepath.Join(o.State, usedTokens),
+		Bundle: b, Workload: w, Source: src.Source, Spool: spool, Sinks: to, UsedTokens: filepath.Join(o.State, usedTokens),
 		Tracer: tracer, Unsafe: unsafeFlags(o), Log: o.Log,
 		Say:  func(text string) { o.say("%s", text) },
 		Warn: func(text string) { fmt.Fprintln(o.Stderr, "attache:", text) },

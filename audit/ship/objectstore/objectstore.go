@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -51,8 +52,8 @@ type Options struct {
 	// otherwise nobody can (compliance mode).
 	Governance bool
 	Timeout    time.Duration // of one attempt; default DefaultTimeout
-	// State is the file for the begins that wait for their ends; empty: they
-	// are lost with the process.
+	// State is the file for the begins that wait for their ends; empty: in the
+	// folder that UseState names, and without that lost with the process.
 	State string
 
 	now func() time.Time
@@ -96,6 +97,14 @@ func New(o Options) (*Sink, error) {
 
 // Name labels the sink.
 func (s *Sink) Name() string { return s.o.Name }
+
+// UseState keeps the begins that wait in dir, unless Options.State says where.
+func (s *Sink) UseState(dir string) (err error) {
+	if s.o.State == "" {
+		s.form, err = form.Open(s.o.Format, filepath.Join(dir, "sink-"+s.o.Name+".begun"))
+	}
+	return err
+}
 
 // Send makes one object of the batch.
 func (s *Sink) Send(ctx context.Context, b ship.Batch) error {

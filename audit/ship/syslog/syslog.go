@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -43,8 +44,8 @@ type Options struct {
 	// aside: servers cut what they do not take. Default DefaultMaxMessage.
 	MaxMessage int
 	Timeout    time.Duration // of one batch; default DefaultTimeout
-	// State is the file for the begins that wait for their ends; empty: they
-	// are lost with the process.
+	// State is the file for the begins that wait for their ends; empty: in the
+	// folder that UseState names, and without that lost with the process.
 	State string
 }
 
@@ -76,6 +77,14 @@ func New(o Options) (*Sink, error) {
 
 // Name labels the sink.
 func (s *Sink) Name() string { return s.o.Name }
+
+// UseState keeps the begins that wait in dir, unless Options.State says where.
+func (s *Sink) UseState(dir string) (err error) {
+	if s.o.State == "" {
+		s.form, err = form.Open(s.o.Format, filepath.Join(dir, "sink-"+s.o.Name+".begun"))
+	}
+	return err
+}
 
 // Send sends the batch over a connection of its own.
 func (s *Sink) Send(ctx context.Context, b ship.Batch) error {
