@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -339,6 +340,13 @@ func TestRolledBackStore(t *testing.T) {
 func TestCheckpointLog(t *testing.T) {
 	w, base := tampered(t)
 	for name, f := range map[string]func(*snapshot){
+		"the first dated back": func(s *snapshot) {
+			c, err := chain.ParseUnverified(s.checkpoints[0].Note)
+			w.must(err)
+			c.Time = c.Time.Add(-time.Hour)
+			s.checkpoints[0].Note, err = chain.Sign(c, w.signer)
+			w.must(err)
+		},
 		"one removed":       func(s *snapshot) { s.checkpoints = slices.Delete(s.checkpoints, 1, 2) },
 		"the first removed": func(s *snapshot) { s.checkpoints = s.checkpoints[1:] },
 		"the last removed":  func(s *snapshot) { s.checkpoints = s.checkpoints[:2] },
