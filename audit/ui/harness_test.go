@@ -55,6 +55,17 @@ func newDB(t *testing.T, c *clock) *store.DB {
 // producer, of the first record's namespace.
 func fill(t *testing.T, db *store.DB, records ...audit.Record) {
 	t.Helper()
+	namespace := ""
+	if w := records[0].Workload; w != nil {
+		namespace = w.Namespace
+	}
+	fillAs(t, db, store.Producer{ID: "pod-" + namespace, Kind: "sidecar", Namespace: namespace, Pod: "pod-" + namespace}, records...)
+}
+
+func controlPlane() store.Producer { return store.Producer{ID: "control/0", Kind: "control"} }
+
+func fillAs(t *testing.T, db *store.DB, p store.Producer, records ...audit.Record) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "spool")
 	s, err := audit.Open(audit.Options{Dir: dir})
 	if err != nil {
@@ -72,10 +83,6 @@ func fill(t *testing.T, db *store.DB, records ...audit.Record) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	namespace := ""
-	if w := records[0].Workload; w != nil {
-		namespace = w.Namespace
-	}
 	for _, name := range segments {
 		b, err := os.ReadFile(name)
 		if err != nil {
@@ -89,7 +96,7 @@ func fill(t *testing.T, db *store.DB, records ...audit.Record) {
 			}
 			lines = append(lines, l)
 		}
-		if _, err := db.Append(t.Context(), store.Producer{ID: "pod-" + namespace, Kind: "sidecar", Namespace: namespace, Pod: "pod-" + namespace}, lines); err != nil {
+		if _, err := db.Append(t.Context(), p, lines); err != nil {
 			t.Fatal(err)
 		}
 	}

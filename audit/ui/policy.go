@@ -32,15 +32,18 @@ type documentData struct {
 	UsedURL               string
 }
 
-const maxVersions = 50
+const (
+	maxVersions     = 50
+	documentsAtOnce = 4 // the newest version, by whoever speaks of it
+)
 
 // documentQuery finds the policy that a decision names.
 func documentQuery(name string) store.DocumentQuery {
 	if n, ok := strings.CutPrefix(name, "cluster:"); ok {
-		return store.DocumentQuery{Kind: "ClusterAccessPolicy", Name: n, Limit: 1}
+		return store.DocumentQuery{Kind: "ClusterAccessPolicy", Name: n, Limit: documentsAtOnce}
 	}
 	ns, n, _ := strings.Cut(name, "/")
-	return store.DocumentQuery{Kind: "AccessPolicy", Namespace: ns, Name: n, Limit: 1}
+	return store.DocumentQuery{Kind: "AccessPolicy", Namespace: ns, Name: n, Limit: documentsAtOnce}
 }
 
 // documents returns versions of documents in the scope, newest first. What is
@@ -51,12 +54,34 @@ func (s *Server) documents(ctx context.Context, scope Scope, q store.DocumentQue
 		return nil, err
 	}
 	var out []docView
-	for _, d := range l {
+	for _, d := range joined(l) {
 		if scope.Has(d.Namespace) {
 			out = append(out, docView{DocumentVersion: d, URL: "/document?kind=" + queryEscape(d.Kind) + "&namespace=" + queryEscape(d.Namespace) + "&name=" + queryEscape(d.Name), Lines: diffLines(d.Diff)})
 		}
 	}
 	return out, nil
+}
+
+// joined makes one of what admission and the control plane say of the same
+// version: the first knows the author, the other that it came into force.
+func joined(l []store.DocumentVersion) []store.DocumentVersion {
+	at := map[[4]string]int{}
+	var out []store.DocumentVersion
+	for _, d := range l {
+		key := [4]string{d.Digest, d.Kind, d.Namespace, d.Name}
+		i, ok := at[key]
+		if !ok || d.Digest == "" {
+			at[key] = len(out)
+			out = append(out, d)
+			continue
+		}
+		o := &out[i]
+		if o.Author == "" && d.Author != "" {
+			o.Author, o.Groups, o.Record = d.Author, d.Groups, d.Record
+		}
+		o.Text, o.Diff, o.Previous = first(o.Text, d.Text), first(o.Diff, d.Diff), first(o.Previous, d.Previous)
+	}
+	return out
 }
 
 // versionOf returns the documents of the policy set that decided.

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -25,6 +26,7 @@ const limit = 3 * time.Minute
 func main() {
 	bin := flag.String("attache", "bin/attache", "the attache program")
 	keep := flag.Bool("serve", false, "start the servers of examples/quickstart and wait")
+	records := flag.String("records", "", "copy the records and documents of the demo to this new folder, for other suites")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -32,7 +34,7 @@ func main() {
 	if *keep {
 		err = serve(ctx, *bin)
 	} else {
-		err = show(ctx, *bin)
+		err = show(ctx, *bin, *records)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -61,7 +63,7 @@ type result struct {
 	Record string `json:"record"`
 }
 
-func show(ctx context.Context, bin string) error {
+func show(ctx context.Context, bin, records string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	started := time.Now()
@@ -80,10 +82,52 @@ func show(ctx context.Context, bin string) error {
 	if err := d.perform(ctx); err != nil {
 		return err
 	}
+	if records != "" {
+		if err := d.keep(records); err != nil {
+			return err
+		}
+	}
 	d.line("\n%s in %.1f s", d.paint(bold, "The demo ends"), time.Since(started).Seconds())
 	d.line("%d passed, %d failed", d.passed, d.failed)
 	if d.failed > 0 {
 		return errors.New("the checks marked FAIL do not hold")
+	}
+	return nil
+}
+
+// keep copies records, documents and the certificates that those name to a new
+// folder. No key is among them.
+func (d *demo) keep(to string) error {
+	if err := os.CopyFS(filepath.Join(to, "state", "audit"), os.DirFS(d.path("state", "audit"))); err != nil {
+		return err
+	}
+	world := filepath.Join(to, "world")
+	for _, dir := range []string{world, filepath.Join(to, "config")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	certificates, err := filepath.Glob(filepath.Join(d.w.dir, "*.pem"))
+	if err != nil {
+		return err
+	}
+	documents, err := filepath.Glob(d.path("config", "*.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, from := range append(certificates, documents...) {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		dir := filepath.Join(to, "config")
+		if filepath.Ext(from) == ".pem" {
+			dir = world
+		}
+		b = bytes.ReplaceAll(b, []byte(d.w.dir), []byte(world))
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(from)), b, 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -1,0 +1,164 @@
+// Command ui drives a real browser over the review page: the laptop's, over
+// records that the demo made, and the cluster's, behind a real OpenID provider.
+// It ends with "N passed, N failed".
+//
+//	ui -attache bin/attache                   every journey
+//	ui -attache bin/attache -short            a few
+//	ui -attache bin/attache -shots docs/img   also take the screenshots of the docs
+//	ui -attache bin/attache -records DIR      with the spools of another suite, e.g. e2e
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const limit = 5 * time.Minute
+
+type options struct {
+	bin, shots, records string
+	short               bool
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "attache", "bin/attache", "the attache program")
+	flag.StringVar(&o.shots, "shots", "", "folder for the screenshots of the docs")
+	flag.StringVar(&o.records, "records", "", "folder whose folders are spools to show too")
+	flag.BoolVar(&o.short, "short", false, "a few journeys only")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "ui:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "attache-ui-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := demo(ctx, o, dir); err != nil {
+		return err
+	}
+	if err := seed(filepath.Join(dir, "state", "audit", "invoices")); err != nil {
+		return err
+	}
+	if o.records != "" {
+		if err := os.CopyFS(filepath.Join(dir, "state", "audit", "more"), os.DirFS(o.records)); err != nil {
+			return err
+		}
+	}
+	laptop, end, err := startLaptop(ctx, o.bin, dir)
+	if err != nil {
+		return err
+	}
+	defer end()
+	cluster, end, err := startCluster(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return browse(ctx, o, map[string]any{"laptop": laptop, "cluster": cluster, "short": o.short, "shots": o.shots, "spool": filepath.Join(dir, "state", "audit", "invoices")})
+}
+
+// demo makes the records that the journeys begin from.
+func demo(ctx context.Context, o options, dir string) error {
+	c := exec.CommandContext(ctx, "go", "run", "./test/demo", "-attache", o.bin, "-records", dir)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("the demo: %w\n%s", err, out)
+	}
+	return nil
+}
+
+var printed = regexp.MustCompile(`http://127\.0\.0\.1:\d+/login/finish\?token=\S+`)
+
+// startLaptop runs attache audit ui, and returns the link that it prints.
+func startLaptop(ctx context.Context, bin, dir string) (link string, end func(), err error) {
+	c := exec.CommandContext(ctx, bin, "audit", "ui", "--state", filepath.Join(dir, "state"), "--config", filepath.Join(dir, "config"))
+	c.Env = append(os.Environ(), "TZ=UTC")
+	c.Stderr = os.Stderr
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := c.Start(); err != nil {
+		return "", nil, fmt.Errorf("start attache audit ui: %w", err)
+	}
+	end = func() {
+		_ = c.Process.Signal(syscall.SIGTERM)
+		_ = c.Wait()
+	}
+	s := bufio.NewScanner(out)
+	for s.Scan() {
+		if link = printed.FindString(s.Text()); link != "" {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return link, end, nil
+		}
+	}
+	end()
+	return "", nil, errors.New("attache audit ui printed no link")
+}
+
+// browse runs the journeys, prints one line for each, and counts.
+func browse(ctx context.Context, o options, conf map[string]any) error {
+	b, err := json.Marshal(conf)
+	if err != nil {
+		return err
+	}
+	modules, err := filepath.Abs(filepath.Join(".cache", "npm", "ui"))
+	if err != nil {
+		return err
+	}
+	c := exec.CommandContext(ctx, "node", "test/ui/journeys.mjs", string(b))
+	c.Env = append(os.Environ(), "UI_MODULES="+modules+"/")
+	c.Stderr = os.Stderr
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("start the browser: %w", err)
+	}
+	passed, failed := 0, 0
+	s := bufio.NewScanner(out)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		fmt.Println(s.Text())
+		switch word, _, _ := strings.Cut(s.Text(), " "); word {
+		case "ok":
+			passed++
+		case "FAIL":
+			failed++
+		}
+	}
+	err = c.Wait()
+	fmt.Printf("%d passed, %d failed\n", passed, failed)
+	if err != nil {
+		return fmt.Errorf("the browser: %w", err)
+	}
+	if failed > 0 || passed == 0 {
+		return errors.New("a journey failed")
+	}
+	return nil
+}
