@@ -249,3 +249,18 @@ func (f *Follower) read(limit Position, maxLines int, maxBytes int64, lines *[]L
 	}
 	return false, nil
 }
+
+// EndOf is the end of a spool that nobody writes; the zero Position if there is
+// none.
+func EndOf(dir string) (Position, error) {
+	numbers, err := listSegments(dir)
+	if err != nil || len(numbers) == 0 {
+		return Position{}, err
+	}
+	n := numbers[len(numbers)-1]
+	fi, err := os.Stat(filepath.Join(dir, segmentName(n)))
+	if err != nil {
+		return Position{}, err
+	}
+	return Position{Segment: n, Offset: fi.Size()}, nil
+}

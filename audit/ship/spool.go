@@ -34,22 +34,45 @@ type SpoolSource struct {
 // its cursor in the spool's directory. damaged is told of lines that cannot be
 // read and are left out; nil: nobody is.
 func FromSpool(s *audit.Spool, sink string, damaged func(audit.Damage)) (*SpoolSource, error) {
-	src := &SpoolSource{
-		spool: s, path: filepath.Join(s.Dir(), "sink-"+sink+".cursor"), watch: s.Watch(), damaged: damaged,
+	at, err := cursorOf(s.Dir(), sink)
+	if err != nil {
+		return nil, err
 	}
-	b, err := os.ReadFile(src.path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("read the cursor of sink %s: %w", sink, err)
-	default:
-		// A cursor that is not legible starts from the beginning: the receiver
-		// knows repetitions.
-		src.committed, _ = parseCursor(Cursor(b))
-	}
+	src := &SpoolSource{spool: s, path: cursorPath(s.Dir(), sink), watch: s.Watch(), damaged: damaged, committed: at}
 	src.follow = audit.NewFollower(s.Dir(), src.committed)
 	src.committed = src.follow.Position()
 	return src, nil
+}
+
+func cursorPath(dir, sink string) string { return filepath.Join(dir, "sink-"+sink+".cursor") }
+
+// cursorOf reads the cursor of a sink. One that is not legible is the beginning:
+// the receiver knows repetitions.
+func cursorOf(dir, sink string) (audit.Position, error) {
+	b, err := os.ReadFile(cursorPath(dir, sink))
+	if errors.Is(err, os.ErrNotExist) {
+		return audit.Position{}, nil
+	}
+	if err != nil {
+		return audit.Position{}, fmt.Errorf("read the cursor of sink %s: %w", sink, err)
+	}
+	p, _ := parseCursor(Cursor(b))
+	return p, nil
+}
+
+// Behind reports whether a sink has not taken all of a spool that nobody writes.
+func Behind(dir string, sinks []Sink) bool {
+	end, err := audit.EndOf(dir)
+	if err != nil || end == (audit.Position{}) {
+		return false
+	}
+	for _, s := range sinks {
+		at, err := cursorOf(dir, s.Name())
+		if err != nil || at.Segment < end.Segment || at.Segment == end.Segment && at.Offset < end.Offset {
+			return true
+		}
+	}
+	return false
 }
 
 func parseCursor(c Cursor) (audit.Position, error) {

@@ -22,6 +22,8 @@ type plane struct {
 	first    *api.Bundle // that the run started with
 	workload *identity.Workload
 	spoolDir string
+	// openSinks makes the configured sinks anew.
+	openSinks func() (dataplane.Sinks, error)
 
 	proxyURL string
 	baseURLs []string // NAME=value
@@ -31,7 +33,10 @@ type plane struct {
 func newPlane(o *Options, b *api.Bundle, src *source, w *identity.Workload, tracer trace.Tracer) (*plane, error) {
 	p := &plane{o: o, first: b, workload: w}
 	svid := dataplane.SVIDOf(src.Source, func() *identity.Workload { return w })
-	to, err := dataplane.OpenSinks(b.Config.Spec.Audit, svid, map[string]string{"host.name": w.Node}, o.Version, sinks.Local(svid))
+	p.openSinks = func() (dataplane.Sinks, error) {
+		return dataplane.OpenSinks(b.Config.Spec.Audit, svid, map[string]string{"host.name": w.Node}, o.Version, sinks.Local(svid))
+	}
+	to, err := p.openSinks()
 	if err != nil {
 		return nil, err
 	}

@@ -151,6 +151,7 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	go p.watch(watchCtx)
+	go p.deliverLeft(watchCtx, p.openSinks) // a kill in its middle loses nothing
 	defer footprint.KeepHeap()()
 	go footprint.KeepTrimmed(watchCtx)
 	return box.Wait(ctx)
