@@ -267,11 +267,6 @@ func (s *Spool) Begin(ctx context.Context, r *Record) (Ticket, error) {
 	return s.BeginDurable(ctx, r, s.opts.Durability)
 }
 
-// BeginPower is BeginDurable with v1alpha1.DurabilityPower.
-func (s *Spool) BeginPower(ctx context.Context, r *Record) (Ticket, error) {
-	return s.BeginDurable(ctx, r, v1alpha1.DurabilityPower)
-}
-
 // BeginDurable is Begin with the durability that a rule asks for.
 func (s *Spool) BeginDurable(ctx context.Context, r *Record, d v1alpha1.Durability) (Ticket, error) {
 	if err := ctx.Err(); err != nil {
