@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"strings"
 
 	"github.com/attache-dev/attache/api"
@@ -67,4 +68,16 @@ func operation(c reconcile.Change) string {
 		return trail.OpCreate
 	}
 	return trail.OpUpdate
+}
+
+// withAPIServer takes the API server's audit events beside its reviews, where
+// the operator of the cluster has set that up.
+func (h *host) withAPIServer(reviews http.Handler) http.Handler {
+	if h.trail == nil || h.auditEvents == "" {
+		return reviews
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", reviews)
+	mux.Handle("POST "+trail.PathAPIServer, &trail.APIServer{Trail: h.trail, TokenFile: h.auditEvents, Log: h.log})
+	return mux
 }

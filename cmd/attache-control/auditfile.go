@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"golang.org/x/mod/sumdb/note"
 	"sigs.k8s.io/yaml"
@@ -38,14 +40,21 @@ type checkpoints struct {
 	Sinks  []checkpointSink `json:"sinks"`
 }
 
-// checkpointSink is a place outside: a folder, such as one of another team's
-// volume, or a witness that signs too.
+// checkpointSink is a place outside: a bucket whose objects are locked, a
+// witness that signs too, or a folder, such as one of another team's volume.
 type checkpointSink struct {
 	Name string `json:"name"`
-	Type string `json:"type"` // directory or witness
+	Type string `json:"type"` // objectLock, witness or directory
 	Path string `json:"path"` // directory
 	URL  string `json:"url"`  // witness
 	Key  string `json:"key"`  // witness: its public key, as it prints it
+
+	// objectLock; credentials are those of the AWS SDK's default chain.
+	Bucket   string `json:"bucket"`
+	Prefix   string `json:"prefix"`
+	Region   string `json:"region"`
+	Endpoint string `json:"endpoint"` // of a store that is not AWS
+	Retain   string `json:"retain"`   // default: the bucket's own
 }
 
 type page struct {
@@ -110,8 +119,9 @@ func (f *auditFile) check() error {
 		switch {
 		case s.Type == "directory" && s.Path != "":
 		case s.Type == "witness" && s.URL != "" && s.Key != "":
+		case s.Type == "objectLock" && s.Bucket != "" && duration(s.Retain) >= 0 && (s.Retain == "" || duration(s.Retain) > 0):
 		default:
-			bad("checkpoints.sinks[%d]: must have type directory with path, or witness with url and key", i)
+			bad("checkpoints.sinks[%d]: must have type objectLock with bucket, witness with url and key, or directory with path", i)
 		}
 	}
 	return errors.Join(errs...)
@@ -124,11 +134,19 @@ func duration(text string) time.Duration {
 }
 
 // outside are the places of checkpoints that the store's owner cannot rewrite.
-func (c checkpoints) outside() ([]checkpoint.Sink, error) {
+func (c checkpoints) outside(ctx context.Context) ([]checkpoint.Sink, error) {
 	var out []checkpoint.Sink
 	for i, s := range c.Sinks {
-		if s.Type == "directory" {
+		switch s.Type {
+		case "directory":
 			out = append(out, checkpoint.Directory{Path: s.Path})
+			continue
+		case "objectLock":
+			client, err := bucketClient(ctx, s)
+			if err != nil {
+				return nil, fmt.Errorf("--audit-config: checkpoints.sinks[%d]: %w", i, err)
+			}
+			out = append(out, checkpoint.ObjectLock{Client: client, Bucket: s.Bucket, Prefix: s.Prefix, Retain: duration(s.Retain), Now: time.Now})
 			continue
 		}
 		key, err := note.NewVerifier(strings.TrimSpace(s.Key))
@@ -138,6 +156,24 @@ func (c checkpoints) outside() ([]checkpoint.Sink, error) {
 		out = append(out, checkpoint.Witnessed{URL: s.URL, Key: key, Client: &http.Client{Timeout: 30 * time.Second}})
 	}
 	return out, nil
+}
+
+// bucketClient reaches an object store with the credentials that the process
+// has.
+func bucketClient(ctx context.Context, s checkpointSink) (*s3.Client, error) {
+	var opts []func(*awsconfig.LoadOptions) error
+	if s.Region != "" {
+		opts = append(opts, awsconfig.WithRegion(s.Region))
+	}
+	c, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("credentials of the bucket: %w", err)
+	}
+	return s3.NewFromConfig(c, func(o *s3.Options) {
+		if s.Endpoint != "" {
+			o.BaseEndpoint, o.UsePathStyle = &s.Endpoint, true
+		}
+	}), nil
 }
 
 // noSVID is what a sink gets that asks for the workload's X.509-SVID: the

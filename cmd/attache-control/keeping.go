@@ -181,7 +181,7 @@ func (h *host) forward(sinks []v1alpha1.AuditSink, db *store.DB) error {
 
 // checkpoint makes statements over all heads.
 func (h *host) checkpoint(ctx context.Context, c checkpoints, db *store.DB) error {
-	sinks, err := c.outside()
+	sinks, err := c.outside(ctx)
 	if err != nil {
 		return err
 	}
@@ -197,6 +197,9 @@ func (h *host) checkpoint(ctx context.Context, c checkpoints, db *store.DB) erro
 		Store: db, Origin: origin, Signer: signer, Every: duration(c.Every), Sinks: sinks, Record: h.trail.Write, Logger: h.log,
 	})
 	if err != nil {
+		return err
+	}
+	if err := h.registry.Register(checkpoint.Metrics(m)); err != nil {
 		return err
 	}
 	return h.lead(func(ctx context.Context) error { m.Run(ctx); return nil })

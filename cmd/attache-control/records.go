@@ -28,6 +28,8 @@ type recordOptions struct {
 	auditMaxBytes                  int64
 	auditCert, auditKey            string // Secrets: that the issuer hands out, and of checkpoints
 
+	auditEvents string // token file of the API server's audit webhook
+
 	auditConfig, auditCertDir string
 	store, storeFile          string
 
@@ -41,6 +43,7 @@ func (o *recordOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.auditTo, "audit-to", "", "HOST:PORT of the collector, for this replica's records and for those of sidecars; a replica with the role collector takes its own in-process")
 	f.StringVar(&o.auditCert, "audit-cert-secret", "", "Secret in which the issuer keeps a serving certificate for the host of --audit-to; a collector without the authority's keys reads it")
 	f.StringVar(&o.auditKey, "audit-key-secret", "", "Secret with the key that signs checkpoints, made if it is empty; without one the key is a file beside --audit-dir")
+	f.StringVar(&o.auditEvents, "kubernetes-audit-token", "", "file with the bearer token that the API server's audit webhook backend shows at /k8s-audit of the webhook's port: what guards refuse is recorded then (role webhook)")
 	f.StringVar(&o.auditConfig, "audit-config", "", "file with retention, sinks, checkpoints and the review page's log-in (roles collector and ui)")
 	f.StringVar(&o.auditCertDir, "audit-cert-dir", "", "folder with that Secret, for a replica without the role issuer")
 	f.StringVar(&o.store, "store", "", "record store: sqlite:PATH or a postgres:// URL without a password")

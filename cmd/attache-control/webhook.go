@@ -93,7 +93,7 @@ func addWebhook(ctx context.Context, h *host) error {
 		return err
 	}
 	return h.run(func(ctx context.Context) error {
-		if err := serveHTTP(ctx, h.webhookListen, cert.TLS(), newServer(s.Handler(), h.log)); err != nil {
+		if err := serveHTTP(ctx, h.webhookListen, cert.TLS(), newServer(h.withAPIServer(s.Handler()), h.log)); err != nil {
 			return fmt.Errorf("admission webhook: %w", err)
 		}
 		return nil
