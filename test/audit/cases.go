@@ -13,6 +13,8 @@ func cases() []testCase {
 	return []testCase{
 		{"producers killed at random moments, with outages, full disks and jumps of the clock", true, kills},
 		{"a real OpenTelemetry Collector, killed and cut off", false, goTest("./test/audit/collector", "TestRealCollector")},
+		{"tampering at every record's boundary, by who holds store and key too", false, goTest("./audit/checkpoint", "Test(EachBoundaryIsGuarded|RemovedProducer|RolledBackStore|CheckpointLog|LaterCheckpointsExcuseNothing)")},
+		{"tampering at random bytes of lines, hashes, checkpoints and the store's file", false, goTest("./audit/checkpoint", "TestRandomBytes(OfTheFile)?")},
 	}
 }
 
