@@ -50,6 +50,13 @@ func (d *DB) Append(ctx context.Context, p Producer, lines []audit.Line) (Ack, e
 	select {
 	case <-j.done:
 		return j.ack, j.err
+	case <-d.finished: // it may have been committed last
+		select {
+		case <-j.done:
+			return j.ack, j.err
+		default:
+			return Ack{}, errClosed
+		}
 	case <-ctx.Done():
 		return Ack{}, ctx.Err()
 	}
@@ -60,6 +67,7 @@ var errClosed = errors.New("audit store is closed")
 // commits takes what waits, commits it together, and goes on until closing.
 func (d *DB) commits(ctx context.Context) {
 	defer d.stopped.Done()
+	defer close(d.finished)
 	for {
 		select {
 		case j := <-d.jobs:

@@ -23,12 +23,13 @@ type DB struct {
 	layout layout
 	views  views
 
-	jobs    chan *job
-	merge   chan struct{} // has room for one: there may be something to merge
-	closing chan struct{}
-	close   sync.Once
-	stopped sync.WaitGroup
-	cancel  context.CancelFunc
+	jobs     chan *job
+	merge    chan struct{} // has room for one: there may be something to merge
+	closing  chan struct{}
+	finished chan struct{} // closed when nothing is committed any more
+	close    sync.Once
+	stopped  sync.WaitGroup
+	cancel   context.CancelFunc
 }
 
 const defaultQueryTimeout = 10 * time.Second
@@ -56,7 +57,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{o: o, engine: e, codec: c, layout: newLayout(), jobs: make(chan *job, 64), merge: make(chan struct{}, 1), closing: make(chan struct{})}
+	d := &DB{o: o, engine: e, codec: c, layout: newLayout(), jobs: make(chan *job, 64), merge: make(chan struct{}, 1), closing: make(chan struct{}), finished: make(chan struct{})}
 	if err := d.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("audit store %s: %w", redact(url), err), e.close())
 	}

@@ -196,3 +196,13 @@ func (d *DB) Settle(ctx context.Context) error {
 		}
 	}
 }
+
+// Segments returns how many segments the index has.
+func (d *DB) Segments(ctx context.Context) (int, error) {
+	var n int
+	err := d.reading(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.one(ctx, "SELECT count(*) FROM segment", nil, &n)
+		return err
+	})
+	return n, err
+}

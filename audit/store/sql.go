@@ -35,7 +35,7 @@ func openEngine(ctx context.Context, where string, readOnly bool) (*engine, erro
 	case "sqlite":
 		return openSQLite(ctx, rest, readOnly)
 	case "postgres", "postgresql":
-		return openPostgres(ctx, where)
+		return openPostgres(ctx, where, readOnly)
 	default:
 		return nil, fmt.Errorf("audit store %q: must be sqlite:PATH or postgres://USER@HOST/DATABASE", redact(where))
 	}
@@ -106,7 +106,7 @@ func notADatabase(err error) error {
 	return err
 }
 
-func openPostgres(ctx context.Context, where string) (*engine, error) {
+func openPostgres(ctx context.Context, where string, readOnly bool) (*engine, error) {
 	db, err := sql.Open("pgx", where)
 	if err != nil {
 		return nil, fmt.Errorf("audit store %s: %w", redact(where), err)
@@ -117,7 +117,11 @@ func openPostgres(ctx context.Context, where string) (*engine, error) {
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("audit store %s: %w", redact(where), err), db.Close())
 	}
-	return &engine{postgres: true, write: db, read: db}, nil
+	e := &engine{postgres: true, write: db, read: db}
+	if readOnly {
+		e.write = nil
+	}
+	return e, nil
 }
 
 func (e *engine) close() error {
