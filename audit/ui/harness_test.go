@@ -283,7 +283,7 @@ func refused(id, namespace string, at time.Time) audit.Record {
 	r.Steps = &audit.Steps{Decided: 240, Ended: 300}
 	r.Request.Method, r.Request.Path, r.Request.Door = "DELETE", "/payments-"+namespace+"/june.csv", "connect"
 	r.Credential = nil
-	r.Decision = &audit.Decision{Verdict: "deny", Version: "sha256:" + namespace, Reason: "no rule of " + namespace + " allows DELETE", Code: "policy_denied"}
+	r.Decision = &audit.Decision{Verdict: "deny", Version: "sha256:" + namespace, Reason: "no rule of " + namespace + " allows DELETE", Code: "denied"}
 	r.Result = &audit.Result{Outcome: audit.OutcomeDenied, Status: 403}
 	return r
 }

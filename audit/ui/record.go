@@ -34,7 +34,7 @@ type recordData struct {
 // lead is the sentence that says it all.
 type lead struct {
 	Agent, AgentURL, Human, HumanURL, Did, Verb, Rule, RuleURL, Task, Author string
-	Outcome                                                                  word
+	Denied                                                                   bool
 }
 
 // step is one line of the story.
@@ -107,7 +107,7 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request, v *visit) error 
 }
 
 func leadOf(r *audit.Record, versions []docView) lead {
-	l := lead{Human: humanName(r.Human), Outcome: outcomeOf(r)}
+	l := lead{Human: humanName(r.Human), Denied: r.Decision != nil && r.Decision.Verdict == "deny"}
 	row := rowOf(r)
 	l.Agent, l.AgentURL, l.HumanURL, l.Rule, l.RuleURL, l.Task = row.Agent, row.AgentURL, row.HumanURL, row.Rule, row.RuleURL, row.Task
 	l.Did = strings.TrimSpace(row.Method + " " + first(row.What, row.Detail))

@@ -51,7 +51,7 @@ func payments(namespace string) []audit.Record {
 		case i%11 == 10:
 			r.Request.Method, r.Credential, r.Steps = "DELETE", nil, &audit.Steps{Decided: 230, Ended: 280}
 			r.Request.Door = "connect"
-			r.Decision = &audit.Decision{Verdict: "deny", Version: r.Decision.Version, Reason: "no rule allows DELETE of /payments/2026; ask " + namespace + "@example.com", Code: "policy_denied"}
+			r.Decision = &audit.Decision{Verdict: "deny", Version: r.Decision.Version, Reason: "no rule allows DELETE of /payments/2026; ask " + namespace + "@example.com", Code: "denied"}
 			r.Result = &audit.Result{Outcome: audit.OutcomeDenied, Status: 403}
 		case i%13 == 12:
 			r.Result = &audit.Result{Outcome: audit.OutcomeError, Status: 502, ErrorKind: "upstream_timeout"}
@@ -78,7 +78,7 @@ func hostile(namespace string) audit.Record {
 		Type: audit.TypeEnd, ID: "rec_e11" + hex.EncodeToString([]byte(namespace)), Time: yesterday(20), Workload: &audit.Workload{ID: "spiffe://example.org/ns/" + namespace + "/sa/" + evil, Namespace: namespace},
 		Owner: evil, Human: &audit.Human{Subject: evil, Issuer: evil, Email: evil}, Task: &audit.Task{ID: evil, Purpose: evil, OpenedBy: "agent"},
 		Request:  &audit.Request{Host: "evil.example.com", Method: "GET", Path: "/" + evil, UserAgent: evil, Protocol: "http"},
-		Decision: &audit.Decision{Verdict: "deny", Reason: evil, Code: "policy_denied"}, Result: &audit.Result{Outcome: audit.OutcomeDenied, Status: 403},
+		Decision: &audit.Decision{Verdict: "deny", Reason: evil, Code: "denied"}, Result: &audit.Result{Outcome: audit.OutcomeDenied, Status: 403},
 	}
 }
 
