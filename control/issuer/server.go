@@ -27,6 +27,7 @@ import (
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/identity/issuer"
+	"github.com/attache-dev/attache/internal/sparselog"
 )
 
 // Defaults of [Config].
@@ -166,6 +167,8 @@ func (c *Config) defaults() {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	// Who asks again and again must not fill the log; metrics count all.
+	c.Log = slog.New(sparselog.New(c.Log.Handler()))
 	if c.Record == nil {
 		c.Record = func(context.Context, Event) error { return nil }
 	}

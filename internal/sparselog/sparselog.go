@@ -17,7 +17,7 @@ const (
 )
 
 // sparse is a slog.Handler that lets a warning or an error about one subject
-// (message, code and host) pass once in pause, with the number of those that
+// (message, code, host, pod, reason) pass once in pause, with the number of those that
 // did not pass before it. An agent that repeats a failing call does not fill
 // the log.
 type sparse struct {
@@ -36,7 +36,7 @@ type subject struct {
 }
 
 // New returns a handler before h that lets a warning or an error about one
-// subject (message, code and host) pass once in ten seconds, with the number
+// subject (message, code, host, pod, reason) pass once in ten seconds, with the number
 // of those that did not pass before it.
 func New(h slog.Handler) slog.Handler {
 	return &sparse{h, &subjects{last: map[string]*subject{}}}
@@ -102,7 +102,7 @@ func subjectOf(r slog.Record) string {
 	b.WriteString(r.Message)
 	r.Attrs(func(a slog.Attr) bool {
 		switch a.Key {
-		case "code", "host", "dest", "event":
+		case "code", "host", "dest", "event", "pod_uid", "reason":
 			b.WriteString("\x00" + a.Key + "=" + a.Value.String())
 		}
 		return true

@@ -27,6 +27,13 @@ func TestRepeatedWarningsAreSparse(t *testing.T) {
 		if n := strings.Count(b.String(), "\n"); n != 5 {
 			t.Errorf("%d lines, want 5:\n%s", n, &b)
 		}
+		b.Reset()
+		for n := range 30 { // three pods, refused for two reasons each
+			log.Warn("identity document", "pod_uid", n%3, "reason", n%2)
+		}
+		if n := strings.Count(b.String(), "\n"); n != 6 {
+			t.Errorf("%d lines, want 6:\n%s", n, &b)
+		}
 		time.Sleep(pause)
 		b.Reset()
 		refuse("denied", "a")
