@@ -261,6 +261,10 @@ func micros(us int64) string {
 func (p *Printer) eventLine(r *Record) string {
 	parts := []string{p.paint(dim, r.Time.In(p.loc).Format("15:04:05.000")), p.paint(blue, fmt.Sprintf("%-8s", "event")), Safe(r.Event.Name)}
 	for _, k := range sortedKeys(r.Event.Fields) {
+		switch k {
+		case "certificate", "issuers", "signature": // for programs; the key's id stays
+			continue
+		}
 		if v := r.Event.Fields[k]; v != "" {
 			parts = append(parts, p.paint(dim, Safe(k)+"=")+Safe(v))
 		}

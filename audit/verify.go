@@ -82,6 +82,20 @@ const maxProblems = 1000
 // OK reports whether the spool is whole.
 func (r *Report) OK() bool { return len(r.Problems) == 0 }
 
+// Chained counts the epochs whose lines are chained, and those whose end is
+// signed.
+func (r *Report) Chained() (chained, signed int) {
+	for _, e := range r.Epochs {
+		if e.Chained {
+			chained++
+		}
+		if e.SignedBy != "" {
+			signed++
+		}
+	}
+	return chained, signed
+}
+
 // String tells the report in lines for people.
 func (r *Report) String() string {
 	var b strings.Builder
@@ -93,15 +107,7 @@ func (r *Report) String() string {
 	if r.Shipped != "" {
 		fmt.Fprintf(&b, "segments deleted after they were shipped: %s\n", Safe(r.Shipped))
 	}
-	chained, signed := 0, 0
-	for _, e := range r.Epochs {
-		if e.Chained {
-			chained++
-		}
-		if e.SignedBy != "" {
-			signed++
-		}
-	}
+	chained, signed := r.Chained()
 	if chained < len(r.Epochs) {
 		fmt.Fprintf(&b, "not chained (written by an earlier version): %d epochs\n", len(r.Epochs)-chained)
 	}

@@ -97,8 +97,9 @@ func verifySpools(c *cobra.Command, g *global, pl *places) error {
 }
 
 func printReport(w io.Writer, dir string, r audit.Report) error {
-	_, err := fmt.Fprintf(w, "%s: %d requests, %d finished (%d with outcome unknown), %d open, %d epochs, %d problems\n",
-		dir, r.Requests, r.Finished, r.Unknown, r.Open, len(r.Epochs), len(r.Problems))
+	chained, signed := r.Chained()
+	_, err := fmt.Fprintf(w, "%s: %d requests, %d finished (%d with outcome unknown), %d open, %d epochs (%d chained, %d with a signed end), %d problems\n",
+		dir, r.Requests, r.Finished, r.Unknown, r.Open, len(r.Epochs), chained, signed, len(r.Problems))
 	for _, p := range r.Problems {
 		if _, err := fmt.Fprintln(w, "  "+p.String()); err != nil {
 			return err
