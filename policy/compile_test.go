@@ -72,7 +72,7 @@ func TestProblems(t *testing.T) {
 		}, ".credential.authorizationDetails", "twice"},
 		{"agent credential", func(r *v1alpha1.Rule) { r.AgentCredential = "keep" }, ".agentCredential", "strip or pass"},
 		{"answers", func(r *v1alpha1.Rule) { r.AnswerCredentials = "keep" }, ".answerCredentials", "seal or pass"},
-		{"durability", func(r *v1alpha1.Rule) { r.Durability = "disk" }, ".durability", "process or power"},
+		{"durability", func(r *v1alpha1.Rule) { r.Durability = "disk" }, ".durability", "process, power or collector"},
 		{"max stream", func(r *v1alpha1.Rule) { r.MaxStream = -1 }, ".maxStream", "negative"},
 		{"passthrough methods", func(r *v1alpha1.Rule) { r.Action = "passthrough"; r.Methods = []string{"GET"} }, ".methods", "passthrough"},
 		{"passthrough paths", func(r *v1alpha1.Rule) { r.Action = "passthrough"; r.Paths = []string{"/"} }, ".paths", "passthrough"},

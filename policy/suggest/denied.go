@@ -61,6 +61,9 @@ func ForDenied(b *api.Bundle, r *audit.Record) ([]byte, error) {
 		notes = append(notes, fmt.Sprintf("Rule %s of policy %s denied it. Of equally specific rules a denial wins: change that one if this does not help.", was.Rule, was.Policy))
 	}
 	d := &draft{b: &Builder{opts: Options{Bundle: b}}, agent: r.Workload.ID, rules: []*ruleDraft{{Rule: rule, uses: []*use{u}}}}
+	if err := d.opensAlone(u); err != nil {
+		return nil, err
+	}
 	p := d.policy()
 	p.Metadata.Name = "allow-" + strings.Trim(strings.ToLower(strings.ReplaceAll(rule.Name, "_", "-")), "-.")
 	doc, err := documentYAML(p)
@@ -73,6 +76,24 @@ func ForDenied(b *api.Bundle, r *audit.Record) ([]byte, error) {
 	}
 	out.Write(doc)
 	return []byte(out.String()), nil
+}
+
+// maxPath is the longest template that a document may have.
+const maxPath = 1024
+
+// opensAlone looks whether the draft, in force alone, opens a call.
+func (d *draft) opensAlone(u *use) error {
+	if len(d.rules[0].Paths[0]) > maxPath {
+		return fmt.Errorf("%w: the path is longer than a rule may name", ErrNothing)
+	}
+	lost, err := d.check()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNothing, err)
+	}
+	if why, denied := lost[u]; denied {
+		return fmt.Errorf("%w: %s", ErrNothing, why)
+	}
+	return nil
 }
 
 // providerFor is the first provider whose credentials may go where q goes, for

@@ -24,8 +24,12 @@ import (
 	"github.com/attache-dev/attache/policy/replay"
 )
 
-// maxUses bounds the different calls that one suggestion is made of.
-const maxUses = 100_000
+// Bounds: the different calls that one suggestion is made of, and the rules that
+// a document may have.
+const (
+	maxUses  = 100_000
+	maxRules = 1024
+)
 
 // ErrNothing is matched where there is nothing to suggest a rule for.
 var ErrNothing = errors.New("nothing to suggest")
@@ -280,6 +284,9 @@ func (b *Builder) settle(s *Suggestion, uses []*use, literal bool) error {
 		}
 		more, again := d.opens(p, literal)
 		maps.Copy(lost, more)
+		if len(lost) == 0 && !again && len(d.rules) > maxRules {
+			return fmt.Errorf("%w: they make %d rules, and a policy has at most %d", ErrTooMany, len(d.rules), maxRules)
+		}
 		if len(lost) == 0 && !again {
 			s.describe(d)
 			return nil

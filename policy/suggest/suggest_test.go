@@ -297,13 +297,15 @@ func TestDeniedStaysDenied(t *testing.T) {
 // Without the documents in force, rules are made of the records alone.
 func TestRecordsAlone(t *testing.T) {
 	set := compile(t, bundle(t, present))
-	records := []audit.Record{call{host: "crm.test", method: "POST", path: "/v1/contacts"}.record(set, 1), call{host: "people.test", method: "GET", path: "/me", human: true}.record(set, 2)}
+	records := []audit.Record{call{host: "crm.test", method: "POST", path: "/v1/contacts"}.record(set, 1), call{host: "people.test", method: "GET", path: "/me", human: true}.record(set, 2),
+		call{host: "crm.test", method: "POST", path: "/oauth/token"}.record(set, 3), call{host: "api.forge.test", method: "GET", path: "/raw/a%2Fb"}.record(set, 4)}
 	s, err := build(t, nil, records)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rep, text := inForce(t, s, records)
-	if rep.Changed != 0 || !bytes.Contains(text, []byte("scope:")) || !bytes.Contains(text, []byte("when: human.present")) {
+	if rep.Changed != 0 || !bytes.Contains(text, []byte("scope:")) || !bytes.Contains(text, []byte("when: human.present")) ||
+		!bytes.Contains(text, []byte("credentialCall: true")) || !bytes.Contains(text, []byte("rawPaths: true")) || len(s.Left) > 0 {
 		t.Errorf("%+v\n%s", rep.Changes, text)
 	}
 }

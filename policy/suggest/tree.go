@@ -15,6 +15,7 @@ const (
 	manyIDs   = 2
 	manyNames = 12
 	maxDepth  = 24
+	maxTail   = len("/{rest...}")
 )
 
 // tree gathers paths by their segments.
@@ -50,15 +51,16 @@ func (t *tree) add(path string, u *use) {
 	if path == "" {
 		path = "/"
 	}
-	n := &t.root
+	n, length := &t.root, 0
 	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	for i, p := range parts {
 		last := i == len(parts)-1
-		if p == "" && !last || p == "." || p == ".." || i >= maxDepth {
+		length += 1 + len(escape(p))
+		if dots := strings.ReplaceAll(strings.ToLower(p), "%2e", "."); p == "" && !last || dots == "." || dots == ".." || i >= maxDepth || length > maxPath-maxTail {
 			n.tail = append(n.tail, u)
 			return
 		}
-		p = escaper.Replace(p)
+		p = escape(p)
 		if n.children == nil {
 			n.children = map[string]*node{}
 		}
@@ -70,9 +72,20 @@ func (t *tree) add(path string, u *use) {
 	n.uses = append(n.uses, u)
 }
 
-// escaper writes the characters that mean something in a template as their
-// codes, which templates read as the characters themselves.
-var escaper = strings.NewReplacer("*", "%2A", "{", "%7B", "}", "%7D", "?", "%3F", "#", "%23")
+// escape writes as their codes the characters that mean something in a template,
+// and those that documents do not have in paths; templates read codes as the
+// characters themselves.
+func escape(segment string) string {
+	var b strings.Builder
+	for i := range len(segment) {
+		if c := segment[i]; c <= ' ' || c > '~' || strings.IndexByte(`*{}?#\"`, c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
 
 // leaves are the templates, sorted.
 func (t *tree) leaves() []leaf {
