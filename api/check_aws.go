@@ -18,7 +18,7 @@ import (
 
 // Bounds of AWS STS (API reference: AssumeRole, AssumeRoleWithWebIdentity, Tag).
 const (
-	minSession     = v1alpha1.Duration(15 * time.Minute)
+	minSession     = v1alpha1.Duration(awsrole.LeastSession)
 	maxSession     = v1alpha1.Duration(12 * time.Hour)
 	maxChain       = v1alpha1.Duration(time.Hour)
 	maxTags        = 50

@@ -17,6 +17,7 @@ import (
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/internal/awsrole"
 )
 
 // Bounds of what is still held somewhere after a revocation.
@@ -125,7 +126,7 @@ func longest(s *api.Selection) time.Duration {
 		p := &s.Bundle.Providers[i].Spec
 		most = max(most, p.TTL.D())
 		if p.AWS != nil {
-			most = max(most, 15*time.Minute, p.AWS.Duration.D())
+			most = max(most, awsrole.LeastSession, p.AWS.Duration.D())
 		}
 	}
 	for i := range s.Bundle.Policies {

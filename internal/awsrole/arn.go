@@ -3,7 +3,12 @@ package awsrole
 import (
 	"fmt"
 	"strings"
+	"time"
 )
+
+// LeastSession is the shortest that STS gives a session of a role for (AWS STS API
+// reference, AssumeRoleWithWebIdentity, DurationSeconds).
+const LeastSession = 15 * time.Minute
 
 // ARN is the name of an IAM role: arn:PARTITION:iam::ACCOUNT:role/PATH/NAME.
 type ARN struct {

@@ -47,7 +47,7 @@ const (
 const (
 	MaxPolicy = 2048 // characters of a session policy
 
-	minDuration = 15 * time.Minute
+	minDuration = awsrole.LeastSession
 	maxDuration = 12 * time.Hour
 	maxChained  = time.Hour
 )
