@@ -344,6 +344,11 @@ func TestPodCertificateLater(t *testing.T) {
 	if len(got.Status.Conditions) != 1 || got.Status.Conditions[0].Type != "Issued" || strings.Count(got.Status.CertificateChain, "BEGIN") != 2 {
 		t.Errorf("once there is one: %+v", got.Status)
 	}
+	// What has its answer is not signed again.
+	n := r.count("pod_certificate", "issued")
+	if again := r.sign(q); again.Status.CertificateChain != got.Status.CertificateChain || r.count("pod_certificate", "issued") != n {
+		t.Error("signed twice")
+	}
 	foreign := a.pcr(newKey(t), func(q *certsv1.PodCertificateRequest) { q.Spec.SignerName = "example.com/other" })
 	r.create(foreign)
 	if got := r.sign(foreign); len(got.Status.Conditions) != 0 {

@@ -40,6 +40,7 @@ type server struct {
 	bundlev1.UnimplementedBundleServer
 	api  *identitytest.WorkloadAPI
 	addr string
+	id   string // its SPIFFE ID; set before it is called
 
 	mu         sync.Mutex // guards everything below
 	downstream map[spiffeid.ID]bool
@@ -53,7 +54,7 @@ type server struct {
 
 func startServer(t *testing.T, api *identitytest.WorkloadAPI, downstream spiffeid.ID) *server {
 	t.Helper()
-	s := &server{api: api, downstream: map[spiffeid.ID]bool{downstream: true}, after: 24 * time.Hour}
+	s := &server{api: api, downstream: map[spiffeid.ID]bool{downstream: true}, after: 24 * time.Hour, id: "spiffe://td.test/spire/server"}
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +67,7 @@ func startServer(t *testing.T, api *identitytest.WorkloadAPI, downstream spiffei
 			pool := x509.NewCertPool()
 			pool.AddCert(ca)
 			leafKey := newKey(t)
-			cert := sign(t, ca, key, &leafKey.PublicKey, "spiffe://td.test/spire/server", time.Minute, time.Hour, false)
+			cert := sign(t, ca, key, &leafKey.PublicKey, s.id, time.Minute, time.Hour, false)
 			return &tls.Config{
 				MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, NextProtos: []string{"h2"},
 				Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: leafKey}},

@@ -156,6 +156,21 @@ func TestOtherServer(t *testing.T) {
 	}
 }
 
+// Nor does another workload of the trust domain at the server's address.
+func TestImpostor(t *testing.T) {
+	api := identitytest.NewWorkloadAPI(t, control)
+	s := startServer(t, api, control)
+	s.id = pod.String()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := spire.Open(ctx, spire.Config{Socket: api.Addr(), Server: s.addr, TrustDomain: td}); err == nil {
+		t.Error("it is trusted")
+	}
+	if s.count() != 0 {
+		t.Error("it was asked")
+	}
+}
+
 func TestAnswers(t *testing.T) {
 	api := identitytest.NewWorkloadAPI(t, control)
 	ca, key := api.Authority()
