@@ -16,6 +16,7 @@ type chainLine struct {
 	Hash     string
 	State    word
 	Text     string // what was checked, and what was not
+	Covered  uint64 // number of the first checkpoint over it; 0: none found
 }
 
 // checkLine reads a line as it is stored, with the one before it, and computes

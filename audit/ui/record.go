@@ -99,7 +99,7 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request, v *visit) error 
 	if rec.Decision != nil && rec.Decision.Verdict == "deny" {
 		d.Denied = "/denied?id=" + queryEscape(id)
 	}
-	if d.Chain, d.Raw, err = s.linesOf(ctx, refs); err != nil {
+	if d.Chain, d.Raw, err = s.linesOf(ctx, refs, rec.Time); err != nil {
 		return err
 	}
 	s.pages.render(w, r, v, http.StatusOK, "record", d)
@@ -289,12 +289,15 @@ func join(a, b string) string {
 
 // linesOf returns where the lines of a record stand, whether the chain holds
 // around them, and their text as it was written.
-func (s *Server) linesOf(ctx context.Context, refs []store.Ref) ([]chainLine, []rawLine, error) {
+func (s *Server) linesOf(ctx context.Context, refs []store.Ref, written time.Time) ([]chainLine, []rawLine, error) {
 	var chainLines []chainLine
 	var raw []rawLine
 	for _, ref := range refs {
 		c, l, err := s.checkLine(ctx, ref)
 		if err != nil {
+			return nil, nil, err
+		}
+		if c.Covered, err = s.covered(ctx, ref, written); err != nil {
 			return nil, nil, err
 		}
 		chainLines = append(chainLines, c)
