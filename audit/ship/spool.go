@@ -38,6 +38,9 @@ func FromSpool(s *audit.Spool, sink string, damaged func(audit.Damage)) (*SpoolS
 	if err != nil {
 		return nil, err
 	}
+	if end := s.Durable(); at.Segment > end.Segment { // somebody took the segments and left the cursor
+		at = audit.Position{}
+	}
 	src := &SpoolSource{spool: s, path: cursorPath(s.Dir(), sink), watch: s.Watch(), damaged: damaged, committed: at}
 	src.follow = audit.NewFollower(s.Dir(), src.committed)
 	src.committed = src.follow.Position()
