@@ -154,8 +154,8 @@ func TestRunbooks(t *testing.T) {
 
 var (
 	literal  = regexp.MustCompile(`"(attache_[a-z0-9_]*)"`)
-	joined   = regexp.MustCompile(`"(attache_[a-z0-9_]+_)" ?\+ ?name`)
-	partName = regexp.MustCompile(`\b(?:desc|counter|vec|gauge|name)\("([a-z0-9_]+)"`)
+	joined   = regexp.MustCompile(`"(attache_[a-z0-9_]+)" ?\+ ?name`)
+	partName = regexp.MustCompile(`\b(?:desc|counter|vec|gauge|one)\("([a-z0-9_]+)"`)
 	metric   = regexp.MustCompile(`\battache_[a-z0-9_]+`)
 )
 
