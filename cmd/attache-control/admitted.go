@@ -24,7 +24,7 @@ func (h *host) changed(ctx context.Context, c server.Change) error {
 // the pod gets no identity, which cannot be recorded either.
 func (h *host) admitted(ctx context.Context, a server.Admission) {
 	name := map[string]string{
-		server.Injected: audit.EventInjectionDone, server.Skipped: audit.EventInjectionSkipped,
+		server.Injected: audit.EventInjectionDone, server.Skipped: audit.EventInjectionSkipped, server.OptedOut: audit.EventInjectionOptedOut,
 		server.Denied: audit.EventInjectionDenied, server.Failed: audit.EventInjectionDenied,
 	}[a.Result]
 	_ = h.trail.Admitted(ctx, trail.Admission{

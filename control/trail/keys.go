@@ -43,7 +43,7 @@ func (t *Trail) Keys(ctx context.Context, before, after []issuer.KeyInfo) {
 }
 
 func key(name string, k issuer.KeyInfo) *audit.Record {
-	f := map[string]string{"use": k.Use, "key_id": k.ID}
+	f := map[string]string{"kind": k.Use, "key_id": k.ID}
 	if !k.From.IsZero() {
 		f["signs_from"] = k.From.UTC().Format(time.RFC3339)
 	}

@@ -28,8 +28,10 @@ type Result struct {
 	Patch []Operation
 	// Warnings are for the author: at most 20, none holds a value of theirs.
 	Warnings []string
-	// Skipped says why the pod was left alone; "" if it was not.
-	Skipped string
+	// Skipped says why the pod was left alone; "" if it was not. OptedOut says
+	// that the pod asked for it, as its namespace lets it.
+	Skipped  string
+	OptedOut bool
 	// Mode is how the pod's calls reach the sidecar.
 	Mode Mode
 }
@@ -83,7 +85,7 @@ func Pod(pod, namespace map[string]any, c Config) (Result, error) {
 	j.read(pod)
 	if len(j.problems) == 0 {
 		if why := j.skip(); why != "" && !j.usesNames() {
-			return Result{Pod: clone(pod).(object), Skipped: why, Warnings: j.warnings.list()}, nil
+			return Result{Pod: clone(pod).(object), Skipped: why, OptedOut: j.labels[labelInject] == "false", Warnings: j.warnings.list()}, nil
 		}
 	}
 	if len(j.problems) == 0 { // what follows relies on the shape

@@ -24,7 +24,7 @@ type Change struct {
 // Admission is what became of a pod.
 type Admission struct {
 	ID              string // of the review
-	Result          string // injected, skipped, denied or error
+	Result          string // injected, skipped, opted_out, denied or error
 	Namespace, Name string // Name may be that which generates names
 	Account, Owner  string // service account; KIND/NAME of the controller
 	Mode, Reason    string
@@ -35,6 +35,7 @@ type Admission struct {
 const (
 	Injected = resultInjected
 	Skipped  = resultSkipped
+	OptedOut = "opted_out"
 	Denied   = resultDenied
 	Failed   = resultError
 )

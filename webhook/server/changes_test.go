@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -100,5 +101,12 @@ func TestAdmissionsAreTold(t *testing.T) {
 	answerTo(t, newTestServer(t, o).Handler(), PathMutate, reviewOf(deploymentPod, bob))
 	if len(told) != 1 || told[0].Result != Skipped {
 		t.Errorf("skipped: %+v", told)
+	}
+	off.Namespace["labels"] = object{"attache.dev/inject": "enabled", "attache.dev/allow-opt-out": "true"}
+	told = nil
+	o.Source = static{Settings: off}.get()
+	answerTo(t, newTestServer(t, o).Handler(), PathMutate, reviewOf(strings.Replace(deploymentPod, `"app":"agent"`, `"attache.dev/inject":"false"`, 1), bob))
+	if len(told) != 1 || told[0].Result != OptedOut {
+		t.Errorf("opted out: %+v", told)
 	}
 }

@@ -205,7 +205,11 @@ func (s *Server) mutate(ctx context.Context, q *request) (*response, string, *Ev
 	res.Warnings = r.Warnings
 	if r.Skipped != "" {
 		res.AuditAnnotations = map[string]string{"skipped": r.Skipped}
-		s.admitted(ctx, q, pod, facts, resultSkipped, "", r.Skipped)
+		what := Skipped
+		if r.OptedOut {
+			what = OptedOut
+		}
+		s.admitted(ctx, q, pod, facts, what, "", r.Skipped)
 		return res, resultSkipped, eventOf(q, pod, reasonSkipped, r.Skipped)
 	}
 	if err := res.addPatch(r.Patch); err != nil {
