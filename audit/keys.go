@@ -72,6 +72,7 @@ func Keys() []Key {
 		few("service", onAWS(func(a *AWSUse) []string { return []string{a.Service} })),
 		few("status", onResult(func(s *Result) []string { return []string{strconv.Itoa(s.Status)} })),
 		few("table", onSQL(func(q *SQL) []string { return q.Tables })),
+		few("template", onRequest(func(q *Request) []string { return []string{q.PathTemplate} })),
 		few("type", func(r *Record) []string { return []string{r.kind(), "all"} }),
 		few("verdict", onDecision(func(d *Decision) []string { return []string{d.Verdict} })),
 		few("version", onDecision(func(d *Decision) []string { return []string{d.Version} })),

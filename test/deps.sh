@@ -102,6 +102,7 @@ test)
 		if grep -q 'VERSION_ID="12"' /etc/os-release; then missing+=(cargo-web); else missing+=(cargo); fi
 	fi
 	apt_need gcc gcc
+	[ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || missing+=(postgresql)
 	apt_need ip iproute2 # test/sidecar makes network namespaces
 	apt_need nft nftables
 	# Clients that are shown why they are refused.

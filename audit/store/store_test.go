@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,35 +17,40 @@ import (
 	"github.com/attache-dev/attache/test/servers"
 )
 
-// pg is the PostgreSQL server of all tests; nil: none is installed.
-var pg *servers.Postgres
+// pg is the PostgreSQL server of all tests, started when the first one asks.
+var pg struct {
+	sync.Once
+	*servers.Postgres
+	err error
+}
 
 func TestMain(m *testing.M) {
-	code := func() int {
-		if _, ok := servers.PostgresPath(); ok {
-			var err error
-			pg, err = servers.StartPostgres(context.Background(), "", "fsync=off", "max_connections=200")
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-			defer pg.Stop() //nolint:errcheck // the end
-		} else if os.Getenv("ATTACHE_REQUIRE_SERVERS") != "" {
-			fmt.Fprintln(os.Stderr, "PostgreSQL is not installed; run test/deps.sh test")
-			return 1
-		}
-		return m.Run()
-	}()
+	code := m.Run()
+	if pg.Postgres != nil {
+		pg.Stop() //nolint:errcheck // the end
+	}
 	os.Exit(code)
+}
+
+func startPostgres(t *testing.T) {
+	t.Helper()
+	pg.Do(func() {
+		pg.Postgres, pg.err = servers.StartPostgres(context.Background(), "", "fsync=off", "max_connections=200")
+	})
+	if pg.err == nil {
+		return
+	}
+	if _, ok := servers.PostgresPath(); !ok && os.Getenv("ATTACHE_REQUIRE_SERVERS") == "" {
+		t.Skip("PostgreSQL is not installed")
+	}
+	t.Fatal(pg.err)
 }
 
 // both runs a test on each kind of store; it gets the URL of an empty one.
 func both(t *testing.T, fn func(t *testing.T, url string)) {
 	t.Run("sqlite", func(t *testing.T) { fn(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db")) })
 	t.Run("postgres", func(t *testing.T) {
-		if pg == nil {
-			t.Skip("PostgreSQL is not installed")
-		}
+		startPostgres(t)
 		fn(t, emptyPostgres(t))
 	})
 }

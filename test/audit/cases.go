@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/attache-dev/attache/test/audit/kill"
+	"github.com/attache-dev/attache/test/audit/query"
+	"github.com/attache-dev/attache/test/servers"
 )
 
 func cases() []testCase {
@@ -15,6 +19,36 @@ func cases() []testCase {
 		{"a real OpenTelemetry Collector, killed and cut off", false, goTest("./test/audit/collector", "TestRealCollector")},
 		{"tampering at every record's boundary, by who holds store and key too", false, goTest("./audit/checkpoint", "Test(EachBoundaryIsGuarded|RemovedProducer|RolledBackStore|CheckpointLog|LaterCheckpointsExcuseNothing)")},
 		{"tampering at random bytes of lines, hashes, checkpoints and the store's file", false, goTest("./audit/checkpoint", "TestRandomBytes(OfTheFile)?")},
+		{"questions to many records in SQLite: p95, rate of ingest, bytes a record", true, questions(false)},
+		{"questions to many records in PostgreSQL: p95, rate of ingest, bytes a record", true, questions(true)},
+	}
+}
+
+// questions measures the record store: ten million records, in the short form
+// some thousand and no goals.
+func questions(postgres bool) func(context.Context, *run) error {
+	return func(ctx context.Context, r *run) (err error) {
+		o := query.Options{Records: 10_000_000, URL: "sqlite:" + filepath.Join(r.dir, "audit.db"), Rounds: 20, Out: os.Stderr}
+		if r.short {
+			o.Records, o.Rounds, o.Out = 10_000, 2, nil
+		}
+		if postgres {
+			pg, err := servers.StartPostgres(ctx, "", "shared_buffers=512MB", "max_wal_size=4GB", "checkpoint_timeout=15min")
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, pg.Stop()) }()
+			o.URL, o.Files = pg.URL, func() ([]string, error) { return filepath.Glob(filepath.Join(pg.Dir, "data/base/*/*")) }
+		}
+		report, err := query.Run(ctx, o)
+		if err != nil {
+			return err
+		}
+		r.note("%s", report.Summary())
+		if r.short {
+			return nil
+		}
+		return report.Check(!postgres)
 	}
 }
 

@@ -59,6 +59,35 @@ type Report struct {
 	Answers  []Answer
 }
 
+// Summary tells the report in one line.
+func (r *Report) Summary() string {
+	var worst Answer
+	for _, a := range r.Answers {
+		if max(a.Warm, a.Cold) > max(worst.Warm, worst.Cold) {
+			worst = a
+		}
+	}
+	return fmt.Sprintf("%d records: ingest %.0f records/s, %.0f bytes a record, %d questions, the slowest %q: p95 %.1f ms warm, %.1f ms cold",
+		r.Records, r.Ingest, r.Bytes, len(r.Answers), worst.Name, ms(worst.Warm), ms(worst.Cold))
+}
+
+// Check compares the report with the goals.
+func (r *Report) Check(sqlite bool) error {
+	var errs []error
+	if sqlite && r.Ingest < GoalIngest {
+		errs = append(errs, fmt.Errorf("ingest of %.0f records/s, want %d", r.Ingest, GoalIngest))
+	}
+	if r.Bytes > GoalBytes {
+		errs = append(errs, fmt.Errorf("%.0f bytes a record, want at most %d", r.Bytes, GoalBytes))
+	}
+	for _, a := range r.Answers {
+		if a.Warm > GoalQuery || a.Cold > GoalQuery {
+			errs = append(errs, fmt.Errorf("%s: p95 %.1f ms warm, %.1f ms cold, want %v", a.Name, ms(a.Warm), ms(a.Cold), GoalQuery))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // question is something that is asked of the store.
 type question struct {
 	name string
