@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/checkpoint"
@@ -26,6 +30,7 @@ import (
 	"github.com/attache-dev/attache/control/collector"
 	"github.com/attache-dev/attache/control/issuer"
 	"github.com/attache-dev/attache/internal/dataplane"
+	localsinks "github.com/attache-dev/attache/internal/sinks"
 	"github.com/attache-dev/attache/internal/version"
 )
 
@@ -152,11 +157,22 @@ func (h *host) retain(r retention, db *store.DB) error {
 
 // forward sends on what the store takes, to each sink at its own pace.
 func (h *host) forward(sinks []v1alpha1.AuditSink, db *store.DB) error {
-	open, err := dataplane.OpenSinks(v1alpha1.AuditConfig{Sinks: sinks}, noSVID, map[string]string{"service.name": "attache"}, version.Get().Version)
+	checked, err := checkedSinks(sinks)
+	if err != nil {
+		return fmt.Errorf("--audit-config: %w", err)
+	}
+	open, err := dataplane.OpenSinks(v1alpha1.AuditConfig{Sinks: checked}, noSVID, map[string]string{"service.name": "attache"}, version.Get().Version, localsinks.Local(noSVID))
 	if err != nil {
 		return fmt.Errorf("--audit-config: %w", err)
 	}
 	for _, s := range open.List {
+		// Forms that hold a whole call keep begins until their ends come.
+		if k, ok := s.(interface{ UseState(dir string) error }); ok {
+			dir := filepath.Join(h.auditDir+".sinks", s.Name())
+			if err := errors.Join(os.MkdirAll(dir, 0o700), k.UseState(dir)); err != nil {
+				return fmt.Errorf("sink %s: %w", s.Name(), err)
+			}
+		}
 		sh := ship.New(ship.Config{
 			Source: &collector.Forward{Store: db, Sink: s.Name()}, Sink: s, Log: h.log,
 			Aside: func(b ship.Batch, r *ship.RejectedError) error {
@@ -177,6 +193,26 @@ func (h *host) forward(sinks []v1alpha1.AuditSink, db *store.DB) error {
 		}
 	}
 	return nil
+}
+
+// checkedSinks are sinks as an AttacheConfig would have them: with its checks
+// and its defaults.
+func checkedSinks(sinks []v1alpha1.AuditSink) ([]v1alpha1.AuditSink, error) {
+	if len(sinks) == 0 {
+		return nil, nil
+	}
+	text, err := json.Marshal(map[string]any{
+		"apiVersion": v1alpha1.APIVersion, "kind": v1alpha1.KindAttacheConfig, "metadata": map[string]any{"name": "default"},
+		"spec": map[string]any{"audit": map[string]any{"sinks": sinks}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	b, err := api.ParseFor(api.PlaceRun, "sinks", text)
+	if err != nil {
+		return nil, err
+	}
+	return b.Config.Spec.Audit.Sinks, nil
 }
 
 // checkpoint makes statements over all heads.

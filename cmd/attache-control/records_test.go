@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/control/trail"
@@ -60,6 +61,18 @@ func TestAuditFile(t *testing.T) {
 				t.Errorf("got %v; want %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestCheckedSinks(t *testing.T) {
+	got, err := checkedSinks([]v1alpha1.AuditSink{{Type: "otlp", Endpoint: "collector.example:4317"}})
+	if err != nil || len(got) != 1 || got[0].Name != "otlp" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, s := range []v1alpha1.AuditSink{{Type: "file"}, {Type: "otlp"}, {Type: "pigeon", Endpoint: "a:1"}, {Type: "objectstore"}} {
+		if _, err := checkedSinks([]v1alpha1.AuditSink{s}); err == nil {
+			t.Errorf("%+v was taken", s)
+		}
 	}
 }
 
