@@ -133,6 +133,13 @@ type Human struct {
 	Groups  []string // groups claim
 }
 
+// Actor is an agent of a chain of agents that act for a human, or for each
+// other (RFC 8693 section 4.1).
+type Actor struct {
+	Subject string
+	Issuer  string // empty: that of the human's token
+}
+
 // Task is a piece of work opened for a workload, perhaps for a human. A nil
 // Task means the run itself is the task.
 type Task struct {
@@ -140,8 +147,10 @@ type Task struct {
 	Purpose  string // claimed by whoever opened the task
 	OpenedBy string // "launcher", "orchestrator" or "agent"
 	Human    *Human // nil if the task runs for nobody in particular
-	Opened   time.Time
-	Expires  time.Time // never after the human's grant
+	// Actors are the agents that the human's token names, who presented it first.
+	Actors  []Actor
+	Opened  time.Time
+	Expires time.Time // never after the human's grant
 	// SubjectToken is the human's token for RFC 8693 exchange; zero without a
 	// human. Only its hash outlives the task.
 	SubjectToken secret.Value

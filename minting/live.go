@@ -99,6 +99,7 @@ func (l *live) fields() map[string]string {
 		"kind":        l.Kind,
 		"scope":       strings.Join(l.Scope, " "),
 		"role":        l.Role,
+		"public_id":   l.cred.PublicID(),
 		"scope_asked": strings.Join(l.request.Scope, " "),
 		"ttl_s":       strconv.FormatInt(int64(l.Expires.Sub(l.Issued)/time.Second), 10),
 		"expires":     l.Expires.UTC().Format(time.RFC3339),

@@ -6,6 +6,7 @@
 package minting
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -113,6 +114,10 @@ type Credential struct {
 	// credential can be revoked after its provider was reconfigured.
 	Undo func(context.Context) error
 }
+
+// PublicID is the issuer's own name of the credential, of no use to a thief: an
+// AWS access key id, a jti; empty where there is none.
+func (c *Credential) PublicID() string { return cmp.Or(c.AccessKeyID, c.RevokeID) }
 
 // Minter mints credentials. Implementations are safe for concurrent use.
 // Errors match [ErrDenied] or [ErrUnavailable], never contain a secret, and

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/attache-dev/attache/identity"
 )
 
 // Bounds of what a token may say.
@@ -31,7 +33,8 @@ type claims struct {
 	AuthorizedParty     string
 	MayAct              string // sub of may_act, RFC 8693 section 4.4
 	HasMayAct           bool
-	Email               string // only if verified
+	Actors              []identity.Actor // act and what is nested in it, RFC 8693 section 4.1
+	Email               string           // only if verified
 	Groups              []string
 	Logout              bool // has events: a logout token, no grant
 }
@@ -108,7 +111,45 @@ func parseClaims(b []byte) (claims, error) {
 		c.MayAct, c.HasMayAct = ir.text("sub", 2048), true
 		r.err = errors.Join(r.err, ir.err)
 	}
+	if raw, ok := m["act"]; ok {
+		if c.Actors, err = actors(raw); err != nil {
+			return claims{}, err
+		}
+	}
 	return c, r.err
+}
+
+// maxActors bounds a chain of agents.
+const maxActors = 8
+
+// actors reads the chain that act names: who presents the token first, then who
+// called that one, and so on (RFC 8693 section 4.1). Only the first has a say in
+// access; the others are told in records.
+func actors(raw json.RawMessage) ([]identity.Actor, error) {
+	var out []identity.Actor
+	for raw != nil {
+		if len(out) == maxActors {
+			return nil, fmt.Errorf("claim act is nested more than %d deep", maxActors)
+		}
+		m, err := object(raw)
+		if err != nil {
+			return nil, fmt.Errorf("claim act: %w", err)
+		}
+		r := reader{m: m}
+		a := identity.Actor{Subject: r.text("sub", 2048), Issuer: r.text("iss", 2048)}
+		if a.Subject == "" {
+			a.Subject = r.text("client_id", 2048)
+		}
+		if r.err != nil {
+			return nil, r.err
+		}
+		if a.Subject == "" {
+			return nil, errors.New("claim act must have a sub")
+		}
+		out = append(out, a)
+		raw = m["act"]
+	}
+	return out, nil
 }
 
 // reader takes claims out of an object and keeps the first error.

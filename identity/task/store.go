@@ -162,7 +162,7 @@ func (s *Store) open(ctx context.Context, r OpenRequest) (*identity.Task, string
 		if v.Expires.Before(t.Expires) {
 			t.Expires = v.Expires
 		}
-		t.Human, t.SubjectTokenType = &v.Human, v.TokenType
+		t.Human, t.Actors, t.SubjectTokenType = &v.Human, v.Actors, v.TokenType
 		t.SubjectToken, e.drop = secret.NewRevocable(r.HumanToken.Reveal())
 	}
 	// The verifier allows for clock skew, a task does not: it would outlive
@@ -393,6 +393,9 @@ func fields(t *identity.Task, hash string) map[string]string {
 	if t.Human != nil {
 		out["subject"], out["subject_issuer"] = clean(t.Human.Subject, maxName), t.Human.Issuer
 		out["human_token"] = hash
+	}
+	for _, a := range t.Actors {
+		out["actors"] = strings.TrimSpace(out["actors"] + " " + clean(a.Subject, maxName))
 	}
 	return out
 }

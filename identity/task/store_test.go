@@ -169,7 +169,7 @@ func TestHumanTask(t *testing.T) {
 	p := identitytest.NewProvider(t)
 	s, l := store(t, task.StoreConfig{Verifier: verifier(t, task.VerifierConfig{Issuers: []v1alpha1.HumanIssuer{humans(p)}})})
 	exp := time.Now().Add(5 * time.Minute).Truncate(time.Second)
-	tok := p.Sign(t, "", grant(p, map[string]any{"exp": exp.Unix()}))
+	tok := p.Sign(t, "", grant(p, map[string]any{"act": map[string]any{"sub": agentID, "act": map[string]any{"sub": "planner"}}, "exp": exp.Unix()}))
 	k := open(t, s, task.OpenRequest{HumanToken: secret.New(tok), TTL: 30 * time.Minute})
 	if !k.Expires.Equal(exp) {
 		t.Errorf("task ends %v, the human's grant %v", k.Expires, exp)
@@ -178,6 +178,9 @@ func TestHumanTask(t *testing.T) {
 		t.Errorf("task %+v", k)
 	}
 	e := l.last()
+	if len(k.Actors) != 2 || k.Actors[1].Subject != "planner" || e["actors"] != agentID+" planner" {
+		t.Errorf("actors %v, in the record %q", k.Actors, e["actors"])
+	}
 	if e["subject"] != "alice" || e["human_token"] != secret.New(tok).Fingerprint() {
 		t.Errorf("event %v", e)
 	}

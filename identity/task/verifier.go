@@ -62,6 +62,7 @@ type Verifier struct {
 // Verified is what a human's token proves.
 type Verified struct {
 	Human   identity.Human
+	Actors  []identity.Actor // identity.Task.Actors
 	Expires time.Time
 	// TokenType is the RFC 8693 section 3 type URI of the token.
 	TokenType string
@@ -169,6 +170,7 @@ func (v *Verifier) Verify(ctx context.Context, token secret.Value, w *identity.W
 	}
 	out := Verified{
 		Human:     identity.Human{Subject: c.Subject, Issuer: c.Issuer, Email: c.Email, Groups: c.Groups},
+		Actors:    c.Actors,
 		Expires:   c.Expires,
 		TokenType: typeIDToken,
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -352,6 +353,48 @@ func TestVerifierConfig(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, err := task.NewVerifier(task.VerifierConfig{Issuers: tt.h}); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v; want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestActors: the chain of agents that a token names comes out in its order, and
+// one that is not as RFC 8693 has it is refused.
+func TestActors(t *testing.T) {
+	p := identitytest.NewProvider(t)
+	v := verifier(t, task.VerifierConfig{Issuers: []v1alpha1.HumanIssuer{humans(p)}})
+	nested := func(depth int) map[string]any {
+		m := map[string]any{"sub": "last"}
+		for range depth - 1 {
+			m = map[string]any{"sub": "x", "act": m}
+		}
+		return m
+	}
+	for _, tt := range []struct {
+		name string
+		act  any
+		want []identity.Actor // nil: refused
+	}{
+		{"two", map[string]any{"sub": agentID, "iss": "https://sts.example.com", "act": map[string]any{"sub": "spiffe://local/agent/planner"}},
+			[]identity.Actor{{Subject: agentID, Issuer: "https://sts.example.com"}, {Subject: "spiffe://local/agent/planner"}}},
+		{"by client", map[string]any{"client_id": "planner"}, []identity.Actor{{Subject: "planner"}}},
+		{"eight", nested(8), append(slices.Repeat([]identity.Actor{{Subject: "x"}}, 7), identity.Actor{Subject: "last"})},
+		{"nine", nested(9), nil},
+		{"a text", "planner", nil},
+		{"nobody", map[string]any{"iss": "https://sts.example.com"}, nil},
+		{"control", map[string]any{"sub": "a\nb"}, nil},
+		{"null below", map[string]any{"sub": "a", "act": nil}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := v.Verify(t.Context(), secret.New(p.Sign(t, "", grant(p, map[string]any{"act": tt.act, "jti": tt.name}))), agent())
+			if tt.want == nil {
+				if task.CodeOf(err) != task.CodeMalformed {
+					t.Errorf("got %v, want a malformed token", err)
+				}
+				return
+			}
+			if err != nil || !slices.Equal(got.Actors, tt.want) {
+				t.Errorf("got %v %v, want %v", got.Actors, err, tt.want)
 			}
 		})
 	}

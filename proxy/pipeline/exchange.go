@@ -107,6 +107,9 @@ func (x *exchange) describeTask() {
 	if h := x.task.Human; h != nil {
 		x.rec.Human = &audit.Human{Subject: h.Subject, Issuer: h.Issuer, Email: h.Email}
 	}
+	for _, a := range x.task.Actors {
+		x.rec.Actors = append(x.rec.Actors, audit.Actor{Subject: a.Subject, Issuer: a.Issuer})
+	}
 }
 
 // since is the time since the exchange began, in microseconds.

@@ -221,7 +221,7 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 	}
 	asked := g.Scope
 	x.rec.Credential = &audit.Use{Handle: c.Handle, Provider: c.Provider, Kind: c.Kind, ScopeAsked: asked, ScopeGranted: c.Scope,
-		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached}
+		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached, PublicID: c.PublicID(), Session: c.Role}
 	if g.AWS != nil {
 		x.aws.describe(x.rec.Credential)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
@@ -80,6 +81,8 @@ func joins(rec audit.Record, lines []line, sessions map[string]session) error {
 		return fmt.Errorf("%s: STS minted no session named %s", describe(rec), c.Handle)
 	case s.Keys.AccessKeyID != l.AccessKey && !l.anonymous():
 		return fmt.Errorf("%s: MinIO saw access key %s, session %s has %s", describe(rec), l.AccessKey, c.Handle, s.Keys.AccessKeyID)
+	case c.PublicID != s.Keys.AccessKeyID:
+		return fmt.Errorf("%s names access key %q, session %s has %s", describe(rec), c.PublicID, c.Handle, s.Keys.AccessKeyID)
 	case rec.Result.UpstreamRequestID == "" || rec.Result.UpstreamRequestID != l.RequestID:
 		return fmt.Errorf("%s has request id %q, MinIO's line %q", describe(rec), rec.Result.UpstreamRequestID, l.RequestID)
 	case rec.Result.Status/100 != l.API.StatusCode/100: // MinIO logs 200 for some of its 204
@@ -136,6 +139,7 @@ func missing(rec audit.Record) []string {
 		return append(out, "credential")
 	}
 	need(c.Handle != "" && c.Provider == "minio" && c.Kind == "aws-session" && !c.Expires.IsZero() && c.TTLSeconds > 0, "credential")
+	need(c.PublicID != "" && (c.Session == "" || strings.HasSuffix(c.Session, "/"+c.Handle)), "public id, or the handle in the session")
 	need(c.AWS.Service == "s3" && c.AWS.Operation != "" && c.AWS.Region == region && c.AWS.Scope == "request", "service, operation, region or scope")
 	need(len(c.AWS.Actions) > 0 && len(c.AWS.Resources) > 0 && c.ScopeSource == "derived" && len(c.ScopeAsked) > 0, "actions, resources or asked scope")
 	need(rec.Result.Status > 0 && rec.Request.Address != "", "status or address")
