@@ -80,7 +80,13 @@ func (r *run) bringUp(ctx context.Context) error {
 		return fmt.Errorf("servers outside of the cluster: %w", err)
 	}
 	r.say("servers outside of the cluster are ready")
+	if err := r.recordsVolume(ctx); err != nil {
+		return err
+	}
 	if err := r.install(ctx, "helm", firstRelease()); err != nil {
+		return err
+	}
+	if _, err := r.auditReady(ctx); err != nil {
 		return err
 	}
 	r.say("chart installed, control plane ready")
@@ -122,6 +128,9 @@ config:
     nameservers: ["` + node.DNS + `"]
     issuer: {url: "https://` + issuerHost + `"}
     owners: {"*": [team-e2e]}
+audit:
+  persistence: {size: 1Gi}
+  resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 512Mi}}
 test:
   timeoutSeconds: 120
 `
