@@ -7,8 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/identity/issuer"
 )
 
 // TestSecretsOfSinksAreHidden: the sandbox hides what KeyFiles lists, so that no
@@ -50,5 +54,27 @@ func TestHeaderFiles(t *testing.T) {
 	}
 	if _, err := readHeader(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there gives a header")
+	}
+}
+
+// TestSinkPresentsTheSVID: each handshake asks for the SVID of then, and an
+// authority that is not one is told.
+func TestSinkPresentsTheSVID(t *testing.T) {
+	iss, err := issuer.New(t.Context(), issuer.Config{TrustDomain: spiffeid.RequireTrustDomainFromString("attache.local"), URL: "https://issuer.invalid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &identity.Workload{ID: spiffeid.RequireFromString("spiffe://attache.local/agent/a")}
+	svid := SVIDOf(iss, func() *identity.Workload { return w })
+	c, err := SinkTLS(&v1alpha1.SinkTLS{SVID: true}, api.SinkGRPC, "collector.example.com:4317", svid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := c.GetClientCertificate(nil)
+	if err != nil || cert.Leaf.URIs[0].String() != w.ID.String() || c.ServerName != "collector.example.com" {
+		t.Errorf("%v presents %+v to %s", err, cert, c.ServerName)
+	}
+	if _, err := SinkTLS(&v1alpha1.SinkTLS{CABundle: "no certificate"}, api.SinkGRPC, "c:1", svid); err == nil {
+		t.Error("a bundle without a certificate passes, and the system's roots would count")
 	}
 }
