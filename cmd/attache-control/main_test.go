@@ -67,6 +67,8 @@ func TestBadFlags(t *testing.T) {
 		"no role":   {"--roles=", "--roles is empty"},
 		"namespace": {"--namespace=", "--namespace is missing"},
 		"image":     {"--sidecar-image=", "--sidecar-image is missing"},
+		"authority": {"--ca-source=vault", "--ca-source is \"vault\"; must be secret or spire"},
+		"SPIRE":     {"--ca-source=spire", "--spire-server is missing"},
 		"listen":    {"--webhook-listen=10250", `--webhook-listen is "10250"; must be HOST:PORT`},
 		"drain":     {"--drain=1h", "--drain is 1h0m0s; must be 0 to 5m"},
 		"log":       {"--log-level=loud", `--log-level is "loud"`},
