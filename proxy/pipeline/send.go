@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -221,7 +222,10 @@ func (x *exchange) mint(ctx context.Context) *Refusal {
 	}
 	asked := g.Scope
 	x.rec.Credential = &audit.Use{Handle: c.Handle, Provider: c.Provider, Kind: c.Kind, ScopeAsked: asked, ScopeGranted: c.Scope,
-		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached, PublicID: c.PublicID(), Session: c.Role}
+		ScopeSource: g.ScopeSource, Static: !c.Derived, Expires: c.Expires, Cached: c.Cached, PublicID: c.PublicID()}
+	if strings.HasSuffix(c.Role, "/"+c.Handle) { // MinIO answers without a session's name
+		x.rec.Credential.Session = c.Role
+	}
 	if g.AWS != nil {
 		x.aws.describe(x.rec.Credential)
 	}
