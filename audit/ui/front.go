@@ -2,8 +2,11 @@ package ui
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/attache-dev/attache/audit/store"
 )
@@ -47,12 +50,40 @@ func (s *Server) front(w http.ResponseWriter, r *http.Request, v *visit) error {
 	if err != nil {
 		return err
 	}
-	ctx := r.Context()
-	f, err := s.c.Store.Facets(ctx, q, []string{"workload", "human", "host", "policy"}, 10)
+	denied, err := s.ask(v.view, requests, "verdict:deny")
 	if err != nil {
 		return err
 	}
-	d := frontData{Period: p, Periods: all, Total: f.Total, Partial: f.Partial, AllURL: searchURL(requests), DeniedURL: withPeriod("/denied?", p.Key)}
+	denied.Limit = 8
+	var f store.Facets
+	var h *histogram
+	var newest store.Page
+	var state health
+	err = together(r.Context(),
+		func(ctx context.Context) (err error) {
+			f, err = s.c.Store.Facets(ctx, q, []string{"workload", "human", "host", "policy"}, 10)
+			return err
+		},
+		func(ctx context.Context) (err error) {
+			h, err = s.histogram(ctx, v.view, requests, p.Since, p.Until)
+			return err
+		},
+		func(ctx context.Context) (err error) {
+			newest, err = s.c.Store.Search(ctx, denied)
+			return err
+		},
+		func(ctx context.Context) error {
+			rows, err := s.heads(ctx, v.view)
+			if err != nil {
+				return err
+			}
+			state, err = s.health(ctx, rows)
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	d := frontData{Period: p, Periods: all, Total: f.Total, Partial: f.Partial, AllURL: searchURL(requests), DeniedURL: "/denied?p=" + p.Key, Histogram: h, Denied: rowsOf(newest.Rows), Health: state}
 	for _, facet := range f.Facets {
 		switch facet.Key {
 		case "workload":
@@ -67,24 +98,17 @@ func (s *Server) front(w http.ResponseWriter, r *http.Request, v *visit) error {
 			d.Rules = barsOf(facet, policyURL)
 		}
 	}
-	if d.Histogram, err = s.histogram(ctx, v.view, requests, p.Since, p.Until); err != nil {
-		return err
-	}
-	denied, err := s.ask(v.view, requests, "verdict:deny")
-	if err != nil {
-		return err
-	}
-	denied.Limit = 8
-	page, err := s.c.Store.Search(ctx, denied)
-	if err != nil {
-		return err
-	}
-	d.Denied = rowsOf(page.Rows)
-	if d.Health, err = s.health(ctx, v.view); err != nil {
-		return err
-	}
 	s.pages.render(w, r, v, http.StatusOK, "front", d)
 	return nil
+}
+
+// together asks several things of the store at the same time.
+func together(ctx context.Context, fns ...func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, fn := range fns {
+		g.Go(func() error { return fn(ctx) })
+	}
+	return g.Wait()
 }
 
 func barsOf(f store.Facet, link func(string) string) []bar {

@@ -162,3 +162,50 @@ func TestOIDCRefusesForeignReturns(t *testing.T) {
 		t.Errorf("the provider is away: %d %s", status, textOf(body))
 	}
 }
+
+// A token that was made for another log-in is refused: its nonce is not that of
+// the flow which this browser began.
+func TestOIDCRefusesAnotherNonce(t *testing.T) {
+	c := &clock{time.Now()}
+	h, _ := cluster(t, newDB(t, c), c)
+	for _, other := range []bool{false, true} {
+		h.c = h.browser()
+		var back *url.URL
+		follow := h.c.CheckRedirect
+		h.c.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
+			if r.URL.Path == "/login/finish" {
+				back = r.URL
+				return http.ErrUseLastResponse
+			}
+			return nil
+		}
+		signIn(h, "ana", "/logout")
+		if back == nil {
+			t.Fatal("the provider did not lead back")
+		}
+		h.c.CheckRedirect = follow
+		home, err := url.Parse(h.srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, cookie := range h.c.Jar.Cookies(home) {
+			if cookie.Name != flowCookie || !other {
+				continue
+			}
+			var f flow
+			if err := h.page.sessions.seal.open(flowCookie, cookie.Value, &f); err != nil {
+				t.Fatal(err)
+			}
+			f.Nonce = "another"
+			text, err := h.page.sessions.seal.seal(flowCookie, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.c.Jar.SetCookies(home, []*http.Cookie{{Name: flowCookie, Value: text, Path: "/", Secure: true}})
+		}
+		_, body, _ := h.get("/login/finish?" + back.RawQuery)
+		if refused := strings.Contains(body, "does not hold"); refused != other {
+			t.Errorf("another nonce %v: %s", other, textOf(body))
+		}
+	}
+}

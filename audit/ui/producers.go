@@ -78,11 +78,7 @@ func (s *Server) heads(ctx context.Context, scope Scope) ([]producerRow, error) 
 	return out, nil
 }
 
-func (s *Server) health(ctx context.Context, scope Scope) (health, error) {
-	rows, err := s.heads(ctx, scope)
-	if err != nil {
-		return health{}, err
-	}
+func (s *Server) health(ctx context.Context, rows []producerRow) (health, error) {
 	h := health{Producers: len(rows)}
 	for _, p := range rows {
 		h.Gaps += len(p.Gaps)
@@ -118,7 +114,7 @@ func (s *Server) producers(w http.ResponseWriter, r *http.Request, v *visit) err
 	if d.Rows, err = s.heads(ctx, v.view); err != nil {
 		return err
 	}
-	if d.Health, err = s.health(ctx, v.view); err != nil {
+	if d.Health, err = s.health(ctx, d.Rows); err != nil {
 		return err
 	}
 	q, err := s.ask(v.view, eventsOfAChain, lossesLookedFor)

@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -70,7 +71,20 @@ func (s *Server) search(w http.ResponseWriter, r *http.Request, v *visit) error 
 	}
 	ctx := r.Context()
 	q.Limit, q.After = pageRows, store.Cursor(r.URL.Query().Get("after"))
-	page, err := s.c.Store.Search(ctx, q)
+	keys, titles := facetKeys()
+	whole := q
+	whole.After = ""
+	var page store.Page
+	var f store.Facets
+	err = together(ctx,
+		func(ctx context.Context) (err error) {
+			page, err = s.c.Store.Search(ctx, q)
+			return err
+		},
+		func(ctx context.Context) (err error) {
+			f, err = s.c.Store.Facets(ctx, whole, keys, 8)
+			return err
+		})
 	if err != nil {
 		return err
 	}
@@ -82,12 +96,6 @@ func (s *Server) search(w http.ResponseWriter, r *http.Request, v *visit) error 
 		d.First = "/search?q=" + url.QueryEscape(text)
 	}
 	d.Partial, d.Until = page.Partial, page.Until
-	q.After = ""
-	keys, titles := facetKeys()
-	f, err := s.c.Store.Facets(ctx, q, keys, 8)
-	if err != nil {
-		return err
-	}
 	d.Total, d.Partial = f.Total, d.Partial || f.Partial
 	d.Facets = facetsOf(f.Facets, titles, text)
 	if f.Total.Count > 0 {

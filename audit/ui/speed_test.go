@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,19 +51,32 @@ func TestSpeed(t *testing.T) {
 	h.as(Person{Subject: "x"})
 	for _, path := range speedPaths(r) {
 		var took []time.Duration
+		busy := cpu(t)
 		for range 20 {
 			c.advance(time.Second) // the rate limit
 			began := time.Now()
 			h.page200(path)
 			took = append(took, time.Since(began))
 		}
+		busy = (cpu(t) - busy) / 20
 		slices.Sort(took)
 		median, p95 := took[len(took)/2], took[len(took)*95/100]
-		t.Logf("%-40.40s median %4d ms, 95 %% %4d ms, worst %4d ms", path, median.Milliseconds(), p95.Milliseconds(), took[len(took)-1].Milliseconds())
+		t.Logf("%-40.40s median %4d ms, 95 %% %4d ms, worst %4d ms, of the processors %4d ms", path, median.Milliseconds(), p95.Milliseconds(), took[len(took)-1].Milliseconds(), busy.Milliseconds())
 		if p95 > 300*time.Millisecond {
 			t.Errorf("%s: 95 %% take %s", path, p95)
 		}
 	}
+}
+
+// cpu is what this process has used of the processors: it does not depend on
+// what else the machine does.
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func speedPaths(r *audit.Record) []string {

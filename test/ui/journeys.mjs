@@ -292,7 +292,7 @@ journey('dark and light, wide and narrow: no serious finding on any page', async
     const page = await open({ colorScheme });
     await signIn(page, 'ada');
     for (const path of paths) {
-      for (const width of conf.short ? [1360] : [1360, 420]) {
+      for (const width of colorScheme === 'dark' ? [1360] : [1360, 420]) {
         await page.setViewportSize({ width, height: 900 });
         const res = await page.goto(conf.cluster + path);
         check(res.status() === 200, `${path}: ${res.status()}`);

@@ -178,6 +178,7 @@ func startCluster(ctx context.Context, dir string) (address string, end func(), 
 		Revoke: func(_ context.Context, o ui.Order) (string, error) {
 			return "A Revocation was created for " + o.Handle + o.Task + ".", nil
 		},
+		Policies: ui.Policies{Reach: reach},
 		OIDC: &ui.OIDC{Issuer: op.URL, ClientID: "page", ClientSecret: &pw, URL: address, Grants: []ui.Grant{
 			{Role: ui.Auditor, Namespaces: []string{ui.AllNamespaces}, Groups: []string{"security"}},
 			{Role: ui.Revoker, Namespaces: []string{ui.AllNamespaces}, Groups: []string{"security"}},
@@ -195,6 +196,15 @@ func startCluster(ctx context.Context, dir string) (address string, end func(), 
 		_ = srv.Close()
 		op.Close()
 		_ = db.Close()
+	}, nil
+}
+
+// reach stands for the control plane's policies.
+func reach(_ context.Context, w *audit.Workload) ([]ui.Reach, error) {
+	p := w.Namespace + "/invoices"
+	return []ui.Reach{
+		{Policy: p, Rule: "read-payments", Action: "allow", Hosts: []string{"s3.eu-west-1.amazonaws.com"}, Methods: []string{"GET"}, Paths: []string{"/payments/**"}, Provider: "payments-bucket"},
+		{Policy: p, Rule: "write-ledger", Action: "allow", Hosts: []string{"ledger.example.com"}, Methods: []string{"POST"}, Paths: []string{"/v1/entries"}, Provider: "ledger"},
 	}, nil
 }
 
