@@ -1,5 +1,6 @@
 //go:build tools
 
+// Package spire pins the SPIRE release that build.sh builds.
 package spire
 
 import (
