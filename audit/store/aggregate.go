@@ -154,7 +154,7 @@ func (p *plan) tallies(ctx context.Context, m *matcher, x *tallied) error {
 
 // rows goes through the rows of a segment, newest first.
 func (s *search) rows(ctx context.Context, m *matcher, x *tallied, each func(int64, sum)) (partial bool, err error) {
-	w, err := s.p.newWalker(ctx, s.t.fetch, m, nil)
+	denied, failed, err := m.v.flags(ctx, s.t.fetch)
 	if err != nil {
 		return false, err
 	}
@@ -162,41 +162,65 @@ func (s *search) rows(ctx context.Context, m *matcher, x *tallied, each func(int
 	if err != nil {
 		return false, err
 	}
-	denied, failed, err := m.v.flags(ctx, s.t.fetch)
+	if !m.doubt {
+		return false, s.sure(ctx, m, x, sizes, denied, failed, each)
+	}
+	w, err := s.p.newWalker(ctx, s.t.fetch, m, nil)
 	if err != nil {
 		return false, err
 	}
 	for ; w.found; w.next() {
-		if m.doubt {
-			if s.tired() {
-				return true, nil
-			}
-			r, err := s.read(ctx, w)
-			if err != nil {
-				return false, err
-			}
-			if !s.p.q.Filter.Match(&r.Record) {
-				continue
-			}
+		if s.tired() {
+			return true, nil
 		}
-		n := w.shapes[w.row]
-		t, size := w.pos.time, sizes[w.row]
-		y := &x.sums[n]
-		y.add(t, size)
-		one := sum{tally: tally{1, size, t, t}}
-		if denied[n] {
-			y.denied++
-			one.denied = 1
+		r, err := s.read(ctx, w)
+		if err != nil {
+			return false, err
 		}
-		if failed[n] {
-			y.failed++
-			one.failed = 1
-		}
-		if each != nil {
-			each(t, one)
+		if s.p.q.Filter.Match(&r.Record) {
+			n := w.shapes[w.row]
+			x.add(n, w.pos.time, sizes[w.row], denied[n], failed[n], each)
 		}
 	}
 	return false, nil
+}
+
+// sure goes through rows that need not be read: it is on the path of every
+// histogram, so it makes nothing a row.
+func (s *search) sure(ctx context.Context, m *matcher, x *tallied, sizes []int64, denied, failed []bool, each func(int64, sum)) error {
+	times, err := m.v.times(ctx, s.t.fetch)
+	if err != nil {
+		return err
+	}
+	shapes, err := m.v.rowShapes(ctx, s.t.fetch)
+	if err != nil {
+		return err
+	}
+	low, _ := slices.BinarySearch(times, s.p.low)
+	high, _ := slices.BinarySearch(times, s.p.high)
+	for n := low; n < high; n++ {
+		shape := shapes[n]
+		if m.row(n, shape) {
+			x.add(shape, times[n], sizes[n], denied[shape], failed[shape], each)
+		}
+	}
+	return nil
+}
+
+// add counts one row.
+func (x *tallied) add(shape uint32, t, size int64, denied, failed bool, each func(int64, sum)) {
+	one := sum{tally: tally{1, size, t, t}}
+	if denied {
+		one.denied = 1
+	}
+	if failed {
+		one.failed = 1
+	}
+	if each != nil {
+		each(t, one) // a histogram does not look at shapes
+		return
+	}
+	x.sums[shape].join(one)
 }
 
 // shown returns the values by which a record counts under a key.

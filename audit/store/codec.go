@@ -145,6 +145,31 @@ func (r *reader) codes(n int) []uint32 {
 	return out
 }
 
+// codes is numbers of appendCodes that are read one by one.
+type codes struct {
+	planes []byte
+	n      int
+	width  int
+}
+
+func (c *codes) at(i int) uint32 {
+	v := uint32(c.planes[i])
+	for p := 1; p < c.width; p++ {
+		v |= uint32(c.planes[p*c.n+i]) << (8 * p)
+	}
+	return v
+}
+
+// column reads n numbers of appendCodes without unfolding them.
+func (r *reader) column(n int) codes {
+	w := r.bytes(1)
+	if r.err != nil || w[0] != 1 && w[0] != 2 && w[0] != 4 {
+		r.fail()
+		return codes{}
+	}
+	return codes{r.bytes(n * int(w[0])), n, int(w[0])}
+}
+
 // A list is the values that a record has of a key: a count, then each with its
 // length. As a string it is a key of maps.
 func appendList(b []byte, values []string) []byte {

@@ -161,29 +161,59 @@ func (s *segment) farBegins() []uint32 {
 	return l
 }
 
-func decodePlaces(raw []byte, rows int) (begin, end []place, err error) {
+// places is the part partPlaces: it is read by row, since a question needs few
+// of them.
+type places struct {
+	low int64
+	col [4]codes
+	far map[int]int64 // block of the begin
+	mem *segment      // if not nil, the places are its own: it is not stored
+}
+
+func decodePlaces(raw []byte, rows int) (*places, error) {
 	r := reader{b: raw}
-	low := r.varint()
-	var col [4][]uint32
-	for i := range col {
-		col[i] = r.codes(rows)
-	}
-	if r.err != nil {
-		return nil, nil, r.err
-	}
-	begin, end = make([]place, rows), make([]place, rows)
-	for i := range rows {
-		end[i] = place{low + int64(col[0][i]), uint16(col[1][i])} //nolint:gosec // as written
-		if z := col[2][i]; z != 0 {
-			z--
-			begin[i] = place{end[i].block - (int64(z>>1) ^ -int64(z&1)), uint16(col[3][i])} //nolint:gosec // as written
-		}
+	p := &places{low: r.varint(), far: map[int]int64{}}
+	for i := range p.col {
+		p.col[i] = r.column(rows)
 	}
 	for range r.count(rows) {
 		n := r.count(rows - 1)
-		begin[n].block = r.varint()
+		p.far[n] = r.varint()
 	}
-	return begin, end, r.err
+	return p, r.err
+}
+
+func (p *places) end(n int) place {
+	if p.mem != nil {
+		return p.mem.end[n]
+	}
+	return place{p.low + int64(p.col[0].at(n)), uint16(p.col[1].at(n))} //nolint:gosec // as written
+}
+
+func (p *places) begin(n int) place {
+	if p.mem != nil {
+		return p.mem.begin[n]
+	}
+	z := p.col[2].at(n)
+	if z == 0 {
+		return place{}
+	}
+	b := place{line: uint16(p.col[3].at(n))} //nolint:gosec // as written
+	if z == farBegin {
+		b.block = p.far[n]
+		return b
+	}
+	z--
+	b.block = p.low + int64(p.col[0].at(n)) - (int64(z>>1) ^ -int64(z&1))
+	return b
+}
+
+// first is row.first.
+func (p *places) first(n int) place {
+	if b := p.begin(n); b.block != 0 {
+		return b
+	}
+	return p.end(n)
 }
 
 // encodeNames writes the names in buckets by hash: each a count, then hash and

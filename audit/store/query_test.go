@@ -169,7 +169,7 @@ func TestNamespaces(t *testing.T) {
 func TestPagesAreStable(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		f := seed.New(seed.Options{Records: 4000, Agents: 30, BatchLines: 40})
+		f := seed.New(seed.Options{Records: 2000, Agents: 30, BatchLines: 40})
 		half := 0
 		var batches []*seed.Batch
 		for b := f.Next(); b != nil; b = f.Next() {
@@ -321,7 +321,7 @@ func TestGeneratedQueries(t *testing.T) {
 		d := open(t, url, store.Options{})
 		want := fill(t, d, seed.Options{Records: 1500, Agents: 15, BatchLines: 50, Seed: 3})
 		rnd := rand.New(rand.NewPCG(7, 7))
-		for range 150 {
+		for range 80 {
 			q := generate(rnd, want)
 			f, err := audit.ParseFilter(q, time.Date(2026, 3, 31, 0, 0, 0, 0, time.UTC))
 			if err != nil {

@@ -284,7 +284,7 @@ func pageSize(n int) (int, error) {
 
 // read returns the record at a walker's row.
 func (s *search) read(ctx context.Context, w *walker) (Row, error) {
-	return s.lines.row(ctx, w.places.begin[w.row], w.places.end[w.row])
+	return s.lines.row(ctx, w.places.begin(w.row), w.places.end(w.row))
 }
 
 var errNoBlock = errors.New("block is not there")

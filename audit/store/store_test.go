@@ -174,7 +174,7 @@ func queries() []string {
 func TestAnswersAreThoseOfTheRecords(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		want := fill(t, d, seed.Options{Records: 6000, Agents: 60, BatchLines: 100})
+		want := fill(t, d, seed.Options{Records: 2000, Agents: 40, BatchLines: 100})
 		ask := func(q string) {
 			f := filter(t, q)
 			var w []audit.Record

@@ -100,8 +100,8 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 		if err != nil {
 			return nil, from, err
 		}
-		for _, e := range places.end {
-			if end.before(e) {
+		for n := range v.rows {
+			if e := places.end(n); end.before(e) {
 				end = e
 			}
 		}
@@ -116,7 +116,8 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 		if err != nil {
 			return nil, from, err
 		}
-		for n, e := range places.end {
+		for n := range v.rows {
+			e := places.end(n)
 			if !from.before(e) || !m.row(n, shapes[n]) {
 				continue
 			}
@@ -126,7 +127,7 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 				}
 				heap.Pop(h)
 			}
-			heap.Push(h, arrival{places.begin[n], e})
+			heap.Push(h, arrival{places.begin(n), e})
 		}
 	}
 	slices.SortFunc(h.l, func(a, b arrival) int { return comparePlaces(a.end, b.end) })

@@ -41,8 +41,8 @@ func memoryView(s *segment) *view {
 		low: s.time[0], high: s.time[len(s.time)-1], blow: low, bhi: high})
 	v.all = map[string][]byte{}
 	s.encodeNames(v.all)
+	v.parts[partPlaces] = &places{mem: s}
 	v.parts[partShapes], v.parts[partTime], v.parts[partShape], v.parts[partSize] = s.shapes, s.time, s.shape, s.size
-	v.parts[partPlaces] = &places{s.begin, s.end}
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
@@ -205,19 +205,10 @@ func (v *view) texts(ctx context.Context, f fetcher, key string) (*texts, error)
 	})
 }
 
-type places struct{ begin, end []place }
-
-func (p *places) first(n int) place {
-	if p.begin[n].block != 0 {
-		return p.begin[n]
-	}
-	return p.end[n]
-}
-
 func (v *view) places(ctx context.Context, f fetcher) (*places, error) {
 	return part(ctx, v, f, partPlaces, func(b []byte) (*places, int64, error) {
-		begin, end, err := decodePlaces(b, v.rows)
-		return &places{begin, end}, int64(v.rows) * 32, err
+		p, err := decodePlaces(b, v.rows)
+		return p, int64(len(b)), err
 	})
 }
 
@@ -279,7 +270,10 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 	if err != nil {
 		return nil, err
 	}
-	s.begin, s.end = p.begin, p.end
+	s.begin, s.end = make([]place, v.rows), make([]place, v.rows)
+	for n := range v.rows {
+		s.begin[n], s.end[n] = p.begin(n), p.end(n)
+	}
 	if s.shapes, err = v.tallies(ctx, f); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,7 @@ type Answer struct {
 	Name       string
 	Rows       int64 // of the answer, or counted
 	Warm, Cold time.Duration
+	CPU        time.Duration // of the process, warm, median: it depends less on what else the machine does
 }
 
 // Report is what Run measured. Times are p95.
@@ -133,13 +134,13 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	for _, q := range qs {
 		a := Answer{Name: q.name}
-		if a.Rows, a.Cold, err = measure(ctx, o, q, true); err != nil {
+		if a.Rows, a.Cold, _, err = measure(ctx, o, q, true); err != nil {
 			return r, fmt.Errorf("%s: %w", q.name, err)
 		}
-		if _, a.Warm, err = measure(ctx, o, q, false); err != nil {
+		if _, a.Warm, a.CPU, err = measure(ctx, o, q, false); err != nil {
 			return r, fmt.Errorf("%s: %w", q.name, err)
 		}
-		fmt.Fprintf(o.Out, "%-44s %9d rows  warm p95 %8.1f ms  cold p95 %8.1f ms\n", a.Name, a.Rows, ms(a.Warm), ms(a.Cold))
+		fmt.Fprintf(o.Out, "%-44s %9d rows  warm p95 %8.1f ms  cold p95 %8.1f ms  cpu %8.1f ms\n", a.Name, a.Rows, ms(a.Warm), ms(a.Cold), ms(a.CPU))
 		r.Answers = append(r.Answers, a)
 	}
 	return r, nil
@@ -149,7 +150,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // measure asks a question again and again. Cold: each time of a store that was
 // just opened, whose files are not in the page cache.
-func measure(ctx context.Context, o Options, q question, cold bool) (rows int64, p95 time.Duration, err error) {
+func measure(ctx context.Context, o Options, q question, cold bool) (rows int64, p95, cpu time.Duration, err error) {
 	var d *store.DB
 	defer func() {
 		if d != nil {
@@ -160,34 +161,44 @@ func measure(ctx context.Context, o Options, q question, cold bool) (rows int64,
 	if !cold {
 		rounds++ // the first one fills the caches
 	}
-	var times []time.Duration
+	var times, cpus []time.Duration
 	for i := range rounds {
 		if cold || d == nil {
 			if d != nil {
 				if err := d.Close(); err != nil {
-					return 0, 0, err
+					return 0, 0, 0, err
 				}
 				d = nil
 			}
 			if cold {
 				if err := drop(o.Files); err != nil {
-					return 0, 0, err
+					return 0, 0, 0, err
 				}
 			}
 			if d, err = store.Open(ctx, o.URL, store.Options{ReadOnly: true, QueryTimeout: time.Minute}); err != nil {
-				return 0, 0, err
+				return 0, 0, 0, err
 			}
 		}
-		begin := time.Now()
+		begin, used := time.Now(), cpuTime()
 		if rows, err = q.ask(ctx, d); err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 		if cold || i > 0 {
-			times = append(times, time.Since(begin))
+			times, cpus = append(times, time.Since(begin)), append(cpus, cpuTime()-used)
 		}
 	}
 	slices.Sort(times)
-	return rows, times[(len(times)*95+99)/100-1], nil
+	slices.Sort(cpus)
+	return rows, times[(len(times)*95+99)/100-1], cpus[len(cpus)/2], nil
+}
+
+// cpuTime is what the process has used.
+func cpuTime() time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // drop takes a store's files out of the page cache.
@@ -223,7 +234,7 @@ const chunk = 50_000
 // rate. The time to make them is left out.
 func ingest(ctx context.Context, d *store.DB, o Options) (float64, error) {
 	f := seed.New(seed.Options{Records: o.Records})
-	var took time.Duration
+	var took, used time.Duration
 	done := 0
 	for more := true; more; {
 		var l []*seed.Batch
@@ -238,11 +249,12 @@ func ingest(ctx context.Context, d *store.DB, o Options) (float64, error) {
 			lines += len(b.Lines)
 		}
 		runtime.GC()
-		begin := time.Now()
+		begin, cpu := time.Now(), cpuTime()
 		if err := appendAll(ctx, d, l); err != nil {
 			return 0, err
 		}
 		took += time.Since(begin)
+		used += cpuTime() - cpu
 		if done++; done%20 == 0 {
 			fmt.Fprintf(o.Out, "  %d lines, %.1f s\n", done*2*chunk, took.Seconds())
 		}
@@ -252,6 +264,7 @@ func ingest(ctx context.Context, d *store.DB, o Options) (float64, error) {
 		return 0, err
 	}
 	took += time.Since(begin) // merging is part of the work
+	fmt.Fprintf(o.Out, "%.1f µs of CPU a record\n", float64(used.Microseconds())/float64(o.Records))
 	return float64(o.Records) / took.Seconds(), nil
 }
 

@@ -22,8 +22,12 @@ type Options struct {
 	Agents  int       // default 400; each is a producer with one epoch
 	Start   time.Time // of the first record
 	Span    time.Duration
-	// BatchLines is how many lines of one producer come together; default 512.
+	// BatchLines is how many lines of one producer come together at most; default
+	// 512. MaxAge is how old the first of them may be: a fleet that is seeded
+	// faster than life ships what it would ship of an hour together; default a
+	// 720th of Span.
 	BatchLines int
+	MaxAge     time.Duration
 }
 
 // Batch is successive lines of one producer.
@@ -40,6 +44,7 @@ type Fleet struct {
 	weight []float64 // cumulative, by agent
 	now    time.Time
 	step   time.Duration
+	swept  time.Time
 	made   int
 	ready  []Batch
 }
@@ -71,6 +76,7 @@ type agent struct {
 	seq     uint64
 	head    chain.Hash
 	lines   []audit.Line
+	since   time.Time // of the first line
 	pending []pending
 }
 
@@ -93,6 +99,9 @@ func New(o Options) *Fleet {
 	}
 	if o.Span == 0 {
 		o.Span = 30 * 24 * time.Hour
+	}
+	if o.MaxAge == 0 {
+		o.MaxAge = o.Span / 720
 	}
 	f := &Fleet{o: o, rnd: rand.New(rand.NewPCG(o.Seed, 1)), now: o.Start} //nolint:gosec // repeatable on purpose
 	f.step = o.Span / time.Duration(max(o.Records, 1))
@@ -238,6 +247,9 @@ func (f *Fleet) write(a *agent, r *audit.Record) {
 	r.Schema, r.Epoch, r.Sequence = audit.SchemaVersion, a.epoch, a.seq
 	text := r.AppendJSON(nil)
 	a.head = chain.Next(a.head, text)
+	if len(a.lines) == 0 {
+		a.since = f.now
+	}
 	a.lines = append(a.lines, audit.Line{Epoch: a.epoch, Sequence: a.seq, JSON: text, Chain: a.head, Chained: true})
 	if len(a.lines) == f.o.BatchLines {
 		f.flush(a)
@@ -248,6 +260,14 @@ func (f *Fleet) write(a *agent, r *audit.Record) {
 func (f *Fleet) record() {
 	f.made++
 	f.now = f.now.Add(f.step/2 + time.Duration(f.rnd.Int64N(int64(f.step)+1)))
+	if f.now.Sub(f.swept) >= f.o.MaxAge/4 {
+		f.swept = f.now
+		for _, a := range f.agents {
+			if len(a.lines) > 0 && f.now.Sub(a.since) >= f.o.MaxAge {
+				f.flush(a)
+			}
+		}
+	}
 	x := f.rnd.Float64() * f.weight[len(f.weight)-1]
 	n := 0
 	for f.weight[n] < x {
