@@ -156,7 +156,9 @@ func random(r *rand.Rand) call {
 	if r.IntN(20) == 0 {
 		return call{host: "pass.test", protocol: policy.TLS}
 	}
-	id := func() string { return pick("12", "13", "14", "7f3a9c2e11", "0b9f61d2-5a6e-4a7c-9b1d-3f2a9c8e7d60", "readme", "main") }
+	id := func() string {
+		return pick("12", "13", "14", "7f3a9c2e11", "0b9f61d2-5a6e-4a7c-9b1d-3f2a9c8e7d60", "readme", "main")
+	}
 	switch r.IntN(8) {
 	case 0:
 		c.path = "/repos/" + id()
@@ -184,7 +186,7 @@ func TestNothingUsedIsDenied(t *testing.T) {
 	b := bundle(t, present)
 	set := compile(t, b)
 	some := 0
-	for seed := range uint64(300) {
+	for seed := range uint64(120) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		var records []audit.Record
 		for n := range 1 + r.IntN(120) {
@@ -224,8 +226,8 @@ func TestNothingUsedIsDenied(t *testing.T) {
 			t.Logf("seed %d leaves out %+v", seed, s.Left)
 		}
 	}
-	if some < 200 {
-		t.Errorf("only %d of 300 sets of records gave a suggestion", some)
+	if some < 80 {
+		t.Errorf("only %d of 120 sets of records gave a suggestion", some)
 	}
 }
 
