@@ -50,9 +50,9 @@ minio:
 # SPIRE 1.9.0 is built once, about eight minutes, and cached; `make test` has its
 # test too once it is there.
 .PHONY: spire
-spire: ## The control plane below a real SPIRE server
+spire: cluster-api ## The control plane below a real SPIRE server
 	@test/servers/spire/build.sh
-	@$(GO) test -race -count=1 -run TestRealSPIRE -v ./control/issuer/spire
+	@$(GO) test -count=1 -run 'TestRealSPIRE|TestIssuerBelowSPIRE' -v ./control/issuer/spire ./cmd/attache-control
 
 # promtool is built once, some minutes, and cached; `make test` uses it once it is there.
 .PHONY: rules

@@ -41,7 +41,7 @@ type issuing struct {
 	log                          *syncBuffer
 }
 
-func startIssuer(t *testing.T) *issuing {
+func startIssuer(t *testing.T, flags ...string) *issuing {
 	t.Helper()
 	e := cluster.API(t)
 	if err := e.InstallCRDs(t.Context()); err != nil {
@@ -61,10 +61,10 @@ func startIssuer(t *testing.T) *issuing {
 		t.Fatal(err)
 	}
 	cmd, _ := root()
-	cmd.SetArgs([]string{
+	cmd.SetArgs(append([]string{
 		"serve", "--roles=issuer", "--namespace=" + p.namespace, "--trust-domain=cluster.test", "--leader-elect=false", "--kubeconfig=" + p.kubeconfig,
 		"--metrics-listen=" + p.probes, "--api-listen=" + p.api, "--discovery-listen=" + p.discovery, "--webhook-names=127.0.0.1", "--drain=100ms", "--log-level=debug",
-	})
+	}, flags...))
 	cmd.SetErr(p.log)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
