@@ -250,6 +250,8 @@ func TestForgedLinesAreRefused(t *testing.T) {
 		put(t, d, alice, l[4]) // 3 and 4 are late
 		other := newScribe(t, "e1")
 		forged := []audit.Line{other.begin("rec_x"), other.event("x.y", nil), other.event("x.q", nil), other.event("x.r", nil)}
+		second := newScribe(t, "e1")
+		later := []audit.Line{second.begin("rec_a"), second.event("x.q", nil)}
 		changed := l[2]
 		changed.JSON = bytes.Replace(l[2].JSON, []byte("x.z"), []byte("x.q"), 1)
 		moved := l[2]
@@ -265,6 +267,7 @@ func TestForgedLinesAreRefused(t *testing.T) {
 		}{
 			"another text under a stored number": {alice, forged[:1], store.ErrForged},
 			"a chain of its own":                 {alice, forged, store.ErrForged},
+			"another text under a later number":  {alice, later[1:], store.ErrForged},
 			"a late line of another chain":       {alice, forged[2:3], store.ErrForged},
 			"a late line before a stored one":    {alice, forged[3:], store.ErrForged},
 			"a changed text":                     {alice, []audit.Line{changed}, store.ErrForged},
