@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 
 	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
@@ -250,7 +251,9 @@ func addIssuer(ctx context.Context, h *host) error {
 		return err
 	}
 	if h.podCertificates() {
-		if err := builder.ControllerManagedBy(h.mgr).For(&certsv1.PodCertificateRequest{}).Complete(s.Signer()); err != nil {
+		if err := builder.ControllerManagedBy(h.mgr).For(&certsv1.PodCertificateRequest{}).
+			WithOptions(controller.Options{SkipNameValidation: new(true)}). // tests have several replicas in a process
+			Complete(s.Signer()); err != nil {
 			return fmt.Errorf("sign pod certificates: %w", err)
 		}
 	}
