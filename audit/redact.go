@@ -114,15 +114,17 @@ func (x *Redactor) Text(s string) string {
 	var b strings.Builder
 	done := 0
 	for i := 0; i < len(s); {
-		if !tokenChar[s[i]] {
+		if charClass[s[i]] == 0 {
 			i++
 			continue
 		}
-		from := i
-		for i < len(s) && tokenChar[s[i]] {
+		from, seen := i, byte(0)
+		for i < len(s) && charClass[s[i]] != 0 {
+			seen |= charClass[s[i]]
 			i++
 		}
-		if i-from < minToken {
+		// Nearly all runs end here: they are short, or words.
+		if i-from < minToken || seen&isDigit == 0 && !firstByte[s[from]] {
 			continue
 		}
 		if keep, secret := tokenIn(s[from:i]); secret {
@@ -140,15 +142,36 @@ func (x *Redactor) Text(s string) string {
 // minToken is the length below which nothing is taken for a token.
 const minToken = 16
 
-// tokenChar are the bytes of a token, in a path also percent-encoded.
-//
-//nolint:gochecknoglobals // a constant table
-var tokenChar = func() (t [256]bool) {
-	for c := range 256 {
-		t[c] = c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.ContainsRune("-_.:~+%", rune(c)) && c < 0x80
-	}
-	return t
-}()
+// Classes of the bytes of a token; in a path it is percent-encoded, too.
+const (
+	isOther = 1 << iota
+	isDigit
+	isLetter
+)
+
+//nolint:gochecknoglobals // constant tables
+var (
+	charClass = func() (t [256]byte) {
+		for c := range 256 {
+			switch {
+			case c >= '0' && c <= '9':
+				t[c] = isDigit
+			case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z':
+				t[c] = isLetter
+			case strings.IndexByte("-_.:~+%", byte(c)) >= 0:
+				t[c] = isOther
+			}
+		}
+		return t
+	}()
+	// firstByte has the first bytes of known tokens.
+	firstByte = func() (t [256]bool) {
+		for _, k := range known {
+			t[k.prefix[0]] = true
+		}
+		return t
+	}()
+)
 
 // known are beginnings of tokens that issuers document, with the least length
 // of the whole.
@@ -175,9 +198,11 @@ func tokenIn(run string) (keep int, secret bool) {
 			text = u
 		}
 	}
-	for _, k := range known {
-		if len(text) >= k.least && strings.HasPrefix(text, k.prefix) {
-			return len(k.prefix), true
+	if firstByte[text[0]] {
+		for _, k := range known {
+			if len(text) >= k.least && strings.HasPrefix(text, k.prefix) {
+				return len(k.prefix), true
+			}
 		}
 	}
 	// A JWS or JWE: its head is JSON.
@@ -193,7 +218,7 @@ func tokenIn(run string) (keep int, secret bool) {
 	}
 	// A file's name has an ending, which is not of the token.
 	stem, _, _ := strings.Cut(text, ".")
-	if random(text) || random(stem) {
+	if random(text) || len(stem) < len(text) && random(stem) {
 		return 0, true
 	}
 	return 0, false
@@ -207,9 +232,8 @@ func random(s string) bool {
 		return false
 	}
 	var upper, lower, digit, hex, turns, others, words int
-	last := 0
-	seen := [256]bool{}
-	distinct := 0
+	last, distinct := 0, 0
+	var seen [2]uint64 // bytes of s; those of a token are ASCII
 	for i := range len(s) {
 		c := s[i]
 		class := 0
@@ -236,8 +260,8 @@ func random(s string) bool {
 				words++
 			}
 		}
-		if !seen[c] {
-			seen[c] = true
+		if bit := uint64(1) << (c & 63); seen[c>>6&1]&bit == 0 {
+			seen[c>>6&1] |= bit
 			distinct++
 		}
 	}

@@ -185,7 +185,7 @@ type AuditSink struct {
 	HeadersFrom []SinkHeader `json:"headersFrom,omitempty"`
 	// Format of syslog, file and objectstore is ocsf (default: events of OCSF
 	// 1.8.0), ecs (documents of the Elastic Common Schema) or lines (the spool's
-	// own, which attache audit verify reads).
+	// own, with checksum and chain).
 	// +kubebuilder:validation:Enum=ocsf;ecs;lines
 	Format      string          `json:"format,omitempty"`
 	File        SinkFile        `json:"file,omitempty"`

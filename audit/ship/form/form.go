@@ -27,7 +27,7 @@ import (
 const (
 	OCSF  = "ocsf"  // events of OCSF 1.8.0, a request as one
 	ECS   = "ecs"   // documents of the Elastic Common Schema, a request as one
-	Lines = "lines" // the spool's lines, as attache audit verify reads them
+	Lines = "lines" // the spool's lines as they are, with checksum and chain
 )
 
 // maxPending bounds the begins that wait. The oldest is told as still open when

@@ -235,7 +235,7 @@ func TestKill9(t *testing.T) {
 	p := certify(t)
 	r := receive(t, p.server(t))
 	dir := t.TempDir()
-	sinktest.Killed(t, dir, 5, envAddress+"="+r.Addr().String(), envCA+"="+p.ca)
+	sinktest.Killed(t, dir, 3, envAddress+"="+r.Addr().String(), envCA+"="+p.ca)
 	r.mu.Lock()
 	r.wrong = nil // a killed process leaves a torn message, which nobody keeps
 	r.mu.Unlock()
