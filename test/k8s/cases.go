@@ -41,7 +41,7 @@ func cases() []testCase {
 		{"host-network", "pods in the node's network are refused where injection is on, and left alone elsewhere", hostNetwork, together},
 		{"opted-out", "a namespace that is not opted in gets nothing", optedOut, together},
 		{"attacks", "what could take the sidecar's identity or pass it by is refused", attacks, together},
-		{"collector-down", "while the collector is down calls go on; what pods have kept arrives after it", collectorDown, alone},
+		{"collector-down", "while the collector is down calls go on; one pod goes with its records, another stays", collectorDown, alone},
 		{"bad-policy", "of a bad policy the status says why, and the old one stays", badPolicy, alone},
 		{"live-policy", "a policy changes without a dropped connection", livePolicy, alone},
 		{"status", "`attache-control status` tells of namespaces and pods", status, alone},
@@ -58,7 +58,7 @@ func cases() []testCase {
 		{"policy-lifetime", "without a control plane calls end with the lifetime of the policy", policyLife, slow},
 		{"helm-test", "`helm test` proves injection and a denial", helmTest, alone},
 		{"upgrade", "an upgrade that changes the template: old pods renew and go on, until the operator retires it", upgrade, alone},
-		{"loss-shown", "the records that went with a pod while the collector was down are told to be lost", lossShown, alone},
+		{"loss-shown", "what a pod kept while the collector was down has arrived; what went with another is told to be lost", lossShown, alone},
 		{"cronjob", "the CronJob has run by its clock and completed", finishCronJob, alone},
 		{"uninstall", "uninstalling leaves nothing broken, and Helm 3 installs again", uninstall, alone},
 	}
