@@ -142,14 +142,7 @@ func (d *draft) present(of, name string) *v1alpha1.Rule {
 	}
 	for i := range b.Policies {
 		p := &b.Policies[i]
-		full := p.Metadata.Name
-		switch {
-		case p.Kind == v1alpha1.KindClusterAccessPolicy:
-			full = "cluster:" + full
-		case p.Metadata.Namespace != "":
-			full = p.Metadata.Namespace + "/" + full
-		}
-		if full != of {
+		if nameOf(p) != of {
 			continue
 		}
 		for j := range p.Spec.Rules {
@@ -193,7 +186,43 @@ func (d *draft) policy() v1alpha1.AccessPolicy {
 	for _, r := range d.rules {
 		p.Spec.Rules = append(p.Spec.Rules, r.Rule)
 	}
+	p.Spec.Destinations = d.destinations()
 	return p
+}
+
+// destinations are those of the present policies that say how hosts of the
+// draft's rules are reached.
+func (d *draft) destinations() []v1alpha1.Destination {
+	b := d.b.opts.Bundle
+	if b == nil {
+		return nil
+	}
+	var out []v1alpha1.Destination
+	for i := range b.Policies {
+		for _, dest := range b.Policies[i].Spec.Destinations {
+			used := slices.ContainsFunc(d.rules, func(r *ruleDraft) bool {
+				return strings.HasPrefix(r.from, nameOf(&b.Policies[i])+"/") && policy.HostMatches(dest.Host, r.Hosts[0]) && (dest.Port == 0 || slices.Contains(r.Ports, dest.Port))
+			})
+			same := func(o v1alpha1.Destination) bool {
+				return o.Host == dest.Host && o.Port == dest.Port && o.Scheme == dest.Scheme
+			}
+			if used && !slices.ContainsFunc(out, same) {
+				out = append(out, dest)
+			}
+		}
+	}
+	return out
+}
+
+// nameOf is how decisions name a policy.
+func nameOf(p *v1alpha1.AccessPolicy) string {
+	switch {
+	case p.Kind == v1alpha1.KindClusterAccessPolicy:
+		return "cluster:" + p.Metadata.Name
+	case p.Metadata.Namespace != "":
+		return p.Metadata.Namespace + "/" + p.Metadata.Name
+	}
+	return p.Metadata.Name
 }
 
 // namespace is the agent's, if the present documents have any.

@@ -39,6 +39,7 @@ const present = providers + `apiVersion: attache.dev/v1alpha1
 kind: AccessPolicy
 metadata: {name: wide}
 spec:
+  destinations: [{host: people.test, addresses: [10.0.0.7]}, {host: unused.test, addresses: [10.0.0.8]}]
   rules:
   - {name: forge, hosts: [api.forge.test], action: allow, credential: {provider: forge}, maxStream: 1h}
   - {name: forge-admin, hosts: [api.forge.test], paths: ["/admin/**"], action: deny}
@@ -256,13 +257,13 @@ func TestNarrow(t *testing.T) {
 	}
 	for _, want := range []string{
 		"- /repos/{id}/issues/{id2}", "- /repos/{id}/issues\n", "- /user\n", "provider: forge", "maxStream: 1h0m0s", "- 8443", "credentialCall: true", "when: human.present",
-		"action: passthrough", "spiffeID: " + agent, "never used: rule unused of policy wide", "never used: rule crm of policy wide; its path /never/**", "never used: rule pages of policy wide",
+		"action: passthrough", "spiffeID: " + agent, "10.0.0.7", "never used: rule unused of policy wide", "never used: rule crm of policy wide; its path /never/**", "never used: rule pages of policy wide",
 	} {
 		if !bytes.Contains(text, []byte(want)) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	for _, wrong := range []string{"admin", "unused.test", "/**"} {
+	for _, wrong := range []string{"admin", "unused.test", "/**", "10.0.0.8"} {
 		if bytes.Contains(bytes.ReplaceAll(text, []byte("#"), nil), []byte("- "+wrong)) {
 			t.Errorf("%q in\n%s", wrong, text)
 		}
