@@ -252,6 +252,8 @@ func TestForgedLinesAreRefused(t *testing.T) {
 		forged := []audit.Line{other.begin("rec_x"), other.event("x.y", nil), other.event("x.q", nil), other.event("x.r", nil)}
 		second := newScribe(t, "e1")
 		later := []audit.Line{second.begin("rec_a"), second.event("x.q", nil)}
+		same := l[1]
+		same.JSON = bytes.Replace(l[1].JSON, []byte("x.y"), []byte("x.q"), 1)
 		changed := l[2]
 		changed.JSON = bytes.Replace(l[2].JSON, []byte("x.z"), []byte("x.q"), 1)
 		moved := l[2]
@@ -268,6 +270,7 @@ func TestForgedLinesAreRefused(t *testing.T) {
 			"another text under a stored number": {alice, forged[:1], store.ErrForged},
 			"a chain of its own":                 {alice, forged, store.ErrForged},
 			"another text under a later number":  {alice, later[1:], store.ErrForged},
+			"another text under its chain value": {alice, []audit.Line{same}, store.ErrForged},
 			"a late line of another chain":       {alice, forged[2:3], store.ErrForged},
 			"a late line before a stored one":    {alice, forged[3:], store.ErrForged},
 			"a changed text":                     {alice, []audit.Line{changed}, store.ErrForged},
