@@ -103,17 +103,14 @@ func (r *run) listen(ctx context.Context) error {
 
 // once lets a producer work for a moment, under some misfortune, and kills it.
 func (r *run) once(ctx context.Context, i int) error {
-	r.recv.mood(mood(r.rnd.IntN(int(moods))))
+	r.recv.mood(mood(i % int(moods)))
 	if r.rnd.IntN(3) == 0 { // fill what is left, but for a little
 		_ = r.fill(int64(r.rnd.IntN(64 << 10)))
 	}
 	if r.rnd.IntN(4) == 0 {
 		r.jump()
 	}
-	wait := time.Duration(r.rnd.IntN(80_000)) * time.Microsecond
-	err := r.produce(ctx, i, func(cmd *exec.Cmd) *time.Timer {
-		return time.AfterFunc(wait, func() { _ = cmd.Process.Kill() })
-	})
+	err := r.produce(ctx, i, 1+r.rnd.IntN(mostLines))
 	_ = os.Remove(r.ballast)
 	return err
 }
@@ -145,8 +142,17 @@ func (r *run) jump() {
 	}
 }
 
-// produce runs one producer until it ends, and takes down what it tells.
-func (r *run) produce(ctx context.Context, i int, end func(*exec.Cmd) *time.Timer) error {
+// mostLines is how many things a producer may tell before it is killed, and
+// mostTime how long that may take. The moment counts in what it does, and not
+// in time: a busy machine must not make the test an empty one.
+const (
+	mostLines = 600
+	mostTime  = 10 * time.Second
+)
+
+// produce runs one producer, takes down what it tells, and kills it a moment
+// after the given number of lines; 0: it delivers what is left and ends.
+func (r *run) produce(ctx context.Context, i, kill int) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -157,7 +163,7 @@ func (r *run) produce(ctx context.Context, i int, end func(*exec.Cmd) *time.Time
 		offset = time.Duration(r.rnd.Int64N(int64(2*8760*time.Hour))) - 8760*time.Hour
 	}
 	mode := "work"
-	if end == nil {
+	if kill == 0 {
 		mode = "drain"
 	}
 	cmd.Env = append(os.Environ(), childEnv+"="+mode, "KILL_SPOOL="+r.spool, "KILL_SINK="+r.addr, "KILL_CLOCK="+offset.String())
@@ -170,12 +176,14 @@ func (r *run) produce(ctx context.Context, i int, end func(*exec.Cmd) *time.Time
 		return err
 	}
 	lines := bufio.NewScanner(out)
-	var timer *time.Timer
 	var failure error
-	for lines.Scan() {
-		if timer == nil && end != nil { // it works
-			timer = end(cmd)
-			defer timer.Stop()
+	if kill > 0 {
+		defer time.AfterFunc(mostTime, func() { _ = cmd.Process.Kill() }).Stop()
+	}
+	for n := 1; lines.Scan(); n++ {
+		if n == kill {
+			later := time.Duration(r.rnd.IntN(3000)) * time.Microsecond
+			defer time.AfterFunc(later, func() { _ = cmd.Process.Kill() }).Stop()
 		}
 		what, id, _ := strings.Cut(lines.Text(), " ")
 		if r.said[what] == nil {
@@ -188,7 +196,7 @@ func (r *run) produce(ctx context.Context, i int, end func(*exec.Cmd) *time.Time
 		}
 	}
 	err = cmd.Wait()
-	if end == nil && err != nil {
+	if kill == 0 && err != nil {
 		return errors.Join(failure, fmt.Errorf("the last producer: %w", err))
 	}
 	return failure
@@ -198,7 +206,7 @@ func (r *run) produce(ctx context.Context, i int, end func(*exec.Cmd) *time.Time
 func (r *run) finish(ctx context.Context) error {
 	r.recv.mood(well)
 	_ = os.Remove(r.ballast)
-	return r.produce(ctx, r.o.Kills, nil)
+	return r.produce(ctx, r.o.Kills, 0)
 }
 
 // judge holds what arrived against what was said.
