@@ -39,7 +39,7 @@ func farSides(r *audit.Record) []farSide {
 			`jq -c 'select(.userAgent // .requestHeader["User-Agent"] // "" | contains("attache/` + id + `"))' audit.log`})
 		return append(l, upstreamID(r)...)
 	}
-	l = append(l, farSide{"The service's access log", "The record id was sent with the request, in the headers Attache-Record-Id and traceparent where the service logs them.", "grep " + id + " access.log"})
+	l = append(l, farSide{"The service's access log", "The record id was sent with the request: at the end of the User-Agent, and as X-Request-Id if the agent set none.", "grep " + id + " access.log"})
 	return append(l, upstreamID(r)...)
 }
 

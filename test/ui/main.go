@@ -85,7 +85,7 @@ func demo(ctx context.Context, o options, dir string) error {
 	c := exec.CommandContext(ctx, "go", "run", "./test/demo", "-attache", o.bin, "-records", dir)
 	out, err := c.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("the demo: %w\n%s", err, out)
+		return fmt.Errorf("the demo: %w\n%s", err, out[max(0, len(out)-2000):])
 	}
 	return nil
 }
