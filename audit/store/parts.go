@@ -208,7 +208,7 @@ func (p *places) begin(n int) place {
 	return b
 }
 
-// first is row.first.
+// first is segment.first.
 func (p *places) first(n int) place {
 	if b := p.begin(n); b.block != 0 {
 		return b

@@ -28,15 +28,6 @@ type row struct {
 	begin, end place    // a record of one line has no begin; an open one no end
 }
 
-// first is the place of a record's first line: it does not change when the
-// record is completed, so it decides between records of one microsecond.
-func (r *row) first() place {
-	if r.begin.block != 0 {
-		return r.begin
-	}
-	return r.end
-}
-
 // layout is which keys the index has columns for.
 type layout struct {
 	few, texts, names []audit.Key
