@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"strings"
@@ -79,6 +80,9 @@ func (x *Redactor) redact(r *Record) {
 			r.SQL = &c
 		}
 	}
+	if e := r.Event; e != nil {
+		r.Event = x.event(e)
+	}
 	if h := r.SSH; h != nil {
 		if s := x.Text(h.Command); s != h.Command {
 			c := *h
@@ -86,6 +90,25 @@ func (x *Redactor) redact(r *Record) {
 			r.SSH = &c
 		}
 	}
+}
+
+// event masks the fields of an event that hold what somebody else wrote. Others
+// are ours: hashes, signatures and ids, which look random and must stay.
+func (x *Redactor) event(e *Event) *Event {
+	out := e
+	for _, k := range []string{"path", "reason", "error", "query", "page"} {
+		v, ok := e.Fields[k]
+		if !ok {
+			continue
+		}
+		if s := x.Text(v); s != v {
+			if out == e {
+				out = &Event{Name: e.Name, Fields: maps.Clone(e.Fields)}
+			}
+			out.Fields[k] = s
+		}
+	}
+	return out
 }
 
 // list masks each element; nil where none changes.

@@ -133,6 +133,21 @@ func TestTheCallersRecordStays(t *testing.T) {
 	}
 }
 
+// TestEventsAreMasked where others' words stand, and nowhere else.
+func TestEventsAreMasked(t *testing.T) {
+	var x Redactor
+	fields := map[string]string{"path": "/" + tokens[1], "error": "at /" + tokens[7], "head": tokens[8], "signature": tokens[6]}
+	r := &Record{Event: &Event{Name: "relay.sent", Fields: fields}}
+	x.redact(r)
+	got := r.Event.Fields
+	if got["path"] != "/ghp_"+Mask || got["error"] != "at /"+Mask || got["head"] != tokens[8] || got["signature"] != tokens[6] {
+		t.Errorf("got %v", got)
+	}
+	if fields["path"] != "/"+tokens[1] {
+		t.Error("the caller's fields changed")
+	}
+}
+
 func TestMaskSQL(t *testing.T) {
 	for _, c := range []struct{ engine, in, want string }{
 		{"postgresql", `SELECT * FROM t WHERE a = 'it''s' AND b = 42 AND c = $1`, `SELECT * FROM t WHERE a = ? AND b = ? AND c = $1`},

@@ -101,6 +101,13 @@ func ofEvent(r *audit.Record) class {
 		}
 	case "audit":
 		set("database", "access")
+	case "relay":
+		set("api", "access")
+		if what == "denied" {
+			c.types[0], c.outcome = "denied", "failure"
+		} else if o := e.Fields["outcome"]; o != "" && o != audit.OutcomeOK {
+			c.outcome = "failure"
+		}
 	default: // producers, checkpoints, spools, shipping
 		set("process", "info")
 	}
@@ -131,5 +138,5 @@ func failed(e *audit.Event) bool {
 //nolint:gochecknoglobals // a constant set
 var alerts = map[string]bool{
 	audit.EventProducerLost: true, audit.EventProducerGap: true, audit.EventProducerForged: true, audit.EventProducerRejected: true,
-	audit.EventCheckpointFailed: true, audit.EventShipRejected: true, audit.EventDropped: true, audit.EventRemoved: true,
+	audit.EventCheckpointFailed: true, audit.EventShipRejected: true, audit.EventDropped: true, audit.EventRemoved: true, audit.EventDamaged: true,
 }

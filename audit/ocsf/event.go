@@ -38,7 +38,7 @@ func ofEvent(r *audit.Record) []Object {
 	case audit.EventAuditQuery, audit.EventAuditExport, audit.EventAccessRejected:
 		return []Object{reviewed(r)}
 	case audit.EventProducerLost, audit.EventProducerGap, audit.EventProducerForged, audit.EventProducerRejected,
-		audit.EventCheckpointFailed, audit.EventShipRejected, audit.EventDropped, audit.EventRemoved, audit.EventTailCut:
+		audit.EventCheckpointFailed, audit.EventShipRejected, audit.EventDropped, audit.EventRemoved, audit.EventDamaged, audit.EventTailCut:
 		e := told(r, appError, 1, "General Error")
 		severity := severityHigh
 		if r.Event.Name == audit.EventTailCut {
@@ -46,6 +46,8 @@ func ofEvent(r *audit.Record) []Object {
 		}
 		judge(e, 2, 0, 19, severity)
 		return []Object{e}
+	case "relay.sent", "relay.ended", "relay.denied":
+		return []Object{relayed(r)}
 	default:
 		e := told(r, baseEvent, other, cmp.Or(r.Event.Name, "unknown"))
 		judge(e, 1, 0, 0, severityInfo)
@@ -436,6 +438,40 @@ func admitted(r *audit.Record) Object {
 		judge(e, 1, 1, 1, severityMedium)
 	default:
 		judge(e, 1, 1, 1, severityInfo)
+	}
+	return e
+}
+
+// relayed tells what the relay of the control plane did for a sidecar, whose own
+// record of the request it names.
+func relayed(r *audit.Record) Object {
+	f := r.Event.Fields
+	activity := byMethod(f["method"])
+	e := told(r, api, activity, crud[activity])
+	by(e, r)
+	operation := cmp.Or(strings.TrimSpace(f["method"]+" "+f["path"]), "unknown")
+	e["api"] = Object{"operation": operation, "request": Object{"uid": cmp.Or(f["record"], r.ID, "unknown")}}
+	e["src_endpoint"] = source(r)
+	if d := target(f["destination"]); d != nil && d["hostname"] != "" {
+		e["dst_endpoint"] = d
+	}
+	uid := cmp.Or(f["destination"]+f["path"], "unknown")
+	e["resources"] = []Object{{"uid": uid, "name": uid, "type": "url", "role_id": 1, "role": "Target"}}
+	if f["policy"] != "" {
+		e["policy"] = Object{"name": f["policy"], "type": "AccessPolicy", "is_applied": true}
+	}
+	used(e, r.Credential)
+	put(e, "status_code", f["status"])
+	put(e, "status_detail", cmp.Or(f["code"], f["reason"]))
+	switch {
+	case r.Event.Name == "relay.denied":
+		judge(e, 2, 2, 2, severityLow)
+	case r.Event.Name == "relay.sent":
+		judge(e, 0, 1, 1, severityInfo)
+	case f["outcome"] == audit.OutcomeOK:
+		judge(e, 1, 1, 1, severityInfo)
+	default:
+		judge(e, 2, 1, 27, severityLow)
 	}
 	return e
 }

@@ -61,7 +61,18 @@ func Events() []Event {
 		&audit.Change{Kind: "pods", Namespace: "payments", Name: "invoices-0", Operation: "connect", By: by})
 	pod := fields("request", "uid-1", "namespace", "payments", "name", "invoices-", "service_account", "invoices", "controller", "ReplicaSet/invoices", "by", "system:serviceaccount:kube-system:replicaset-controller", "mode", "enforce", "reason", "the namespace asks for it")
 
+	relay := func(name, suffix string, pairs ...string) Event {
+		e := ev(name, suffix, fields(append([]string{"pod", "invoices-0", "namespace", "payments", "destination", "https://api.example.com:443", "method", "POST", "path", "/v1/invoices",
+			"record", "rec_5f0c8d1e2b3a49586776859403122130", "policy", "payments/invoices", "rule", "write"}, pairs...)...), nil)
+		e.record.Workload = &audit.Workload{ID: workload, Namespace: "payments"}
+		e.record.Credential = &audit.Use{Handle: Handle, Provider: "invoices"}
+		return e
+	}
 	return []Event{
+		relay("relay.sent", ""),
+		relay("relay.ended", "", "outcome", audit.OutcomeOK, "status", "201", "bytes_up", "12", "bytes_down", "1024"),
+		relay("relay.ended", "-error", "outcome", audit.OutcomeError, "code", "upstream_timeout"),
+		relay("relay.denied", "", "code", "policy_denied", "reason", "no rule allows it"),
 		ev(audit.EventTaskOpened, "", task, nil),
 		ev(audit.EventTaskClosed, "", with(task, "reason", "closed by the orchestrator"), nil),
 		ev(audit.EventTaskRefused, "", fields("workload", workload, "code", "token_expired", "reason", "the human's token is expired"), nil),
@@ -109,6 +120,8 @@ func Events() []Event {
 		ev(audit.EventRetained, "", fields("before", "2026-01-01T00:00:00Z", "lines", "100"), nil),
 		ev(audit.EventDropped, "", fields("segment", "1", "records", "512"), nil),
 		ev(audit.EventRemoved, "", fields("segments", "1,2"), nil),
+		ev(audit.EventDamaged, "", fields("segment", "0000000001.jsonl", "offset", "4096", "lines", "2"), nil),
+		ev(audit.EventShipped, "", fields("segments", "1-7"), nil),
 		ev(audit.EventTailCut, "", fields("offset", "4096", "bytes", "17"), nil),
 	}
 }
