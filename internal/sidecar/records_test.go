@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"context"
-	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -18,9 +17,10 @@ import (
 
 // collector is the control plane's, that a test drives.
 type collector struct {
-	mu   sync.Mutex
-	down bool
-	got  map[uint64]audit.Line
+	mu      sync.Mutex
+	no      bool
+	got     map[uint64]audit.Line
+	refused int
 }
 
 func (c *collector) Name() string { return "control" }
@@ -28,8 +28,9 @@ func (c *collector) Name() string { return "control" }
 func (c *collector) Send(_ context.Context, b ship.Batch) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.down {
-		return errors.New("nobody answers")
+	if c.no {
+		c.refused += len(b.Lines)
+		return &ship.RejectedError{Lines: b.Lines, Count: len(b.Lines), Reason: "the test says no"}
 	}
 	for _, l := range b.Lines {
 		c.got[l.Sequence] = l
@@ -37,16 +38,16 @@ func (c *collector) Send(_ context.Context, b ship.Batch) error {
 	return nil
 }
 
-func (c *collector) set(down bool) {
+func (c *collector) refuse(no bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.down = down
+	c.no = no
 }
 
 const acknowledged = `apiVersion: attache.dev/v1alpha1
 kind: AttacheConfig
 metadata: {name: default}
-spec: {audit: {collectorWait: 300ms}}
+spec: {audit: {collectorWait: 60s, drainTimeout: 60s}}
 ---
 apiVersion: attache.dev/v1alpha1
 kind: AccessPolicy
@@ -88,15 +89,15 @@ func TestRecords(t *testing.T) {
 	if got := call("sure.invalid"); strings.Contains(got, "audit_unavailable") {
 		t.Errorf("with a collector: %s", got)
 	}
-	c.set(true)
+	c.refuse(true)
 	if got := call("sure.invalid"); !strings.Contains(got, "audit_unavailable") {
-		t.Errorf("without a collector: %s, want audit_unavailable", got)
+		t.Errorf("refused by the collector: %s, want audit_unavailable", got)
 	}
 	if got := call("other.invalid"); strings.Contains(got, "audit_unavailable") {
 		t.Errorf("a rule that does not ask for it: %s", got)
 	}
-	r.until("/metrics", 200, `attache_audit_ship_errors_total{sink="control"}`)
-	c.set(false)
+	r.until("/metrics", 200, `attache_audit_ship_rejected_total{sink="control"}`)
+	c.refuse(false)
 	r.stop()
 	if err := <-r.done; err != nil {
 		t.Errorf("stopped: %v", err)
@@ -110,8 +111,8 @@ func TestRecords(t *testing.T) {
 	if e.Producer != "11111111-2222-3333-4444-555555555555" || !e.Closed || e.SignedBy != "spiffe://attache.local/ns/a/sa/b" {
 		t.Errorf("epoch %+v", e)
 	}
-	if len(c.got) != rep.Lines {
-		t.Errorf("the collector has %d lines of %d", len(c.got), rep.Lines)
+	if len(c.got)+c.refused != rep.Lines || c.refused == 0 {
+		t.Errorf("the collector has %d lines of %d and refused %d", len(c.got), rep.Lines, c.refused)
 	}
 	last, err := c.got[e.Last].Record()
 	if err != nil || last.Type != audit.TypeEpochEnd {
