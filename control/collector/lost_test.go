@@ -156,6 +156,12 @@ func TestPodIsDeletedWithoutAnEnd(t *testing.T) {
 	if len(back) != 1 || back[0]["epoch"] != "e1" || back[0]["from"] != "8" || back[0]["to"] != "10" || back[0]["ended"] != "false" {
 		t.Fatalf("returned %v", back)
 	}
+	// Nor is the correction recorded again after a restart.
+	s.lost = s.fresh()
+	s.sweep()
+	if back := s.told("producer.returned"); len(back) != 1 {
+		t.Fatalf("returned again %v", back)
+	}
 	// And it goes away again, without an end.
 	s.after(time.Second)
 	s.after(2 * time.Minute)
