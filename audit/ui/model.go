@@ -155,8 +155,14 @@ func verdictOf(d *audit.Decision) word {
 	return w
 }
 
-// shortID is the last part of a SPIFFE ID.
+// shortID is what people call a workload: namespace/account of an ID of the
+// cluster's form, else its last part.
 func shortID(id string) string {
+	if _, path, ok := strings.Cut(id, "/ns/"); ok {
+		if ns, account, ok := strings.Cut(path, "/sa/"); ok && ns != "" && account != "" && !strings.ContainsRune(ns, '/') && !strings.ContainsRune(account, '/') {
+			return ns + "/" + account
+		}
+	}
 	if i := strings.LastIndexByte(id, '/'); i >= 0 && i < len(id)-1 {
 		return id[i+1:]
 	}

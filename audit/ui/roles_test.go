@@ -53,7 +53,7 @@ func TestNamespacesAreApart(t *testing.T) {
 			}
 		}
 	}
-	if body := textOf(h.page200("/search?q=type:request")); !strings.Contains(body, "4 records 1 denied") || !strings.Contains(body, "Agent invoices 4") {
+	if body := textOf(h.page200("/search?q=type:request")); !strings.Contains(body, "4 records 1 denied") || !strings.Contains(body, "Agent a/invoices 4") {
 		t.Errorf("counts have more than the namespace's own: %s", body)
 	}
 	if body := textOf(h.page200("/?p=7d")); !strings.Contains(body, "4 requests 1 denied") || !strings.Contains(body, "1 producer ") {
