@@ -19,6 +19,7 @@ func cases() []testCase {
 		{"a real OpenTelemetry Collector, killed and cut off", false, goTest("./test/audit/collector", "TestRealCollector")},
 		{"tampering at every record's boundary, by who holds store and key too", false, goTest("./audit/checkpoint", "Test(EachBoundaryIsGuarded|RemovedProducer|RolledBackStore|CheckpointLog|LaterCheckpointsExcuseNothing)")},
 		{"tampering at random bytes of lines, hashes, checkpoints and the store's file", false, goTest("./audit/checkpoint", "TestRandomBytes(OfTheFile)?")},
+		{"the collector: forgers, gaps, outages, lost producers, from a spool into SQLite", true, goTest("./control/collector", ".")},
 		{"questions to many records in SQLite: p95, rate of ingest, bytes a record", true, questions(false)},
 		{"questions to many records in PostgreSQL: p95, rate of ingest, bytes a record", true, questions(true)},
 	}
