@@ -233,7 +233,11 @@ const chunk = 50_000
 // ingest stores a fleet's records, several producers at once, and returns the
 // rate. The time to make them is left out.
 func ingest(ctx context.Context, d *store.DB, o Options) (float64, error) {
-	f := seed.New(seed.Options{Records: o.Records})
+	so := seed.Options{Records: o.Records}
+	if o.Records < 1_000_000 {
+		so.MaxAge = 30 * 24 * time.Hour // few records would come one by one
+	}
+	f := seed.New(so)
 	var took, used time.Duration
 	done := 0
 	for more := true; more; {
