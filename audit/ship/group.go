@@ -128,6 +128,9 @@ func (g *Group) damaged(d audit.Damage) {
 // or ctx ends. It says what is left; the next start with this spool goes on
 // with it.
 func (g *Group) Close(ctx context.Context) error {
+	for _, s := range g.shippers {
+		s.Hurry()
+	}
 	delivered := make(chan struct{})
 	go func() {
 		g.done.Wait()

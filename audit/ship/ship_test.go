@@ -310,3 +310,21 @@ func TestCollectorDownRefuses(t *testing.T) {
 	r.set(nil)
 	finish(t, s, g)
 }
+
+type later struct{ error }
+
+func (later) RetryAfter() time.Duration { return time.Hour }
+
+// A process that ends does not sit out a wait that it can still use.
+func TestTheEndDoesNotWaitForTheNextTurn(t *testing.T) {
+	o := audit.Options{Dir: t.TempDir()}
+	s := open(t, o)
+	r := newReceiver("one")
+	r.set(func(Batch) error { return later{errors.New("busy")} })
+	g := start(t, s, r)
+	events(t, s, 10)
+	<-r.came // refused once; the next turn is in an hour, or in five minutes at most
+	r.set(nil)
+	finish(t, s, g)
+	r.whole(t, count(t, o.Dir))
+}

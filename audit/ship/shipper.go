@@ -57,6 +57,9 @@ type Status struct {
 // Shipper carries the lines of one source to one sink.
 type Shipper struct {
 	c Config
+	// hurry is closed by Hurry.
+	hurry     chan struct{}
+	hurryOnce sync.Once
 
 	mu     sync.Mutex // guards what follows
 	st     Status
@@ -70,8 +73,13 @@ func New(c Config) *Shipper {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Shipper{c: c, st: Status{Sink: c.Sink.Name()}}
+	return &Shipper{c: c, hurry: make(chan struct{}), st: Status{Sink: c.Sink.Name()}}
 }
+
+// Hurry ends the present wait after an error and makes every later one as short
+// as the first: the process is about to end, and what it cannot deliver until
+// then may be lost with its disk.
+func (s *Shipper) Hurry() { s.hurryOnce.Do(func() { close(s.hurry) }) }
 
 // Run ships until the source has no more, which gives nil, or ctx ends.
 func (s *Shipper) Run(ctx context.Context) error {
@@ -200,6 +208,15 @@ func (s *Shipper) pause(ctx context.Context, cause error, wait *time.Duration) e
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	case <-s.hurry:
+	}
+	// Already in a hurry, or from now on.
+	t.Reset(min(d, s.c.MinWait))
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
