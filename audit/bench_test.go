@@ -15,6 +15,7 @@ func sample() *Record {
 		Request:  &Request{Door: "connect", Scheme: "https", Host: "api.example.com", Port: 443, Method: "GET", Path: "/v1/invoices/42", PathTemplate: "/v1/invoices/{id}", QueryKeys: []string{"page"}, Protocol: "http", HTTPVersion: "1.1", UserAgent: "python-requests/2.32", TraceID: "4bf92f3577b34da6a3ce929d0e0e4736"},
 		Decision: &Decision{Verdict: "inject", Policy: "local/quickstart", Rule: "read-invoices", Version: "sha256:abcd", Reason: "rule read-invoices allows GET"}}
 }
+
 // cpuTime is what this process has used of the processors, in nanoseconds: on a
 // busy machine the wall's clock says little.
 func cpuTime(b *testing.B) int64 {

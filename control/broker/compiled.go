@@ -26,8 +26,8 @@ type compiled struct {
 }
 
 type provider struct {
-	name   string // as rules name it
-	root   string // the Secret
+	name   string         // as rules name it
+	root   string         // the Secret
 	minter minting.Minter // nil: a relay puts its credentials on
 }
 

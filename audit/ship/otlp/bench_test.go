@@ -20,7 +20,7 @@ func typical(n int) []audit.Line {
 			Schema: audit.SchemaVersion, Type: audit.TypeBegin, ID: audit.NewID(), Epoch: "e1", Sequence: uint64(i) + 1, Time: time.Now(), //nolint:gosec // small
 			Workload: &audit.Workload{ID: "spiffe://local/agent/demo", Namespace: "local", ServiceAccount: "demo", Labels: map[string]string{"team": "payments"}, RunID: "0123456789abcdef0123456789abcdef"},
 			Process:  &audit.Process{PID: 4242, UID: 1000, Exe: "/usr/bin/python3.12"}, Owner: "ada@example.com",
-			Human:    &audit.Human{Subject: "ada", Issuer: "https://idp.example.com"}, Task: &audit.Task{ID: "t_0123", Purpose: "close the books"},
+			Human: &audit.Human{Subject: "ada", Issuer: "https://idp.example.com"}, Task: &audit.Task{ID: "t_0123", Purpose: "close the books"},
 			Request:  &audit.Request{Door: "connect", Host: "api.example.com", Port: 443, Method: "GET", Path: "/v1/invoices/42", UserAgent: "python-requests/2.32"},
 			Decision: &audit.Decision{Verdict: "inject", Policy: "local/quickstart", Rule: "read-invoices", Reason: "rule read-invoices allows GET"},
 		}
