@@ -96,8 +96,10 @@ func ParseLeaf(text string) (Leaf, error) {
 
 func (l Leaf) check() error {
 	switch {
-	case l.Epoch == "" || len(l.Epoch) > maxName || strings.ContainsFunc(l.Epoch, notPlain):
-		return fmt.Errorf("leaf of a checkpoint: epoch %q: must be 1 to %d letters, digits, - or _", l.Epoch, maxName)
+	case l.Epoch == "" || len(l.Epoch) > maxName || strings.ContainsFunc(l.Epoch, func(r rune) bool { return notPlain(r) && r != '.' }):
+		// As the store has them: an epoch that it takes and that no leaf can name
+		// would let a producer end all checkpoints.
+		return fmt.Errorf("leaf of a checkpoint: epoch %q: must be 1 to %d letters, digits, - . or _", l.Epoch, maxName)
 	case l.Producer == "" || len(l.Producer) > maxName:
 		return fmt.Errorf("leaf of a checkpoint: producer of epoch %s: must have 1 to %d bytes", l.Epoch, maxName)
 	case l.Last == 0:

@@ -281,3 +281,16 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("metrics missing: %v", want)
 	}
 }
+
+// What the store takes for an epoch, a checkpoint can name: else one producer
+// could end all checkpoints with a name.
+func TestNoEpochOfTheStoreEndsCheckpoints(t *testing.T) {
+	w := newWorld(t)
+	w.producer["a"] = &producer{id: "a", epoch: "epoch.of_a-1.2"}
+	w.lines("a", 2)
+	w.lines("b", 1)
+	w.checkpoint()
+	if r := w.whole(); r.Covered != 3 || r.Checkpoints != 1 {
+		t.Errorf("report: %+v", r)
+	}
+}
