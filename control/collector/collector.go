@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -379,9 +380,43 @@ func inAnothersName(p store.Producer, k store.Head, of []line) string {
 				return "the epoch's first line names another producer"
 			}
 		}
-		if p.Kind == audit.KindSidecar && h.Workload != nil && h.Workload.ID != "" && h.Workload.ID != p.Workload {
+		if p.Kind == audit.KindSidecar {
+			if why := h.beyond(p); why != "" {
+				return why
+			}
+		}
+	}
+	return ""
+}
+
+// beyond says what of a sidecar's line is not the sidecar's to say. Who may read
+// a record goes by the namespaces in it, and what the control plane did is told
+// by the control plane alone.
+func (h *head) beyond(p store.Producer) string {
+	if w := h.Workload; w != nil {
+		if w.ID != "" && w.ID != p.Workload {
 			return "a line names another workload than its producer's"
 		}
+		if w.Namespace != "" && w.Namespace != p.Namespace {
+			return "a line names another namespace than its producer's"
+		}
+	}
+	if h.Change != nil {
+		return "a line tells of a change, which only the control plane sees"
+	}
+	if h.Event == nil {
+		return ""
+	}
+	if ns := h.Event.Fields["namespace"]; ns != "" && ns != p.Namespace {
+		return "a line names another namespace than its producer's"
+	}
+	switch kind, _, _ := strings.Cut(h.Event.Name, "."); kind {
+	case "provider", "config", "change", "namespace", "injection", "guard", "key", "identity", "login", "logout", "audit", "revoke", "access",
+		"producer", "checkpoint", "retention", "broker", "relay":
+		return "a line tells of an event that only the control plane sees"
+	}
+	if n := h.Event.Name; n == audit.EventPolicyChanged || n == audit.EventPolicyBundle {
+		return "a line tells of an event that only the control plane sees"
 	}
 	return ""
 }

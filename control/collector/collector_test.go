@@ -82,6 +82,31 @@ func TestForgers(t *testing.T) {
 				"type": "end", "workload": map[string]any{"id": "spiffe://attache.test/ns/team/sa/admin"},
 			}))
 		}, audit.EventProducerRejected, "names another workload"},
+		"a call of another namespace": {func(r *rig, e *epoch, first []audit.Line) (int64, string, error) {
+			return r.send(r.pod("team", "agent", other), begin("e2").line(map[string]any{
+				"type": "end", "workload": map[string]any{"namespace": "payments"},
+			}))
+		}, audit.EventProducerRejected, "names another namespace"},
+		"an event of another namespace": {func(r *rig, e *epoch, first []audit.Line) (int64, string, error) {
+			return r.send(r.pod("team", "agent", other), begin("e2").line(map[string]any{
+				"event": map[string]any{"name": "credential.minted", "fields": map[string]string{"namespace": "payments"}},
+			}))
+		}, audit.EventProducerRejected, "names another namespace"},
+		"an event of the control plane": {func(r *rig, e *epoch, first []audit.Line) (int64, string, error) {
+			return r.send(r.pod("team", "agent", other), begin("e2").line(map[string]any{
+				"event": map[string]any{"name": audit.EventProducerReturned},
+			}))
+		}, audit.EventProducerRejected, "only the control plane sees"},
+		"the documents of a policy version": {func(r *rig, e *epoch, first []audit.Line) (int64, string, error) {
+			return r.send(r.pod("team", "agent", other), begin("e2").line(map[string]any{
+				"event": map[string]any{"name": audit.EventPolicyBundle},
+			}))
+		}, audit.EventProducerRejected, "only the control plane sees"},
+		"a change of a policy": {func(r *rig, e *epoch, first []audit.Line) (int64, string, error) {
+			return r.send(r.pod("team", "agent", other), begin("e2").line(map[string]any{
+				"change": map[string]any{"kind": "AccessPolicy", "namespace": "team", "by": map[string]any{"username": "ana"}},
+			}))
+		}, audit.EventProducerRejected, "which only the control plane sees"},
 		"a sequence number again": {func(r *rig, e *epoch, first []audit.Line) (int64, string, error) {
 			again := begin("e1")
 			return r.send(r.pod("team", "agent", uid), again.line(map[string]any{"owner": "nobody"}))

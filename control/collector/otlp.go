@@ -30,9 +30,11 @@ type head struct {
 	Sequence uint64 `json:"sequence"`
 	Time     string `json:"time"`
 	Workload *struct {
-		ID string `json:"id"`
+		ID        string `json:"id"`
+		Namespace string `json:"namespace"`
 	} `json:"workload"`
-	Event *struct {
+	Change *struct{} `json:"change"`
+	Event  *struct {
 		Name   string            `json:"name"`
 		Fields map[string]string `json:"fields"`
 	} `json:"event"`
