@@ -400,6 +400,28 @@ func TestLaterCheckpointsExcuseNothing(t *testing.T) {
 	}
 }
 
+// Whoever has the key may not say afterwards that a line never came.
+func TestALaterGapExcusesNoLine(t *testing.T) {
+	w, base := tampered(t)
+	epoch := w.of("a").epoch
+	s := base.clone()
+	s.lines[epoch] = slices.Delete(s.lines[epoch], 2, 3)
+	last := base.lines[epoch][6]
+	w.notes = append(w.notes, s.more(w, chain.Leaf{Producer: "a", Epoch: epoch, From: 1, Last: 7, Head: last.Chain, Missing: "3", State: chain.Open}))
+	w.find(w.verifyOf(s), checkpoint.ProblemDeleted, "a", 3)
+}
+
+// A line cannot get out of the chain by losing its hash.
+func TestALineThatLostItsHashIsFound(t *testing.T) {
+	w, base := tampered(t)
+	for n := range base.lines[w.of("b").epoch] {
+		s := base.clone()
+		l := &s.lines[w.of("b").epoch][n]
+		l.JSON, l.Chain, l.Chained = evil(*l), chain.Hash{}, false
+		w.find(w.verifyOf(s), checkpoint.ProblemChanged, "b", l.Sequence)
+	}
+}
+
 func TestAnEpochThatWentBackIsFound(t *testing.T) {
 	w, base := tampered(t)
 	epoch := w.of("a").epoch

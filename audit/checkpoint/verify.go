@@ -215,8 +215,33 @@ func (v *verifier) anchor(l chain.Leaf, number uint64) {
 	if ok && (l.Last < had.Last || l.From < had.From || l.Producer != had.Producer) {
 		v.problem(Problem{Kind: ProblemCheckpoint, Checkpoint: number, Epoch: l.Epoch, From: l.Last, To: had.Last, Text: "the epoch went back behind an earlier checkpoint: the store had been rolled back then"})
 	}
+	if ok {
+		v.excused(had, l, number)
+	}
 	v.newest[l.Epoch] = l
 	v.anchors[l.Epoch] = append(v.anchors[l.Epoch], anchor{l, number})
+}
+
+// excused finds lines that an earlier checkpoint had, and a later one says never
+// came: a gap may be filled, and never grows.
+func (v *verifier) excused(had, now chain.Leaf, number uint64) {
+	if had.Missing == now.Missing {
+		return
+	}
+	before, err1 := chain.ParseRanges(had.Missing)
+	after, err2 := chain.ParseRanges(now.Missing)
+	if err1 != nil || err2 != nil {
+		return // leaves are checked when they are read
+	}
+	for _, r := range after {
+		r.To = min(r.To, had.Last)
+		if r.From > r.To {
+			break
+		}
+		for _, x := range subtract(r, before) {
+			v.problem(Problem{Kind: ProblemDeleted, Checkpoint: number, Epoch: now.Epoch, From: x.From, To: x.To, Text: "the checkpoint says that they never came, and an earlier one was made over them"})
+		}
+	}
 }
 
 // epochs reads the lines of every epoch that the store or a checkpoint knows.
@@ -330,6 +355,10 @@ func (w *walk) line(l audit.Line) {
 	case !l.Chained:
 		w.Unchained++
 		w.proven = false
+		if l.Sequence <= w.leaf.Last { // checkpoints speak of chained epochs only, and those are so from end to end
+			w.bad = true
+			w.problem(Problem{Kind: ProblemChanged, Epoch: l.Epoch, From: l.Sequence, To: l.Sequence, Record: recordID(l.JSON), Text: "the line has no hash, and had one when the checkpoint was made"})
+		}
 	case !w.proven:
 		w.AfterGap++ // what it follows is not there: its own text is not proven
 		w.proven = true
