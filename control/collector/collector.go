@@ -54,6 +54,16 @@ const (
 	DefaultRate  = 4000
 	DefaultBurst = 20000
 
+	// perLine is how many bytes of an export count as one line, at least: lines
+	// are about 1 KiB, and who sends long ones gets fewer of them.
+	perLine = 4 << 10
+
+	// An epoch is a start of a producer, and costs more than a line: everything
+	// that looks at all producers looks at it. One that starts anew each second,
+	// after an hour without a collector, is heard all the same.
+	epochsRate  = 1 // a second
+	epochsBurst = 256
+
 	remembered = 1 << 16 // producers and epochs in memory
 	// tellAgain is how often a producer's repeated offence is recorded anew.
 	tellAgain = time.Minute
@@ -95,6 +105,7 @@ type Collector struct {
 	told    *expirable.LRU[string, struct{}]
 	epochs  *lru.Cache[string, store.Head]
 	limits  *lru.Cache[string, *rate.Limiter]
+	starts  *lru.Cache[string, *rate.Limiter] // of epochs
 
 	mu    sync.Mutex // guards all below
 	busy  map[string]*turn
@@ -135,10 +146,11 @@ func New(c Config) (*Collector, error) {
 		c.Now = time.Now
 	}
 	out := &Collector{Config: c, metrics: newMetrics(c.Registry), busy: map[string]*turn{}, told: expirable.NewLRU[string, struct{}](remembered, nil, tellAgain)}
-	var err, err2 error
+	var err, err2, err3 error
 	out.epochs, err = lru.New[string, store.Head](remembered)
 	out.limits, err2 = lru.New[string, *rate.Limiter](remembered)
-	return out, errors.Join(err, err2)
+	out.starts, err3 = lru.New[string, *rate.Limiter](remembered)
+	return out, errors.Join(err, err2, err3)
 }
 
 // errBusy is a producer that sends too much.
@@ -151,14 +163,18 @@ func (e errBusy) Error() string {
 
 // limited takes n lines from a producer's allowance.
 func (c *Collector) limited(id string, n int) error {
-	l, ok := c.limits.Get(id)
+	return c.allowed(c.limits, id, n, c.Rate, c.Burst)
+}
+
+func (c *Collector) allowed(of *lru.Cache[string, *rate.Limiter], id string, n int, perSecond float64, burst int) error {
+	l, ok := of.Get(id)
 	if !ok {
-		l = rate.NewLimiter(rate.Limit(c.Rate), c.Burst)
-		if old, had, _ := c.limits.PeekOrAdd(id, l); had {
+		l = rate.NewLimiter(rate.Limit(perSecond), burst)
+		if old, had, _ := of.PeekOrAdd(id, l); had {
 			l = old
 		}
 	}
-	r := l.ReserveN(c.Now(), min(n, c.Burst))
+	r := l.ReserveN(c.Now(), min(n, burst))
 	if d := r.DelayFrom(c.Now()); d > 0 {
 		r.CancelAt(c.Now())
 		c.metrics.limited.Inc()
@@ -300,6 +316,11 @@ func (c *Collector) takeEpoch(ctx context.Context, p store.Producer, of []line, 
 	if why := inAnothersName(p, k, of); why != "" {
 		c.forged(ctx, audit.EventProducerRejected, "name", p, of, why, no)
 		return nil
+	}
+	if k.Last == 0 {
+		if err := c.allowed(c.starts, p.ID, 1, epochsRate, epochsBurst); err != nil {
+			return err
+		}
 	}
 	good, why := unbroken(k, epoch, of)
 	if len(good) < len(of) {

@@ -333,6 +333,36 @@ func TestRateOfAProducer(t *testing.T) {
 	r.must(c, lines...)
 }
 
+// Who starts anew with each line is put off, and loses nothing.
+func TestStartsOfAProducer(t *testing.T) {
+	now := time.Now()
+	r := start(t, func(c *collector.Config) { c.Now = func() time.Time { return now } })
+	c := r.pod("team", "agent", uid)
+	var lines []audit.Line
+	for n := range 300 {
+		lines = append(lines, begin("e"+itoa(int64(n))).line(nil))
+	}
+	_, _, err := r.send(c, lines...)
+	if i := retry(err); status.Code(err) != codes.ResourceExhausted || i == nil || i.GetRetryDelay().AsDuration() != time.Second || len(r.store.lines) != 256 {
+		t.Fatalf("got %v, %v, %d epochs", err, i, len(r.store.lines))
+	}
+	now = now.Add(44 * time.Second)
+	r.must(c, lines...)
+}
+
+// Long lines count for more than one.
+func TestBytesOfAProducer(t *testing.T) {
+	now := time.Now()
+	r := start(t, func(c *collector.Config) { c.Rate, c.Burst, c.Now = 10, 20, func() time.Time { return now } })
+	c := r.pod("team", "agent", uid)
+	e := begin("e1")
+	long := map[string]any{"owner": strings.Repeat("x", 90<<10)}
+	r.must(c, e.line(long))
+	if _, _, err := r.send(c, e.line(long)); status.Code(err) != codes.ResourceExhausted || retry(err) == nil {
+		t.Fatalf("got %v", err)
+	}
+}
+
 func (r *rig) post(kind, encoding string, body []byte, with bool) (int, http.Header, []byte) {
 	r.t.Helper()
 	config := r.ca.Client()

@@ -99,7 +99,7 @@ func (c *Collector) export(ctx context.Context, pod peer.Pod, req *collogs.Expor
 		return no, errTooMany
 	}
 	p := c.producer(pod)
-	if err := c.limited(p.ID, n); err != nil {
+	if err := c.limited(p.ID, max(n, proto.Size(req)/perLine)); err != nil {
 		result = "limited"
 		return no, err
 	}
@@ -109,6 +109,10 @@ func (c *Collector) export(ctx context.Context, pod peer.Pod, req *collogs.Expor
 	}
 	if len(lines) > 0 {
 		more, err := c.take(ctx, p, lines)
+		if errors.As(err, new(errBusy)) {
+			result = "limited"
+			return no, err
+		}
 		if err != nil {
 			result = "failed"
 			return no, err
