@@ -55,7 +55,6 @@ type Builder struct {
 	denied map[string]*use
 	left   map[string]*Left
 	seen   map[[2]string]int // requests by policy and rule
-	last   *audit.Record
 }
 
 // use is one kind of call: all that are equal but for their time.

@@ -49,7 +49,6 @@ type run struct {
 	recv    *receiver
 	addr    string
 	said    map[string]map[string]bool // what the producers told, by kind
-	full    int                        // begins refused for want of room
 	late    []string                   // acknowledged by the collector, and it had them not
 }
 
