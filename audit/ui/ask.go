@@ -2,7 +2,6 @@ package ui
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 
@@ -32,8 +31,8 @@ func (s *Server) looked(r *http.Request, v *visit, text string) error {
 	return s.event(r.Context(), audit.EventAuditQuery, &v.session.Person, map[string]string{"page": r.URL.Path, "query": text, "namespaces": v.view.String()})
 }
 
-// find returns one record by id, if it is in the scope: the store is asked
-// within the scope first.
+// find returns one record by id and its lines, if it is in the scope. Nothing is
+// asked for outside of it: whoever writes records gives them ids, and another's.
 func (s *Server) find(ctx context.Context, scope Scope, id string) (store.Row, []store.Ref, error) {
 	q, err := s.ask(scope, "type:all")
 	if err != nil {
@@ -44,14 +43,16 @@ func (s *Server) find(ctx context.Context, scope Scope, id string) (store.Row, [
 	if err != nil {
 		return store.Row{}, nil, err
 	}
-	if !slices.ContainsFunc(p.Rows, func(r store.Row) bool { return r.ID == id }) {
+	i := slices.IndexFunc(p.Rows, func(r store.Row) bool { return r.ID == id })
+	if i < 0 {
 		return store.Row{}, nil, errNotFound
 	}
-	row, refs, err := s.c.Store.Get(ctx, id)
-	if errors.Is(err, store.ErrNotFound) {
-		err = errNotFound
+	row := p.Rows[i]
+	refs := []store.Ref{{Epoch: row.Epoch, Sequence: row.Sequence}}
+	if row.BeginSequence != 0 {
+		refs = append([]store.Ref{{Epoch: row.BeginEpoch, Sequence: row.BeginSequence}}, refs...)
 	}
-	return row, refs, err
+	return row, refs, nil
 }
 
 // related returns what goes by a name, within the scope, oldest first.

@@ -99,7 +99,7 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request, v *visit) error 
 	if rec.Decision != nil && rec.Decision.Verdict == "deny" {
 		d.Denied = "/denied?id=" + queryEscape(id)
 	}
-	if d.Chain, d.Raw, err = s.linesOf(ctx, refs, rec.Time); err != nil {
+	if d.Chain, d.Raw, err = s.linesOf(ctx, v.view, rec, refs); err != nil {
 		return err
 	}
 	s.pages.render(w, r, v, http.StatusOK, "record", d)
@@ -288,8 +288,9 @@ func join(a, b string) string {
 }
 
 // linesOf returns where the lines of a record stand, whether the chain holds
-// around them, and their text as it was written.
-func (s *Server) linesOf(ctx context.Context, refs []store.Ref, written time.Time) ([]chainLine, []rawLine, error) {
+// around them, and their text as it was written. A record may name any line as
+// its begin: one of another record is none of it, and is not shown.
+func (s *Server) linesOf(ctx context.Context, scope Scope, rec *audit.Record, refs []store.Ref) ([]chainLine, []rawLine, error) {
 	var chainLines []chainLine
 	var raw []rawLine
 	for _, ref := range refs {
@@ -297,7 +298,13 @@ func (s *Server) linesOf(ctx context.Context, refs []store.Ref, written time.Tim
 		if err != nil {
 			return nil, nil, err
 		}
-		if c.Covered, err = s.covered(ctx, ref, written); err != nil {
+		if own := ref.Epoch == rec.Epoch && ref.Sequence == rec.Sequence; !own && l.JSON != nil {
+			x, err := l.Record()
+			if err != nil || x.ID != rec.ID || len(audit.Namespaces(&x)) > 0 && !store.Visible(&x, scope.names()) {
+				continue
+			}
+		}
+		if c.Covered, err = s.covered(ctx, ref, rec.Time); err != nil {
 			return nil, nil, err
 		}
 		chainLines = append(chainLines, c)

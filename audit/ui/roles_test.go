@@ -5,8 +5,10 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/store"
 )
 
 // grantsFor are roles of people, each of whom is the subject of their name.
@@ -72,6 +74,41 @@ func TestNamespacesAreApart(t *testing.T) {
 	}
 	if body := textOf(h.page200("/policy/sha256:b")); strings.Contains(body, "AccessPolicy") {
 		t.Errorf("another namespace's policy: %s", body)
+	}
+}
+
+// A producer of b that takes ids of a, or names lines of a as its own, shows
+// nothing of a to who sees b.
+func TestIDsOfOthersOpenNothing(t *testing.T) {
+	c := newClock()
+	db := newDB(t, c)
+	at := c.now().Add(-time.Hour)
+	fill(t, db, sample("rec_same", "b", at.Add(-time.Minute)))
+	fill(t, db, sample("rec_same", "a", at), sample("rec_a2", "a", at))
+	heads, err := db.Heads(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range heads {
+		if h.Producer.Namespace != "a" {
+			continue
+		}
+		for n := range h.Last {
+			r := sample("rec_thief", "b", at)
+			r.Epoch, r.Sequence, r.BeginEpoch, r.BeginSequence = "thief"+string(rune('a'+i))+string(rune('a'+n)), 1, h.Epoch, n+1
+			r.Schema = audit.SchemaVersion
+			l := audit.Line{Epoch: r.Epoch, Sequence: 1, JSON: r.AppendJSON(nil)}
+			if _, err := db.Append(t.Context(), store.Producer{ID: "pod-b", Kind: "sidecar", Namespace: "b"}, []audit.Line{l}); err != nil {
+				t.Fatal(err)
+			}
+			h := serve(t, db, c, grantsFor(subject(Viewer, "vb", "b")))
+			h.as(Person{Subject: "vb"})
+			for _, path := range []string{"/record/rec_same", "/record/rec_thief"} {
+				if body := h.page200(path); !strings.Contains(body, "payments-b") || strings.Contains(body, "payments-a") {
+					t.Errorf("%s, as if begun by line %d of a, shows what is of a", path, r.BeginSequence)
+				}
+			}
+		}
 	}
 }
 
