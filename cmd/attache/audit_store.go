@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,9 @@ const storeHelp = "ask a record store, sqlite:PATH or postgres://USER@HOST/DATAB
 func (p *places) withStore(ctx context.Context, fn func(*store.DB) error) error {
 	d, err := store.Open(ctx, p.store, store.Options{ReadOnly: true})
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; attache audit import --store %s makes it of this machine's records", err, p.store)
+		}
 		return failure{err, 2}
 	}
 	return errors.Join(fn(d), d.Close())
@@ -154,7 +158,7 @@ func auditFacets(g *global, pl *places) *cobra.Command {
 	var limit int
 	c := &cobra.Command{
 		Use: "facets [QUERY]", Short: "Count records by who, what and where",
-		Example: "  attache audit facets verdict:deny since:7d --by agent,host\n  attache audit facets --store sqlite:/var/lib/attache/audit.db",
+		Example: "  attache audit facets verdict:deny since:7d --by agent,host\n  attache audit facets --store sqlite:$HOME/audit.db",
 		RunE: func(c *cobra.Command, args []string) error {
 			f, err := filterOf(args)
 			if err != nil {
@@ -232,7 +236,7 @@ func auditImport(g *global, pl *places) *cobra.Command {
 		Example: "  attache audit import --store sqlite:$HOME/audit.db",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if pl.store == "" {
-				return failure{errors.New("name the store: --store sqlite:PATH"), 2}
+				return failure{errors.New("name the store: --store sqlite:PATH or postgres://USER@HOST/DATABASE"), 2}
 			}
 			dirs, err := pl.spools()
 			if err != nil {
@@ -248,6 +252,15 @@ func auditImport(g *global, pl *places) *cobra.Command {
 	}
 }
 
+// imported is what --output json says of a spool.
+type imported struct {
+	Dir      string   `json:"dir"`
+	Stored   int      `json:"stored"`
+	Repeated int      `json:"repeated"`
+	LeftOut  int      `json:"left_out"`
+	Problems []string `json:"problems,omitempty"`
+}
+
 func importAll(c *cobra.Command, d *store.DB, dirs []string, asJSON bool) error {
 	left := 0
 	for _, dir := range dirs {
@@ -257,7 +270,7 @@ func importAll(c *cobra.Command, d *store.DB, dirs []string, asJSON bool) error 
 		}
 		left += x.Damaged
 		if asJSON {
-			err = writeJSON(c.OutOrStdout(), x)
+			err = writeJSON(c.OutOrStdout(), imported{dir, x.Lines, x.Duplicates, x.Damaged, x.Problems})
 		} else {
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %d lines stored, %d were there, %d left out\n", dir, x.Lines, x.Duplicates, x.Damaged)
 			for _, p := range x.Problems {

@@ -62,6 +62,9 @@ func TestAuditOfAStore(t *testing.T) {
 			t.Errorf("%v of the store: %v\n%swant\n%s", args, err, got, want)
 		}
 	}
+	if out, err := attache(t, "audit", "-o", "json", "import", "--dir", dir, "--store", db); err != nil || !strings.Contains(out, `"stored": 0`) || !strings.Contains(out, dir) {
+		t.Errorf("import: %v\n%s", err, out)
+	}
 	out, err := attache(t, "audit", "facets", "--by", "host", "--store", db)
 	if err != nil || !strings.Contains(out, "3 records, 3 denied") || !strings.Contains(out, "a.example.com") {
 		t.Errorf("facets: %v\n%s", err, out)
@@ -77,7 +80,33 @@ func TestAuditOfAStore(t *testing.T) {
 			t.Errorf("%v: %v, want exit code 2", bad, err)
 		}
 	}
+	if _, err := attache(t, "audit", "search", "--store", "sqlite:"+base+"/none.db"); err == nil || !strings.Contains(err.Error(), "attache audit import --store sqlite:") {
+		t.Errorf("a store that is not there: %v", err)
+	}
 	if _, err := attache(t, "audit", "show", "rec_none", "--store", db); !errors.Is(err, audit.ErrNotFound) {
 		t.Errorf("show of nothing: %v", err)
+	}
+}
+
+// A word that is no command, and missing arguments, are mistakes that say what
+// to write, not help with success.
+func TestMistypedCommands(t *testing.T) {
+	for args, want := range map[string]string{
+		"audit exprot":  `unknown command "exprot" for "attache audit"; attache audit --help lists them`,
+		"policy chekc":  `unknown command "chekc" for "attache policy"`,
+		"audit show":    "usage: attache audit show ID",
+		"policy replay": "usage: attache policy replay DIR [QUERY]",
+		"status x":      "usage: attache status",
+	} {
+		out, err := attache(t, strings.Fields(args)...)
+		if err == nil || !strings.Contains(err.Error(), want) || out != "" {
+			t.Errorf("%s: %v %q, want %s", args, err, out, want)
+		}
+	}
+	if out, err := attache(t, "audit"); err != nil || !strings.Contains(out, "Available Commands") {
+		t.Errorf("a group alone: %v\n%s", err, out)
+	}
+	if out, err := attache(t, "status", "-o", "json", "--state", t.TempDir()); err != nil || out != "[]\n" {
+		t.Errorf("status of nothing: %v %q", err, out)
 	}
 }

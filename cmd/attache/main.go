@@ -94,7 +94,40 @@ it on the wire, and writes one record. The agent never holds a secret.
 	}
 	c.AddCommand(runCommand(g), policyCommand(g), auditCommand(g), taskCommand(g), statusCommand(g), inventoryCommand(g),
 		revokeCommand(g), doctorCommand(g), issuerCommand(), versionCommand(g))
+	for _, group := range c.Commands() {
+		if group.HasSubCommands() {
+			group.Args, group.RunE = namesACommand, func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+		sayUsage(group)
+	}
 	return c, began
+}
+
+// namesACommand refuses a word that is no command of c: cobra would print help
+// and succeed.
+func namesACommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("unknown command %q for %q; %s --help lists them", args[0], c.CommandPath(), c.CommandPath())
+}
+
+// sayUsage lets c and the commands below it name, where arguments are missing
+// or too many, what they take.
+func sayUsage(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		sayUsage(sub)
+	}
+	check := c.Args
+	if check == nil || c.HasSubCommands() {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return fmt.Errorf("%w; usage: %s", err, c.UseLine())
+		}
+		return nil
+	}
 }
 
 // logger writes JSON lines to standard error.

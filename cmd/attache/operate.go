@@ -61,7 +61,7 @@ func statusCommand(g *global) *cobra.Command {
 				return err
 			}
 			if g.json() {
-				return writeJSON(c.OutOrStdout(), rs)
+				return writeJSON(c.OutOrStdout(), append([]run.Info{}, rs...)) // a list, also of none
 			}
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "RUN\tPID\tWORKLOAD\tSINCE\tREADY\tCOMMAND")

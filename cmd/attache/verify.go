@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/term"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/checkpoint"
@@ -48,7 +49,7 @@ covered. Give the key and the checkpoints from outside the store too:
   --checkpoint  a checkpoint's file, a folder of them, s3://BUCKET/PREFIX (Object Lock),
                 or a second signer's address (https://…, with --origin)`,
 		Example: `  attache audit verify && echo whole
-  attache audit verify --store sqlite:/var/lib/attache/audit.db --key audit.pub --checkpoint s3://locked/attache/`,
+  attache audit verify --store sqlite:records.db --key audit.pub --checkpoint s3://locked/attache/`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if v.store != "" {
 				return verifyStore(c, g, &v)
@@ -129,7 +130,7 @@ func verifyStore(c *cobra.Command, g *global, v *verifying) error {
 		}
 		o.Outside = append(o.Outside, notes...)
 	}
-	if !g.json() {
+	if f, ok := c.ErrOrStderr().(*os.File); ok && term.IsTerminal(int(f.Fd())) && !g.json() { //nolint:gosec // a descriptor
 		o.Progress = func(n uint64) { fmt.Fprintf(c.ErrOrStderr(), "\r%d lines read", n) }
 	}
 	db, err := store.Open(ctx, v.store, store.Options{ReadOnly: true})
@@ -230,7 +231,7 @@ kept in --dir; the public form, which --key of "attache audit verify" takes, is 
 				known = append(known, v)
 			}
 			if len(known) == 0 || dir == "" {
-				return failure{errors.New("--dir and --trust are needed"), 2}
+				return failure{errors.New("--dir (a folder for the key and what was signed) and --trust (the store's public key: checkpoint.pub of Secret attache-audit-key) are needed"), 2}
 			}
 			signer, public, err := checkpoint.KeyFile(filepath.Join(dir, "key"), name)
 			if err != nil {
