@@ -146,7 +146,12 @@ func (c checkpoints) outside(ctx context.Context) ([]checkpoint.Sink, error) {
 			if err != nil {
 				return nil, fmt.Errorf("--audit-config: checkpoints.sinks[%d]: %w", i, err)
 			}
-			out = append(out, checkpoint.ObjectLock{Client: client, Bucket: s.Bucket, Prefix: s.Prefix, Retain: duration(s.Retain), Now: time.Now})
+			// As attache audit verify reads it: with a slash at its end, or empty.
+			bucket, prefix, err := checkpoint.ParseURL("s3://" + s.Bucket + "/" + s.Prefix)
+			if err != nil {
+				return nil, fmt.Errorf("--audit-config: checkpoints.sinks[%d]: %w", i, err)
+			}
+			out = append(out, checkpoint.ObjectLock{Client: client, Bucket: bucket, Prefix: prefix, Retain: duration(s.Retain), Now: time.Now})
 			continue
 		}
 		key, err := note.NewVerifier(strings.TrimSpace(s.Key))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/checkpoint"
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/control/trail"
 	"github.com/attache-dev/attache/test/cluster"
@@ -313,6 +314,21 @@ func TestRecordsInCluster(t *testing.T) {
 	for _, h := range heads {
 		if len(h.Gaps) > 0 || !h.Chained {
 			t.Errorf("head %+v", h)
+		}
+	}
+}
+
+// A bucket's prefix is read as attache audit verify reads it, with or without a
+// slash at its end.
+func TestPrefixOfABucket(t *testing.T) {
+	t.Setenv("AWS_REGION", "eu-west-1")
+	for prefix, want := range map[string]string{"": "", "cluster-1": "cluster-1/", "a/b/": "a/b/"} {
+		out, err := checkpoints{Sinks: []checkpointSink{{Type: "objectLock", Bucket: "evidence", Prefix: prefix}}}.outside(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out[0].(checkpoint.ObjectLock); got.Bucket != "evidence" || got.Prefix != want {
+			t.Errorf("%q: %s %q, want %q", prefix, got.Bucket, got.Prefix, want)
 		}
 	}
 }
