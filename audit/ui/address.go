@@ -54,7 +54,10 @@ func policyURL(name string) string {
 		v.Set("kind", "ClusterAccessPolicy")
 		v.Set("name", n)
 	} else {
-		ns, n, _ := strings.Cut(name, "/")
+		ns, n, ok := strings.Cut(name, "/")
+		if !ok { // of one machine, which has no namespaces
+			ns, n = "", name
+		}
 		v.Set("kind", "AccessPolicy")
 		v.Set("namespace", ns)
 		v.Set("name", n)

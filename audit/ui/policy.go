@@ -123,7 +123,7 @@ func (s *Server) document(w http.ResponseWriter, r *http.Request, v *visit) erro
 	}
 	switch d.Kind {
 	case "AccessPolicy":
-		d.UsedURL = searchURL(term("policy", d.Namespace+"/"+d.Name))
+		d.UsedURL = searchURL(term("policy", strings.TrimPrefix(d.Namespace+"/"+d.Name, "/")))
 	case "ClusterAccessPolicy":
 		d.UsedURL = searchURL(term("policy", "cluster:"+d.Name))
 	}

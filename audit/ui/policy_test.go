@@ -51,3 +51,22 @@ func TestWhoLetIt(t *testing.T) {
 		}
 	}
 }
+
+// The policies of one machine have no namespace.
+func TestPolicyURL(t *testing.T) {
+	for name, want := range map[string]string{
+		"":             "",
+		"quickstart":   "/document?kind=AccessPolicy&name=quickstart&namespace=",
+		"a/invoices":   "/document?kind=AccessPolicy&name=invoices&namespace=a",
+		"cluster:rail": "/document?kind=ClusterAccessPolicy&name=rail",
+	} {
+		if got := policyURL(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	h := world(t, grantsFor(subject(Viewer, "all", AllNamespaces)))
+	h.as(Person{Subject: "all"})
+	if body := h.page200(policyURL("quickstart")); !strings.Contains(body, "policy%3Aquickstart") {
+		t.Errorf("what it decided is not asked by its name: %s", body)
+	}
+}
