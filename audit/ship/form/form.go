@@ -30,9 +30,13 @@ const (
 	Lines = "lines" // the spool's lines as they are, with checksum and chain
 )
 
-// maxPending bounds the begins that wait. The oldest is told as still open when
-// there are more; its end then comes alone.
-const maxPending = 20_000
+// maxPending and maxPendingBytes bound the begins that wait: they are in memory,
+// and in a file that is written anew. The oldest is told as still open when there
+// are more; its end then comes alone.
+const (
+	maxPending      = 20_000
+	maxPendingBytes = 64 << 20
+)
 
 // key names a line.
 type key struct {
@@ -143,10 +147,11 @@ func (f *Former) Form(lines []audit.Line) (*Formed, error) {
 				begin, ok = f.pending[of]
 			}
 			if ok {
-				if b, err := begin.Record(); err == nil {
+				// An end may name any begin. That of another record goes on waiting.
+				if b, err := begin.Record(); err == nil && b.ID == r.ID {
 					r = audit.Join(b, r)
+					out.gone[of] = true
 				}
-				out.gone[of] = true
 			}
 		}
 		if err := out.tell(&r); err != nil {
@@ -158,8 +163,18 @@ func (f *Former) Form(lines []audit.Line) (*Formed, error) {
 
 // evict tells the oldest begins as open where too many wait.
 func (o *Formed) evict() error {
-	n := len(o.f.pending) + len(o.add) - len(o.gone) - maxPending
-	for i := 0; n > 0 && i < len(o.f.order); i++ {
+	n, size := len(o.f.pending)+len(o.add)-len(o.gone)-maxPending, -maxPendingBytes
+	for k, l := range o.f.pending {
+		if !o.gone[k] {
+			size += len(l.JSON)
+		}
+	}
+	for _, l := range o.add {
+		if !o.gone[key{l.Epoch, l.Sequence}] {
+			size += len(l.JSON)
+		}
+	}
+	for i := 0; (n > 0 || size > 0) && i < len(o.f.order); i++ {
 		k := o.f.order[i]
 		l, ok := o.f.pending[k]
 		if !ok || o.gone[k] {
@@ -167,6 +182,7 @@ func (o *Formed) evict() error {
 		}
 		o.gone[k] = true
 		n--
+		size -= len(l.JSON)
 		r, err := l.Record()
 		if err != nil {
 			continue

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/attache-dev/attache/audit"
@@ -109,6 +110,38 @@ func TestTooManyBegins(t *testing.T) {
 	}
 	commit(t, x)
 	if x := feed(t, f, end(t, 30_002, 3, "r2")); len(x.Events) != 1 {
+		t.Errorf("%d events", len(x.Events))
+	} else {
+		whole(t, x.Events[0])
+	}
+}
+
+// Long begins are told as open before they fill the memory.
+func TestBytesOfBegins(t *testing.T) {
+	f := open(t, form.OCSF, "")
+	told := 0
+	for n := range uint64(70) { // no spool of ours writes such a line
+		text := fmt.Appendf(nil, `{"schema":%q,"type":"begin","id":"r%d","epoch":"e1","sequence":%d,"time":"2026-03-01T12:00:00Z","request":{"path":%q}}`, audit.SchemaVersion, n, n+1, strings.Repeat("/x", 500_000))
+		x := feed(t, f, audit.Line{Epoch: "e1", Sequence: n + 1, JSON: text})
+		told += len(x.Events)
+		commit(t, x)
+	}
+	if told < 2 || told > 5 {
+		t.Errorf("%d of 70 begins of 1 MB are told as open", told)
+	}
+}
+
+// Who names another's line as its begin gets nothing of it, and takes nothing
+// from the end that is to come.
+func TestAnEndOfAnotherRecord(t *testing.T) {
+	f := open(t, form.OCSF, "")
+	commit(t, feed(t, f, begin(t, 1, "r1")))
+	x := feed(t, f, end(t, 2, 1, "thief"))
+	if len(x.Events) != 1 || bytes.Contains(x.Events[0].JSON, []byte("a.example.com")) {
+		t.Errorf("the thief's event: %s", x.Events[0].JSON)
+	}
+	commit(t, x)
+	if x := feed(t, f, end(t, 3, 1, "r1")); len(x.Events) != 1 {
 		t.Errorf("%d events", len(x.Events))
 	} else {
 		whole(t, x.Events[0])
