@@ -22,16 +22,16 @@ func (t *Trail) Admitted(ctx context.Context, a Admission) error {
 	if t == nil {
 		return nil
 	}
-	// A controller tries a refused pod again without end.
-	if a.Event != audit.EventInjectionDone && t.again(a.Event+a.Namespace+a.Owner+a.Reason) {
-		return nil
-	}
 	r := event(a.Event, map[string]string{
 		"request": a.ID, "namespace": a.Namespace, "name": a.Name, "service_account": a.Account, "controller": a.Owner,
 		"mode": a.Mode, "reason": a.Reason, "by": a.By.Username,
 	})
 	r.Workload = &audit.Workload{Namespace: a.Namespace, ServiceAccount: a.Account}
-	return t.Write(ctx, r)
+	if a.Event == audit.EventInjectionDone {
+		return t.Write(ctx, r)
+	}
+	// A controller tries a refused pod again without end.
+	return t.once(ctx, r, a.Event, a.Namespace, a.Owner, a.Reason)
 }
 
 // Guard is a request that one of the guards refused, as the API server's own
@@ -50,13 +50,10 @@ func (t *Trail) Denied(ctx context.Context, g Guard) error {
 	if t == nil {
 		return nil
 	}
-	if t.again(audit.EventGuardDenied + g.Policy + g.By.Username + g.Verb + g.Resource + g.SubResource + g.Namespace + g.Name) {
-		return nil
-	}
 	r := event(audit.EventGuardDenied, map[string]string{
 		"request": g.ID, "policy": g.Policy, "verb": g.Verb, "resource": g.Resource, "subresource": g.SubResource,
 		"namespace": g.Namespace, "name": g.Name, "reason": g.Reason, "by": g.By.Username, "impersonated": g.Impersonated,
 	})
 	r.Change = &audit.Change{Kind: g.Resource, Namespace: g.Namespace, Name: g.Name, Operation: g.Verb, By: g.By.principal()}
-	return t.Write(ctx, r)
+	return t.once(ctx, r, audit.EventGuardDenied, g.Policy, g.By.Username, g.Verb, g.Resource, g.SubResource, g.Namespace, g.Name)
 }

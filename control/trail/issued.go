@@ -20,9 +20,6 @@ func (t *Trail) Identity(ctx context.Context, e issuer.Event) error {
 	name := audit.EventIdentityIssued
 	if e.Outcome != "issued" {
 		name = audit.EventIdentityDenied
-		if t.again(name + e.Kind + e.UID + e.Pod + e.Reason) {
-			return nil
-		}
 	}
 	fields := map[string]string{
 		"kind": e.Kind, "reason": e.Reason, "pod": e.Pod, "pod_uid": e.UID, "namespace": e.Namespace,
@@ -37,6 +34,9 @@ func (t *Trail) Identity(ctx context.Context, e issuer.Event) error {
 	r := event(name, fields)
 	r.Time = e.Time
 	r.Workload = &audit.Workload{ID: e.ID, Namespace: e.Namespace, Node: e.Node}
+	if name == audit.EventIdentityDenied {
+		return t.once(ctx, r, name, e.Kind, e.UID, e.Pod, e.Reason)
+	}
 	return t.Write(ctx, r)
 }
 
@@ -49,9 +49,6 @@ func (t *Trail) Mint(ctx context.Context, e broker.Event) error {
 	name := audit.EventCredentialMinted
 	if e.Result != "minted" {
 		name = EventBrokerDenied
-		if t.again(name + e.PodUID + e.Provider + e.Rule + e.Reason) {
-			return nil
-		}
 	}
 	r := event(name, map[string]string{
 		"by": "broker", "result": e.Result, "reason": e.Reason, "pod": e.Pod, "pod_uid": e.PodUID, "namespace": e.Namespace,
@@ -62,6 +59,9 @@ func (t *Trail) Mint(ctx context.Context, e broker.Event) error {
 	r.Credential = &audit.Use{Handle: e.Handle, Provider: e.Provider, ScopeGranted: e.Scope, Expires: e.Expires}
 	if !e.Expires.IsZero() {
 		r.Credential.TTLSeconds = int64(e.Expires.Sub(e.Time).Seconds())
+	}
+	if name == EventBrokerDenied {
+		return t.once(ctx, r, name, e.PodUID, e.Provider, e.Rule, e.Reason)
 	}
 	return t.Write(ctx, r)
 }
@@ -74,9 +74,6 @@ func (t *Trail) Relayed(ctx context.Context, e relay.Event) error {
 		return nil
 	}
 	name := EventRelay + e.Result
-	if e.Result == "denied" && t.again(name+e.PodUID+e.Provider+e.Rule+e.Reason) {
-		return nil
-	}
 	fields := map[string]string{
 		"pod": e.Pod, "pod_uid": e.PodUID, "namespace": e.Namespace, "destination": e.Destination, "method": e.Method, "path": e.Path, "record": e.Record,
 		"policy": e.Policy, "rule": e.Rule, "version": e.Version, "root": e.Root, "address": e.Address, "outcome": e.Outcome, "code": e.Code, "reason": e.Reason,
@@ -91,6 +88,9 @@ func (t *Trail) Relayed(ctx context.Context, e relay.Event) error {
 	r.Workload = &audit.Workload{ID: e.Workload, Namespace: e.Namespace}
 	if e.Handle != "" {
 		r.Credential = &audit.Use{Handle: e.Handle, Provider: e.Provider}
+	}
+	if e.Result == "denied" { // its reason may hold the caller's own words, another each time
+		return t.once(ctx, r, name, e.PodUID, e.Provider, e.Rule, e.Code)
 	}
 	return t.Write(ctx, r)
 }

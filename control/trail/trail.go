@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
@@ -136,11 +137,25 @@ func event(name string, fields map[string]string) *audit.Record {
 }
 
 // again reports whether what key names was recorded within the last minute: a
-// peer that is refused goes on asking, and must not fill the spool.
+// peer that is refused goes on asking, and must not fill the spool. What could
+// not be recorded is to be forgotten.
 func (t *Trail) again(key string) bool {
 	if _, ok := t.told.Get(key); ok {
 		return true
 	}
 	t.told.Add(key, struct{}{})
 	return false
+}
+
+// once writes r unless the like of it was recorded within the last minute.
+func (t *Trail) once(ctx context.Context, r *audit.Record, like ...string) error {
+	key := strings.Join(like, "\x00")
+	if t.again(key) {
+		return nil
+	}
+	err := t.Write(ctx, r)
+	if err != nil {
+		t.told.Remove(key) // who asks again must not be told that it is recorded
+	}
+	return err
 }

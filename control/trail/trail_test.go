@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/control/broker"
 	"github.com/attache-dev/attache/control/issuer"
+	"github.com/attache-dev/attache/control/relay"
 	"github.com/attache-dev/attache/control/trail"
 )
 
@@ -297,4 +299,34 @@ func FuzzRequested(f *testing.F) {
 		}
 		records(t, dir) // can be read back
 	})
+}
+
+// What could not be recorded was not: who asks again is not told that it was.
+func TestARefusalThatWasNotRecorded(t *testing.T) {
+	tr, dir := open(t)
+	g := trail.Guard{Policy: "attache-pods", Verb: "create", Resource: "pods", Namespace: "team", Name: "x"}
+	g2 := g
+	g2.Namespace, g2.Name = "tea", "mx"
+	for _, x := range []trail.Guard{g, g, g2} {
+		if err := tr.Denied(t.Context(), x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 3 { // a pod that asks in other words each time
+		if err := tr.Relayed(t.Context(), relay.Event{Result: "denied", PodUID: "u", Code: "bad_request", Reason: strconv.Itoa(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(records(t, dir)); n != 3 {
+		t.Errorf("%d records, want two of guards and one of the relay", n)
+	}
+	g.Name = "y"
+	for range 2 {
+		if err := tr.Denied(t.Context(), g); err == nil {
+			t.Error("recorded, in a spool that is closed")
+		}
+	}
 }
