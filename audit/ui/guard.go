@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,8 @@ const (
 	maxLive       = 4  // live views of one session
 	maxLimited    = 10000
 	waitForQuery  = 5 * time.Second
+	failuresRate  = 1 // failed log-ins that are recorded each by itself, a second
+	failuresBurst = 30
 	contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
@@ -142,6 +145,26 @@ func (s *Server) event(ctx context.Context, name string, p *Person, fields map[s
 		return errors.Join(errUnrecorded, err)
 	}
 	return nil
+}
+
+// loginFailed records that somebody could not log in. Anybody can ask for that,
+// so that beyond a rate they are only counted: a full spool would stop who may
+// look, and the collector's own findings.
+func (s *Server) loginFailed(r *http.Request, why error) error {
+	if !s.failures.AllowN(s.c.Now(), 1) {
+		s.untold.Add(1)
+		return nil
+	}
+	fields := map[string]string{"reason": why.Error(), "remote": r.RemoteAddr}
+	n := s.untold.Swap(0)
+	if n > 0 {
+		fields["unrecorded"] = strconv.FormatInt(n, 10)
+	}
+	err := s.event(r.Context(), audit.EventLoginFailed, nil, fields)
+	if err != nil {
+		s.untold.Add(n + 1)
+	}
+	return err
 }
 
 var errUnrecorded = errors.New("cannot be recorded, so it is not done")

@@ -227,6 +227,24 @@ func TestQueriesWaitForAPlace(t *testing.T) {
 	}
 }
 
+// Who cannot log in cannot fill the spool with that either.
+func TestFailedLogInsAreBounded(t *testing.T) {
+	h := world(t, nil)
+	for range 100 {
+		if status, _, _ := h.get("/login/finish?token=guess"); status != http.StatusUnauthorized {
+			t.Fatalf("%d", status)
+		}
+	}
+	if n := len(h.named(audit.EventLoginFailed)); n != 30 {
+		t.Errorf("%d are recorded", n)
+	}
+	h.clock.advance(time.Second)
+	h.get("/login/finish?token=guess")
+	if l := h.named(audit.EventLoginFailed); len(l) != 31 || l[30].Event.Fields["unrecorded"] != "70" {
+		t.Errorf("%d are recorded; the last: %v", len(l), l[len(l)-1].Event.Fields)
+	}
+}
+
 func TestNewChecksItsConfig(t *testing.T) {
 	c := newClock()
 	db := newDB(t, c)

@@ -65,7 +65,7 @@ func (l *Link) start(s *Server, w http.ResponseWriter, r *http.Request, why erro
 
 func (l *Link) finish(s *Server, w http.ResponseWriter, r *http.Request) {
 	if err := l.take(r.URL.Query().Get("token"), s.c.Now()); err != nil {
-		if recErr := s.event(r.Context(), audit.EventLoginFailed, nil, map[string]string{"reason": err.Error(), "remote": r.RemoteAddr}); recErr != nil {
+		if recErr := s.loginFailed(r, err); recErr != nil {
 			err = recErr
 		}
 		s.loginPage(w, r, err)

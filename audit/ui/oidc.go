@@ -17,7 +17,6 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
 
-	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/internal/secret"
 )
 
@@ -150,7 +149,7 @@ func (o *OIDC) finish(s *Server, w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.log.WarnContext(r.Context(), "log-in failed", "error", err, "remote", r.RemoteAddr)
 		why := plain(err, errIssuerAway, errRefused, errFlow, errToken)
-		if recErr := s.event(r.Context(), audit.EventLoginFailed, nil, map[string]string{"reason": why.Error(), "remote": r.RemoteAddr}); recErr != nil {
+		if recErr := s.loginFailed(r, why); recErr != nil {
 			why = recErr
 		}
 		s.loginPage(w, r, why)
