@@ -142,9 +142,13 @@ func (l *lineReader) open(ctx context.Context, e *epochState) (string, error) {
 	return audit.OutcomeUnknown, nil
 }
 
-// maxHalves bounds the requests without an end that a question looks at; the
-// newest count.
-const maxHalves = 20_000
+// maxHalves and maxHalvesBytes bound the requests without an end that a question
+// looks at; the newest count. The bytes are those of JSON: lines of 1 MiB, which
+// no spool of ours writes, must not fill the memory.
+const (
+	maxHalves      = 20_000
+	maxHalvesBytes = 64 << 20
+)
 
 // halves returns a view of the lines whose other half has not come; nil if
 // there are none in that time.
@@ -156,14 +160,21 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) 
 		json   []byte
 	}
 	var l []line
+	size := 0
 	err := t.each(ctx, func(scan func(...any) error) error {
 		var x line
 		var ending int
 		err := scan(&x.epoch, &ending, &x.at.block, &x.at.line, &x.json)
 		x.ending = ending != 0
+		if size += len(x.json); err == nil && size > maxHalvesBytes {
+			return errEnough
+		}
 		l = append(l, x)
 		return err
 	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY time DESC LIMIT ?", low, high, maxHalves)
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	if err != nil || len(l) == 0 {
 		return nil, err
 	}

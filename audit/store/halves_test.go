@@ -1,0 +1,26 @@
+package store_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/store"
+)
+
+// A producer whose requests never end, and are long, does not fill the memory
+// of who asks something.
+func TestLongRequestsWithoutAnEnd(t *testing.T) {
+	d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db"), store.Options{})
+	path := strings.Repeat("/x", 500_000) // no spool of ours writes such a line
+	for n := range uint64(70) {
+		text := fmt.Appendf(nil, `{"schema":%q,"type":"begin","id":"r%d","epoch":"e1","sequence":%d,"time":"2026-03-01T12:00:%02dZ","request":{"path":%q}}`, audit.SchemaVersion, n, n+1, n%60, path)
+		put(t, d, alice, audit.Line{Epoch: "e1", Sequence: n + 1, JSON: text})
+	}
+	f, err := d.Facets(t.Context(), store.Query{}, []string{"outcome"}, 5)
+	if err != nil || f.Total.Count < 60 || f.Total.Count >= 70 {
+		t.Errorf("%d of 70 requests of 1 MB are looked at, %v", f.Total.Count, err)
+	}
+}
