@@ -110,7 +110,7 @@ func outcomes(t *testing.T, d *store.DB, q string) string {
 func TestLinesAreKeptByteForByte(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		f := seed.New(seed.Options{Records: 3000, Agents: 7, BatchLines: 300})
+		f := seed.New(seed.Options{Records: size(3000), Agents: 7, BatchLines: 300})
 		want := map[string][]audit.Line{}
 		for b := f.Next(); b != nil; b = f.Next() {
 			put(t, d, b.Producer, b.Lines...)

@@ -289,7 +289,7 @@ func TestManySegmentsAreMerged(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		c := newClock()
 		d := open(t, url, c.options())
-		f := seed.New(seed.Options{Records: 5000, Agents: 25, BatchLines: 8})
+		f := seed.New(seed.Options{Records: size(5000), Agents: 25, BatchLines: 8})
 		n := 0
 		for b := f.Next(); b != nil; b = f.Next() {
 			if n++; n%400 == 0 {

@@ -63,7 +63,7 @@ func TestTail(t *testing.T) {
 func TestGetAndRelated(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		want := fill(t, d, seed.Options{Records: 3000, Agents: 20, BatchLines: 64})
+		want := fill(t, d, seed.Options{Records: size(3000), Agents: 20, BatchLines: 64})
 		var some audit.Record
 		for _, r := range want {
 			if r.Credential != nil && r.Human != nil && r.Workload != nil {
@@ -169,7 +169,7 @@ func TestNamespaces(t *testing.T) {
 func TestPagesAreStable(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		f := seed.New(seed.Options{Records: 2000, Agents: 30, BatchLines: 40})
+		f := seed.New(seed.Options{Records: size(2000), Agents: 30, BatchLines: 40})
 		half := 0
 		var batches []*seed.Batch
 		for b := f.Next(); b != nil; b = f.Next() {
@@ -236,7 +236,7 @@ func TestCursors(t *testing.T) {
 func TestCounts(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		want := fill(t, d, seed.Options{Records: 5000, Agents: 40, BatchLines: 128})
+		want := fill(t, d, seed.Options{Records: size(5000), Agents: 40, BatchLines: 128})
 		type count struct {
 			n, denied, bytes int64
 			first, last      time.Time
@@ -319,9 +319,9 @@ func TestCounts(t *testing.T) {
 func TestGeneratedQueries(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		d := open(t, url, store.Options{})
-		want := fill(t, d, seed.Options{Records: 1500, Agents: 15, BatchLines: 50, Seed: 3})
+		want := fill(t, d, seed.Options{Records: size(1500), Agents: 15, BatchLines: 50, Seed: 3})
 		rnd := rand.New(rand.NewPCG(7, 7))
-		for range 80 {
+		for range size(80) {
 			q := generate(rnd, want)
 			f, err := audit.ParseFilter(q, time.Date(2026, 3, 31, 0, 0, 0, 0, time.UTC))
 			if err != nil {

@@ -32,7 +32,7 @@ func TestIndexIsComparedWithLines(t *testing.T) {
 			fill(t, d, seed.Options{Records: 200, Agents: 4, BatchLines: 300})
 			put(t, d, alice, newScribe(t, "e1").begin("rec_open"))
 			indexIsWhole(t, d)
-			db, err := sql.Open("sqlite", path)
+			db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(20000)")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -68,7 +68,7 @@ func TestDamageIsSaid(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "a.db")
 		d := open(t, "sqlite:"+path, store.Options{})
 		fill(t, d, seed.Options{Records: 50, Agents: 2})
-		db, err := sql.Open("sqlite", path)
+		db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(20000)")
 		if err != nil {
 			t.Fatal(err)
 		}
