@@ -294,3 +294,15 @@ func TestNoEpochOfTheStoreEndsCheckpoints(t *testing.T) {
 		t.Errorf("report: %+v", r)
 	}
 }
+
+// A producer that writes its members in another order raises no alarm.
+func TestMembersInAnotherOrder(t *testing.T) {
+	w := newWorld(t)
+	p := w.of("a")
+	p.next, p.head = 1, chain.First(p.epoch)
+	text := fmt.Appendf(nil, `{"sequence":1,"epoch":%q,"type":"event","time":"2026-03-01T12:00:00Z","id":"rec_1","event":{"name":"x"},"schema":%q}`, p.epoch, audit.SchemaVersion)
+	p.head = chain.Next(p.head, text)
+	w.append("a", audit.Line{Epoch: p.epoch, Sequence: 1, JSON: text, Chain: p.head, Chained: true})
+	w.checkpoint()
+	w.whole()
+}
