@@ -22,7 +22,7 @@ ENV CGO_ENABLED=0 GOOS=linux GOFLAGS=-trimpath
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     GOARCH=${TARGETARCH} go build -buildvcs=false \
       -ldflags="-s -w -X github.com/attache-dev/attache/internal/version.version=${VERSION}" \
-      -o /out/ ./cmd/attache-sidecar ./cmd/attache-control && \
+      -o /out/ ./cmd/attache ./cmd/attache-sidecar ./cmd/attache-control && \
     go run ./internal/release/filecap /out/attache-sidecar
 
 # The sidecar's user is exempt from redirection: no other container may have it.
@@ -32,7 +32,9 @@ COPY --from=build --chmod=0755 /out/attache-sidecar /attache-sidecar
 USER 64200:64200
 ENTRYPOINT ["/attache-sidecar"]
 
+# attache searches and verifies the record store where it is, by kubectl exec.
 FROM ${BASE_IMAGE} AS attache-control
+COPY --from=build --chmod=0755 /out/attache /attache
 COPY --from=build --chmod=0755 /out/attache-control /attache-control
 USER 65532:65532
 ENTRYPOINT ["/attache-control"]

@@ -34,5 +34,9 @@ func Images(registry, tag, arch, dir string) []oci.Image {
 	// For the redirect as the sidecar's user. It gives nothing to the sidecar
 	// itself, whose container drops all capabilities.
 	sidecar.Files[0].Capabilities = []oci.Capability{oci.NetAdmin}
-	return []oci.Image{sidecar, image("attache-control", ControlUser)}
+	// Beside the store that only its pod can open: attache audit search, show,
+	// verify there, by kubectl exec.
+	control := image("attache-control", ControlUser)
+	control.Files = append(control.Files, oci.File{Path: "/attache", Source: path.Join(dir, "attache")})
+	return []oci.Image{sidecar, control}
 }

@@ -66,6 +66,12 @@ blob() { cat "$1/blobs/sha256/$2"; }
 member() { # member DIR NAME: the file NAME of the last layer
 	blob "$1" "$(blob "$1" "$(manifest "$1")" | grep -oE '"digest":"sha256:[0-9a-f]+"' | tail -1 | grep -oE '[0-9a-f]{64}')" | zcat -f | tar --extract --to-stdout --file - "$2"
 }
+holds() { # holds DIR NAME: the file NAME of whichever layer has it
+	local l
+	for l in $(blob "$1" "$(manifest "$1")" | grep -oE '"digest":"sha256:[0-9a-f]+"' | tail -n +2 | grep -oE '[0-9a-f]{64}'); do
+		blob "$1" "$l" | zcat -f | tar --extract --to-stdout --file - "$2" 2>/dev/null && return
+	done
+}
 capability() { # of NAME in the last layer, as its header has it
 	blob "$1" "$(blob "$1" "$(manifest "$1")" | grep -oE '"digest":"sha256:[0-9a-f]+"' | tail -1 | grep -oE '[0-9a-f]{64}')" | zcat -f | grep -c -a 'SCHILY.xattr.security.capability=' || true
 }
@@ -85,6 +91,12 @@ for arch in $platforms; do
 		CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
 			-ldflags="-s -w -X github.com/attache-dev/attache/internal/version.version=$version" -o "$work/ours" "./cmd/$target"
 		check "$target for $arch: the program is that of make images" cmp "$work/$target-$arch" "$work/ours"
+		if [ "$target" = attache-control ]; then
+			CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
+				-ldflags="-s -w -X github.com/attache-dev/attache/internal/version.version=$version" -o "$work/ours" ./cmd/attache
+			holds "$one" attache >"$work/attache-$arch"
+			check "$target for $arch: holds attache, as make images does" cmp "$work/attache-$arch" "$work/ours"
+		fi
 		want=65532:65532 caps=0
 		[ "$target" = attache-sidecar ] && want=64200:64200 caps=1
 		check "$target for $arch: user $want" test "$(config "$one" User) $(config "$one" architecture)" = "$want $arch"

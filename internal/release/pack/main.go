@@ -39,10 +39,12 @@ func pack(out, registry, version, arch string) error {
 		return err
 	}
 	for _, i := range release.Images(registry, version, arch, programs) {
-		name := strings.TrimPrefix(i.Entrypoint[0], "/")
-		if err := build(filepath.Join(programs, name), name, version, arch); err != nil {
-			return err
+		for _, f := range i.Files {
+			if err := build(f.Source, filepath.Base(f.Source), version, arch); err != nil {
+				return err
+			}
 		}
+		name := strings.TrimPrefix(i.Entrypoint[0], "/")
 		if err := write(i, filepath.Join(out, name+"-"+arch+".tar")); err != nil {
 			return err
 		}
