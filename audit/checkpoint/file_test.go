@@ -119,3 +119,16 @@ func TestWholeStoreWithIndex(t *testing.T) {
 		t.Errorf("%s%+v", r.Text(time.Now()), r)
 	}
 }
+
+// What is not covered is told of a checkpoint that there is.
+func TestTextNamesTheCheckpoint(t *testing.T) {
+	for want, r := range map[string]checkpoint.Report{
+		"not covered: 2 lines came after that checkpoint\nnot covered: 1 epochs began after it\n":                   {Outside: 3, Newest: 3, Uncovered: 2, EpochsUncovered: 1},
+		"not covered: 2 lines came after the store's own newest checkpoint\nnot covered: 1 epochs began after it\n": {Newest: 3, Uncovered: 2, EpochsUncovered: 1},
+		"not covered: 2 lines are in no checkpoint\nnot covered: 1 epochs are in none\n":                            {Uncovered: 2, EpochsUncovered: 1},
+	} {
+		if text := r.Text(time.Now()); !strings.Contains(text, want) {
+			t.Errorf("%s\nwant\n%s", text, want)
+		}
+	}
+}

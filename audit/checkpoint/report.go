@@ -105,12 +105,20 @@ func (r *Report) Text(now time.Time) string {
 	if r.More > 0 {
 		fmt.Fprintf(&b, "and %d more problems\n", r.More)
 	}
+	after, began := "came after that checkpoint", "began after it"
+	switch {
+	case r.Outside > 0:
+	case r.Newest > 0:
+		after = "came after the store's own newest checkpoint"
+	default:
+		after, began = "are in no checkpoint", "are in none"
+	}
 	for _, n := range []struct {
 		count uint64
 		text  string
 	}{
-		{r.Uncovered, "lines came after that checkpoint"},
-		{uint64(r.EpochsUncovered), "epochs began after it"}, //nolint:gosec // a count
+		{r.Uncovered, "lines " + after},
+		{uint64(r.EpochsUncovered), "epochs " + began}, //nolint:gosec // a count
 		{r.Unchained, "lines are of producers from before lines had a hash"},
 		{r.AfterGap, "lines stand behind a gap, so that nothing proves their own text"},
 	} {
