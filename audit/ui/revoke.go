@@ -1,10 +1,13 @@
 package ui
 
 import (
+	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/store"
 )
 
 type revokeData struct {
@@ -34,12 +37,18 @@ func (s *Server) revoking(r *http.Request, v *visit, get func(string) string) (r
 	default:
 		return d, errNotFound
 	}
+	if foreign, err := s.foreign(r, v.revoke, d); err != nil || foreign {
+		return d, cmp.Or(err, errNotFound)
+	}
 	page, err := s.related(r.Context(), v.revoke, d.Name)
 	if err != nil {
 		return d, err
 	}
 	for i := range page.Rows {
 		x := &page.Rows[i].Record
+		if !d.is(x) {
+			continue // it speaks of the name: what it says there may be anybody's word
+		}
 		if x.Workload != nil && d.Namespace == "" {
 			d.Namespace, d.Agent = x.Workload.Namespace, x.Workload.ID
 		}
@@ -52,6 +61,37 @@ func (s *Server) revoking(r *http.Request, v *visit, get func(string) string) (r
 		d.Rows = d.Rows[len(d.Rows)-5:]
 	}
 	return d, nil
+}
+
+// foreign reports whether the name is used outside of the scope too. A Revocation
+// counts everywhere, so that it is then for those who may revoke there.
+func (s *Server) foreign(r *http.Request, scope Scope, d revokeData) (bool, error) {
+	if scope.All {
+		return false, nil
+	}
+	key := map[string]string{"credential": "handle", "task": "task"}[d.Kind]
+	terms := []string{term(key, d.Name), "type:request,event"}
+	for _, n := range scope.Namespaces {
+		terms = append(terms, "-"+term("namespace", n))
+	}
+	q, err := s.ask(Scope{All: true}, terms...)
+	if err != nil {
+		return false, err
+	}
+	q.Limit = maxRelated // those without a namespace, a sidecar's own, are few
+	page, err := s.c.Store.Search(r.Context(), q)
+	return slices.ContainsFunc(page.Rows, func(x store.Row) bool { return len(audit.Namespaces(&x.Record)) > 0 }), err
+}
+
+// is reports whether r is of the credential or task itself.
+func (d *revokeData) is(r *audit.Record) bool {
+	if r.Event != nil && r.Event.Fields[map[string]string{"credential": "handle", "task": "task"}[d.Kind]] == d.Name {
+		return true
+	}
+	if d.Kind == "task" {
+		return r.Task != nil && r.Task.ID == d.Name
+	}
+	return r.Credential != nil && r.Credential.Handle == d.Name
 }
 
 // revokeAsk shows what would be revoked, with a button.

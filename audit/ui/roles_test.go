@@ -160,6 +160,29 @@ func TestRolesAreApart(t *testing.T) {
 	}
 }
 
+// Who may revoke in a cannot revoke what is of b because something in a says its
+// name, be it an origin's answer or a record of its own.
+func TestRevokeOfAnothersName(t *testing.T) {
+	c := newClock()
+	db := newDB(t, c)
+	at := c.now().Add(-time.Hour)
+	fill(t, db, sample("rec_b1", "b", at))
+	said := sample("rec_a1", "a", at)
+	said.Result.UpstreamRequestID = "cred_" + hexOf("b")
+	taken := sample("rec_a2", "a", at)
+	taken.Task.ID = "task-b"
+	fill(t, db, said, taken)
+	h := serve(t, db, c, grantsFor(subject(Revoker, "r", "a"), subject(Revoker, "all", AllNamespaces)))
+	for who, want := range map[string]int{"r": http.StatusNotFound, "all": http.StatusOK} {
+		h.as(Person{Subject: who})
+		for _, q := range []string{"credential=cred_" + hexOf("b"), "task=task-b"} {
+			if status, _, _ := h.get("/revoke?" + q); status != want {
+				t.Errorf("%s, %s: %d, want %d", who, q, status, want)
+			}
+		}
+	}
+}
+
 func TestRevoke(t *testing.T) {
 	h := world(t, grantsFor(subject(Viewer, "r", AllNamespaces), subject(Revoker, "r", "a")))
 	h.as(Person{Subject: "r", Email: "r@example.com", Issuer: "https://login.example.com"})
