@@ -145,6 +145,10 @@ func TestSchema(t *testing.T) {
 		{"wrong type", "control: {replicas: two}", "/control/replicas", "integer"},
 		{"no replica", "control: {replicas: 0}", "/control/replicas", "minimum"},
 		{"unknown role", "control: {roles: [webhook, audit]}", "/control/roles/1", "webhook"},
+		{"unknown place of checkpoints", "audit: {checkpoints: {sinks: [{name: a, type: s3, bucket: b}]}}", "/audit/checkpoints/sinks/0/type", "objectLock"},
+		{"signer without key", "audit: {checkpoints: {sinks: [{name: a, type: witness, url: 'https://w.example'}]}}", "/audit/checkpoints/sinks/0", "key"},
+		{"unknown sink", "audit: {sinks: [{name: a, type: kafka}]}", "/audit/sinks/0", "otlp"},
+		{"field that no sink has", "audit: {sinks: [{name: a, type: otlp, adress: 'a:1'}]}", "/audit/sinks/0", "adress"},
 		{"no role", "control: {roles: []}", "/control/roles", "min"},
 		{"low port", "control: {ports: {grpc: 80}}", "/control/ports/grpc", "1,024"},
 		{"tag in a digest", "sidecar: {image: {digest: v1}}", "/sidecar/image/digest", "pattern"},
@@ -164,6 +168,7 @@ func TestSchema(t *testing.T) {
 		{"kubelet's port", "control: {hostNetwork: true}", "control.ports.webhook", "kubelet"},
 		{"newer API", "clusterTrustBundle: true", "clusterTrustBundle", "Kubernetes 1.37"},
 		{"same ports", "control: {ports: {grpc: 8444}}", "control.ports", "same"},
+		{"the relay's port twice", "control: {ports: {relay: 8443}}", "control.ports", "same"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
