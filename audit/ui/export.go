@@ -47,13 +47,13 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, v *visit) error 
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), exportLimit)
 	defer cancel()
-	release, err := s.limits.enter(ctx)
+	done, err := s.limits.enterLive("export/" + v.session.ID)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer done()
 	q.Limit = store.MaxLimit
-	page, err := s.c.Store.Search(ctx, q) // a mistake becomes a page, not half a file
+	page, err := s.searchInTurn(ctx, q) // a mistake becomes a page, not half a file
 	if err != nil {
 		return err
 	}
@@ -106,10 +106,21 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, e encoder, q
 			return n, true, e.end()
 		}
 		q.After = page.Next
-		if page, err = s.c.Store.Search(ctx, q); err != nil {
+		if page, err = s.searchInTurn(ctx, q); err != nil {
 			return n, false, err
 		}
 	}
+}
+
+// searchInTurn takes a place among those who ask the store for as long as it is
+// asked: who reads a file slowly keeps nobody from the pages.
+func (s *Server) searchInTurn(ctx context.Context, q store.Query) (store.Page, error) {
+	release, err := s.limits.enter(ctx)
+	if err != nil {
+		return store.Page{}, err
+	}
+	defer release()
+	return s.c.Store.Search(ctx, q)
 }
 
 func encoderOf(kind string) (enc func(io.Writer) encoder, mime, ext string) {

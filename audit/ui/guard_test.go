@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -224,6 +225,41 @@ func TestQueriesWaitForAPlace(t *testing.T) {
 	live[0]()
 	if _, err := l.enterLive("s"); err != nil {
 		t.Errorf("got %v", err)
+	}
+}
+
+// watched looks at something whenever a file is written to it.
+type watched struct {
+	*httptest.ResponseRecorder
+	look func()
+}
+
+func (w watched) Write(b []byte) (int, error) { w.look(); return w.ResponseRecorder.Write(b) }
+
+// Who reads an export slowly keeps nobody from the pages.
+func TestExportHoldsNoPlace(t *testing.T) {
+	h := world(t, nil)
+	looked := 0
+	w := watched{httptest.NewRecorder(), func() {
+		looked++
+		if n := len(h.page.limits.queries); n != 0 {
+			t.Errorf("%d places are taken while the file is written", n)
+		}
+	}}
+	v := &visit{session: &session{ID: "s"}, audit: Scope{All: true}}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/export?format=csv&q=", nil)
+	if err := h.page.export(w, r, v); err != nil || looked == 0 {
+		t.Errorf("%v, written %d times", err, looked)
+	}
+	for range maxLive {
+		done, err := h.page.limits.enterLive("export/s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer done()
+	}
+	if err := h.page.export(w, r, v); !errors.Is(err, errBusy) {
+		t.Errorf("a fifth export at once: %v", err)
 	}
 }
 
