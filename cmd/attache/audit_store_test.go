@@ -73,7 +73,7 @@ func TestAuditOfAStore(t *testing.T) {
 	if out, err = attache(t, "audit", "-o", "json", "facets", "dest:b*", "--store", db); err != nil || json.Unmarshal([]byte(out), &f) != nil || f.Total.Count != 1 {
 		t.Errorf("facets: %v\n%s", err, out)
 	}
-	for _, bad := range [][]string{{"search", "hots:x", "--store", db}, {"facets", "--by", "path", "--store", db}, {"search", "--store", "mysql://x"}, {"search", "--store", "sqlite:" + base + "/none.db"}, {"import", "--dir", dir}} {
+	for _, bad := range [][]string{{"search", "hots:x", "--store", db}, {"facets", "--by", "path", "--store", db}, {"search", "--store", "mysql://x"}, {"search", "--store", "sqlite:" + base + "/none.db"}, {"import", "--dir", dir}, {"verify", "--store", "sqlite:" + base + "/none.db"}, {"verify", "--dir", base + "/none"}} {
 		_, err := attache(t, append([]string{"audit"}, bad...)...)
 		var x failure
 		if !errors.As(err, &x) || x.status != 2 {

@@ -79,7 +79,7 @@ func verifySpools(c *cobra.Command, g *global, pl *places) error {
 	for _, d := range ds {
 		r, err := audit.Verify(d)
 		if err != nil {
-			return err
+			return failure{err, 2} // 1 says that something was changed
 		}
 		bad = bad || len(r.Problems) > 0
 		if g.json() {
@@ -135,7 +135,7 @@ func verifyStore(c *cobra.Command, g *global, v *verifying) error {
 	}
 	db, err := store.Open(ctx, v.store, store.Options{ReadOnly: true})
 	if err != nil {
-		return err
+		return failure{err, 2} // 1 says that something was changed
 	}
 	defer db.Close() //nolint:errcheck // read only
 	if !v.skipIndex {
@@ -146,7 +146,7 @@ func verifyStore(c *cobra.Command, g *global, v *verifying) error {
 		fmt.Fprint(c.ErrOrStderr(), "\r\x1b[K")
 	}
 	if err != nil {
-		return err
+		return failure{fmt.Errorf("not verified: %w", err), 2}
 	}
 	if g.json() {
 		err = writeJSON(c.OutOrStdout(), r)
