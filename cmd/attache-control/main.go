@@ -82,6 +82,17 @@ them, and gives them policies and credentials.
 		return nil
 	}
 	c.AddCommand(serveCommand(g), statusCommand(g), selftestCommand(g), issuerCommand(g), templatesCommand(g), revokeCommand(g), versionCommand(g))
+	for _, group := range c.Commands() {
+		if group.HasSubCommands() { // cobra would print help for a mistyped one, and succeed
+			group.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+			group.Args = func(c *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return fmt.Errorf("unknown command %q for %q; %s --help lists them", args[0], c.CommandPath(), c.CommandPath())
+				}
+				return nil
+			}
+		}
+	}
 	return c, began
 }
 

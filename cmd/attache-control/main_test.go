@@ -137,3 +137,14 @@ func TestHealth(t *testing.T) {
 		}
 	}
 }
+
+func TestMistypedCommand(t *testing.T) {
+	for args, want := range map[string]string{"templates lst": `unknown command "lst" for "attache-control templates"`, "issuer exprot": `unknown command "exprot"`, "templates": ""} {
+		c, _ := root()
+		c.SetArgs(strings.Fields(args))
+		c.SetOut(io.Discard)
+		if err := c.Execute(); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+}
