@@ -64,6 +64,11 @@ const (
 	epochsRate  = 1 // a second
 	epochsBurst = 256
 
+	// What is found of a producer is recorded each by itself up to this: who
+	// leaves out every other line must not fill the spool of the findings.
+	findingsRate  = 1 // a second
+	findingsBurst = 100
+
 	remembered = 1 << 16 // producers and epochs in memory
 	// tellAgain is how often a producer's repeated offence is recorded anew.
 	tellAgain = time.Minute
@@ -106,6 +111,7 @@ type Collector struct {
 	epochs  *lru.Cache[string, store.Head]
 	limits  *lru.Cache[string, *rate.Limiter]
 	starts  *lru.Cache[string, *rate.Limiter] // of epochs
+	finds   *lru.Cache[string, *rate.Limiter] // of findings
 
 	mu    sync.Mutex // guards all below
 	busy  map[string]*turn
@@ -146,11 +152,12 @@ func New(c Config) (*Collector, error) {
 		c.Now = time.Now
 	}
 	out := &Collector{Config: c, metrics: newMetrics(c.Registry), busy: map[string]*turn{}, told: expirable.NewLRU[string, struct{}](remembered, nil, tellAgain)}
-	var err, err2, err3 error
+	var err, err2, err3, err4 error
 	out.epochs, err = lru.New[string, store.Head](remembered)
 	out.limits, err2 = lru.New[string, *rate.Limiter](remembered)
 	out.starts, err3 = lru.New[string, *rate.Limiter](remembered)
-	return out, errors.Join(err, err2, err3)
+	out.finds, err4 = lru.New[string, *rate.Limiter](remembered)
+	return out, errors.Join(err, err2, err3, err4)
 }
 
 // errBusy is a producer that sends too much.
@@ -167,6 +174,16 @@ func (c *Collector) limited(id string, n int) error {
 }
 
 func (c *Collector) allowed(of *lru.Cache[string, *rate.Limiter], id string, n int, perSecond float64, burst int) error {
+	r := limiter(of, id, perSecond, burst).ReserveN(c.Now(), min(n, burst))
+	if d := r.DelayFrom(c.Now()); d > 0 {
+		r.CancelAt(c.Now())
+		c.metrics.limited.Inc()
+		return errBusy{d}
+	}
+	return nil
+}
+
+func limiter(of *lru.Cache[string, *rate.Limiter], id string, perSecond float64, burst int) *rate.Limiter {
 	l, ok := of.Get(id)
 	if !ok {
 		l = rate.NewLimiter(rate.Limit(perSecond), burst)
@@ -174,13 +191,7 @@ func (c *Collector) allowed(of *lru.Cache[string, *rate.Limiter], id string, n i
 			l = old
 		}
 	}
-	r := l.ReserveN(c.Now(), min(n, burst))
-	if d := r.DelayFrom(c.Now()); d > 0 {
-		r.CancelAt(c.Now())
-		c.metrics.limited.Inc()
-		return errBusy{d}
-	}
-	return nil
+	return l
 }
 
 // refused says how many lines of an export were not taken, and why.
@@ -477,6 +488,10 @@ func (c *Collector) forged(ctx context.Context, event, kind string, p store.Prod
 func (c *Collector) tell(ctx context.Context, name string, p store.Producer, epoch string, fields map[string]string) {
 	key := name + "/" + p.ID + "/" + epoch + "/" + fields["from"] + fields["reason"]
 	if _, ok := c.told.Get(key); ok {
+		return
+	}
+	if !limiter(c.finds, p.ID, findingsRate, findingsBurst).AllowN(c.Now(), 1) {
+		c.metrics.unrecorded.Inc() // the store's heads and the checkpoints have gaps all the same
 		return
 	}
 	c.told.Add(key, struct{}{})

@@ -350,6 +350,22 @@ func TestStartsOfAProducer(t *testing.T) {
 	r.must(c, lines...)
 }
 
+// Who leaves out every other line fills nothing with that.
+func TestFindingsOfAProducer(t *testing.T) {
+	now := time.Now()
+	r := start(t, func(c *collector.Config) { c.Now = func() time.Time { return now } })
+	e := begin("e1")
+	var lines []audit.Line
+	for range 150 {
+		e.seq++ // left out
+		lines = append(lines, e.line(nil))
+	}
+	r.must(r.pod("team", "agent", uid), lines...)
+	if n, m := len(r.told(audit.EventProducerGap)), r.metric("attache_collector_unrecorded_total"); n != 100 || m != 50 {
+		t.Errorf("%d gaps are recorded, %v counted", n, m)
+	}
+}
+
 // Long lines count for more than one.
 func TestBytesOfAProducer(t *testing.T) {
 	now := time.Now()
