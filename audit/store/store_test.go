@@ -80,11 +80,14 @@ func open(t *testing.T, url string, o store.Options) *store.DB {
 	return d
 }
 
-// size is how many records a test takes: a quarter of n, all of them where the
-// full form of the audit tests is asked for.
+// size is how many records a test takes: a quarter of n, a tenth under the race
+// detector, all of them where the full form of the audit tests is asked for.
 func size(n int) int {
-	if os.Getenv("AUDIT_FULL") != "" {
+	switch {
+	case os.Getenv("AUDIT_FULL") != "":
 		return n
+	case raced:
+		return n / 10
 	}
 	return n / 4
 }

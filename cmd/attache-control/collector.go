@@ -87,7 +87,7 @@ func addCollector(ctx context.Context, h *host) error {
 		return err
 	}
 	return h.run(func(ctx context.Context) error {
-		if err := serveHTTP(ctx, h.collectorHTTPListen, config, newServer(c.Handler(), h.log)); err != nil {
+		if err := serveHTTP(ctx, h.collectorHTTPListen, config.Clone(), newServer(c.Handler(), h.log)); err != nil {
 			return fmt.Errorf("collector over HTTP: %w", err)
 		}
 		return nil

@@ -1,7 +1,9 @@
 package trail_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -129,8 +131,9 @@ func TestAPIServerTellsOfDenials(t *testing.T) {
 	a, _, dir := apiServer(t)
 	mux := http.NewServeMux()
 	mux.Handle("POST "+trail.PathAPIServer, a)
-	s := httptest.NewServer(mux)
+	s := httptest.NewTLSServer(mux) // a client of the API server's shows its token over TLS alone
 	defer s.Close()
+	root := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
 	files := t.TempDir()
 	write := func(name, text string) string {
 		file := filepath.Join(files, name)
@@ -140,8 +143,8 @@ func TestAPIServerTellsOfDenials(t *testing.T) {
 		return file
 	}
 	webhook := write("webhook.yaml", fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}],
-clusters: [{name: a, cluster: {server: "%s%s"}}], users: [{name: a, user: {token: %s}}]}`, s.URL, trail.PathAPIServer, token))
-	policy := write("policy.yaml", "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Metadata}]}")
+clusters: [{name: a, cluster: {server: "%s%s", certificate-authority-data: %s}}], users: [{name: a, user: {token: %s}}]}`, s.URL, trail.PathAPIServer, root, token))
+	policy := write("policy.yaml", "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n")
 	env, err := cluster.StartAPI(t.Context(), cluster.Options{Dir: t.TempDir(), NoControllerManager: true, Args: []string{
 		"--audit-policy-file=" + policy, "--audit-webhook-config-file=" + webhook, "--audit-webhook-batch-max-wait=100ms",
 	}})

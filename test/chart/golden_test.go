@@ -333,8 +333,8 @@ func TestBindings(t *testing.T) {
 			t.Errorf("%s: allows what it cannot judge", spec["policyName"])
 		}
 	}
-	if bound != len(guards) || bound != 9 {
-		t.Errorf("%d policies, %d bindings; want 9", len(guards), bound)
+	if bound != len(guards) || bound != 10 {
+		t.Errorf("%d policies, %d bindings; want 10", len(guards), bound)
 	}
 	for name, p := range guards {
 		if p["spec"].(object)["failurePolicy"] != "Fail" {
