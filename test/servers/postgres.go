@@ -47,7 +47,7 @@ func StartPostgres(ctx context.Context, dir string, settings ...string) (*Postgr
 		return nil, err
 	}
 	p := &Postgres{Dir: dir, URL: "postgres://postgres@/postgres?sslmode=disable&host=" + dir}
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	attr := child(&syscall.SysProcAttr{})
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {
