@@ -96,9 +96,7 @@ func ParseLeaf(text string) (Leaf, error) {
 
 func (l Leaf) check() error {
 	switch {
-	case l.Epoch == "" || len(l.Epoch) > maxName || strings.ContainsFunc(l.Epoch, func(r rune) bool { return notPlain(r) && r != '.' }):
-		// As the store has them: an epoch that it takes and that no leaf can name
-		// would let a producer end all checkpoints.
+	case l.Epoch == "" || len(l.Epoch) > maxName || strings.ContainsFunc(l.Epoch, NotInEpoch):
 		return fmt.Errorf("leaf of a checkpoint: epoch %q: must be 1 to %d letters, digits, - . or _", l.Epoch, maxName)
 	case l.Producer == "" || len(l.Producer) > maxName:
 		return fmt.Errorf("leaf of a checkpoint: producer of epoch %s: must have 1 to %d bytes", l.Epoch, maxName)
@@ -118,6 +116,11 @@ func (l Leaf) check() error {
 	}
 	return nil
 }
+
+// NotInEpoch reports whether r cannot stand in the name of an epoch. The store
+// takes epochs by it too: one that it took and that no leaf could name would let
+// a producer end all checkpoints.
+func NotInEpoch(r rune) bool { return notPlain(r) && r != '.' }
 
 func notPlain(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'

@@ -88,7 +88,7 @@ func (x *prepared) decode(i int) error {
 	switch {
 	case l.Sequence == 0 || l.Sequence > 1<<62:
 		return fmt.Errorf("%w: its sequence must be between 1 and 2^62", ErrBadLine)
-	case l.Epoch == "" || len(l.Epoch) > maxEpoch || strings.ContainsFunc(l.Epoch, notPlain):
+	case l.Epoch == "" || len(l.Epoch) > maxEpoch || strings.ContainsFunc(l.Epoch, chain.NotInEpoch):
 		return fmt.Errorf("%w: its epoch must be up to %d letters, digits, dots, dashes or underscores", ErrBadLine, maxEpoch)
 	case len(l.JSON) > maxLine:
 		return fmt.Errorf("%w: has %d bytes; at most %d", ErrBadLine, len(l.JSON), maxLine)
@@ -102,15 +102,11 @@ func (x *prepared) decode(i int) error {
 	if r.Epoch != l.Epoch || r.Sequence != l.Sequence {
 		return fmt.Errorf("%w: its text says epoch %q, sequence %d", ErrForged, clip(r.Epoch), r.Sequence)
 	}
-	if r.BeginSequence > 1<<62 || len(r.BeginEpoch) > maxEpoch || strings.ContainsFunc(r.BeginEpoch, notPlain) {
+	if r.BeginSequence > 1<<62 || len(r.BeginEpoch) > maxEpoch || strings.ContainsFunc(r.BeginEpoch, chain.NotInEpoch) {
 		return fmt.Errorf("%w: it names a begin that cannot be", ErrBadLine)
 	}
 	x.records[i] = r
 	return nil
-}
-
-func notPlain(c rune) bool {
-	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_'
 }
 
 // foreign reads what can be understood of a record of another version of the
