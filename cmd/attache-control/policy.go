@@ -12,6 +12,7 @@ import (
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/control/broker"
+	"github.com/attache-dev/attache/control/issuer"
 	"github.com/attache-dev/attache/control/reconcile"
 	"github.com/attache-dev/attache/control/relay"
 	"github.com/attache-dev/attache/control/xds"
@@ -124,25 +125,12 @@ func addXDS(ctx context.Context, h *host) error {
 
 // addBroker mints where a root cannot be avoided.
 func addBroker(ctx context.Context, h *host) error {
-	_, s, err := h.policies(ctx)
-	if err != nil {
-		return err
-	}
-	cluster, err := kubernetes.NewForConfig(h.mgr.GetConfig())
-	if err != nil {
-		return fmt.Errorf("reach the cluster: %w", err)
-	}
-	out, _, err := h.outside()
-	if err != nil {
-		return err
-	}
-	pods, err := h.identity(ctx)
+	m, err := h.minting(ctx)
 	if err != nil {
 		return err
 	}
 	b, err := broker.New(broker.Config{
-		Peer: pods.Peer, Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace,
-		Client:  out.Client,
+		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client,
 		Metrics: broker.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e broker.Event) error {
 			h.log.LogAttrs(ctx, slog.LevelInfo, "mint", slog.Any("record", e))
@@ -159,38 +147,50 @@ func addBroker(ctx context.Context, h *host) error {
 	return nil
 }
 
-// outside reaches authorization servers and origins as a sidecar does: at
-// public addresses, or at those that the operator pins.
-func (h *host) outside() (*upstream.Pool, v1alpha1.Limits, error) {
+// minting is what a role needs that reads roots and decides for pods.
+type minting struct {
+	policies *xds.Server
+	pods     *issuer.Server
+	roots    broker.Cluster
+	// out reaches authorization servers and origins as a sidecar does: at public
+	// addresses, or at those that the operator pins.
+	out    *upstream.Pool
+	limits v1alpha1.Limits
+}
+
+func (h *host) minting(ctx context.Context) (minting, error) {
+	_, s, err := h.policies(ctx)
+	if err != nil {
+		return minting{}, err
+	}
+	cluster, err := kubernetes.NewForConfig(h.mgr.GetConfig())
+	if err != nil {
+		return minting{}, fmt.Errorf("reach the cluster: %w", err)
+	}
 	defaults, err := api.ParseFor(api.PlacePod, "defaults", []byte("{apiVersion: attache.dev/v1alpha1, kind: AttacheConfig, metadata: {name: default}, spec: {}}"))
 	if err != nil {
-		return nil, v1alpha1.Limits{}, err
+		return minting{}, err
 	}
 	limits := defaults.Config.Spec.Limits
 	out, err := upstream.New(upstream.Config{Limits: limits, Upstream: defaults.Config.Spec.Upstream})
-	return out, limits, err
+	if err != nil {
+		return minting{}, err
+	}
+	pods, err := h.identity(ctx)
+	if err != nil {
+		return minting{}, err
+	}
+	return minting{policies: s, pods: pods, roots: h.roots(cluster), out: out, limits: limits}, nil
 }
 
 // addRelay puts credentials on calls of pods that must not hold them.
 func addRelay(ctx context.Context, h *host) error {
-	_, s, err := h.policies(ctx)
-	if err != nil {
-		return err
-	}
-	cluster, err := kubernetes.NewForConfig(h.mgr.GetConfig())
-	if err != nil {
-		return fmt.Errorf("reach the cluster: %w", err)
-	}
-	out, limits, err := h.outside()
-	if err != nil {
-		return err
-	}
-	pods, err := h.identity(ctx)
+	m, err := h.minting(ctx)
 	if err != nil {
 		return err
 	}
 	r, err := relay.New(relay.Config{
-		Peer: pods.Peer, Bundle: s.Bundle, Secrets: h.roots(cluster), Namespace: h.namespace, Client: out.Client, Upstream: out, Limits: limits,
+		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client, Upstream: m.out, Limits: m.limits,
 		Metrics: relay.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e relay.Event) error {
 			h.log.LogAttrs(ctx, slog.LevelInfo, "relay", slog.Any("record", e))

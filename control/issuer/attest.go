@@ -80,16 +80,10 @@ func (s *Server) attest(ctx context.Context, r *controlpb.AttestRequest, e *Even
 	if p, err := peer.PeerPod(ctx); err == nil {
 		c.svid, e.Renewal = &p, true
 	}
-	labels, err := s.hold(ctx, f.pod, c)
-	if err != nil {
-		s.suspect(f.pod, c, err)
-		return nil, err
-	}
-	w, err := s.posture(ctx, f, template, image.Digest, labels)
+	w, err := s.admit(ctx, f, c)
 	if err != nil {
 		return nil, err
 	}
-	s.remember(f, image, w)
 	return s.sign(ctx, req, w, e)
 }
 
@@ -162,6 +156,22 @@ func (s *Server) examine(ctx context.Context, f *facts) (Image, string, error) {
 	}
 	template, err := s.Templates.Check(ctx, f.raw, image)
 	return image, template, err
+}
+
+// admit holds the key that an examined pod claims, and collects and remembers
+// what the pod is.
+func (s *Server) admit(ctx context.Context, f *facts, c claim) (*controlpb.Workload, error) {
+	labels, err := s.hold(ctx, f.pod, c)
+	if err != nil {
+		s.suspect(f.pod, c, err)
+		return nil, err
+	}
+	w, err := s.posture(ctx, f, c.template, c.image.Digest, labels)
+	if err != nil {
+		return nil, err
+	}
+	s.remember(f, c.image, w)
+	return w, nil
 }
 
 func (s *Server) remember(f *facts, image Image, w *controlpb.Workload) {

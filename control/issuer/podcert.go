@@ -265,16 +265,10 @@ func (s *Server) attestCertificate(ctx context.Context, instance string, address
 	start := sidecarStatus(f.pod, s.Sidecar.Container).ContainerID
 	c := claim{key: p.Key, instance: instance, start: start, template: template, image: image, cert: true}
 	e.Renewal = value(l.Spec.HolderIdentity) != ""
-	labels, err := s.hold(ctx, f.pod, c)
-	if err != nil {
-		s.suspect(f.pod, c, err)
-		return nil, err
-	}
-	w, err := s.posture(ctx, f, template, image.Digest, labels)
+	w, err := s.admit(ctx, f, c)
 	if err != nil {
 		return nil, err
 	}
-	s.remember(f, image, w)
 	roots, err := s.roots(ctx)
 	if err != nil {
 		return nil, broken("read the trust bundle", err)
