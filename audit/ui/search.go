@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/export"
 	"github.com/attache-dev/attache/audit/store"
 )
 
@@ -23,7 +24,7 @@ type searchData struct {
 	Until     time.Time // how far back was looked, if Partial
 	Facets    []facetView
 	Histogram *histogram
-	Exports   []export
+	Exports   []exportLink
 	LiveURL   string
 	Keys      []string
 }
@@ -44,7 +45,7 @@ type facetValue struct {
 	Count                int64
 }
 
-type export struct{ Name, URL string }
+type exportLink struct{ Name, URL string }
 
 const pageRows = 100
 
@@ -111,8 +112,8 @@ func (s *Server) search(w http.ResponseWriter, r *http.Request, v *visit) error 
 		}
 	}
 	if !v.audit.Empty() {
-		for _, kind := range []string{"csv", "json", "ocsf"} {
-			d.Exports = append(d.Exports, export{strings.ToUpper(kind), "/export?format=" + kind + "&q=" + url.QueryEscape(text)})
+		for _, kind := range export.Formats() {
+			d.Exports = append(d.Exports, exportLink{strings.ToUpper(kind), "/export?format=" + kind + "&q=" + url.QueryEscape(text)})
 		}
 	}
 	s.pages.render(w, r, v, http.StatusOK, "search", d)
