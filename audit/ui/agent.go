@@ -224,6 +224,9 @@ func (s *Server) reach(ctx context.Context, last *audit.Record, text string, gro
 		if errors.Is(err, context.DeadlineExceeded) {
 			return nil, "", err
 		}
+		if u := Unsaid(""); errors.As(err, &u) {
+			return nil, string(u), nil
+		}
 		s.log.WarnContext(ctx, "cannot read what an agent may do", "error", err)
 		return nil, "The policies cannot be read now; the log of the service says why.", nil
 	}

@@ -73,6 +73,13 @@ type Policies struct {
 	Patch func(ctx context.Context, r *audit.Record) (string, error)
 }
 
+// Unsaid is an error of [Policies] whose text is for who looks: why nothing can
+// be said. What else goes wrong is logged, and not shown to them.
+type Unsaid string
+
+// Error is the text.
+func (u Unsaid) Error() string { return string(u) }
+
 // Reach is one rule that an agent may use.
 type Reach struct {
 	Policy, Rule string

@@ -15,10 +15,8 @@ import (
 
 	"github.com/attache-dev/attache/api/crd"
 	"github.com/attache-dev/attache/api/v1alpha1"
-	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/ui"
 	"github.com/attache-dev/attache/internal/secret"
-	"github.com/attache-dev/attache/policy/suggest"
 )
 
 // addUI serves the review page.
@@ -39,9 +37,8 @@ func addUI(ctx context.Context, h *host) error {
 		return err
 	}
 	c.Store, c.Record, c.Log = db, h.trail.Write, h.log
-	c.Policies.Patch = func(_ context.Context, r *audit.Record) (string, error) {
-		text, err := suggest.ForDenied(nil, r)
-		return string(text), err
+	if c.Policies, err = h.pagePolicies(); err != nil {
+		return err
 	}
 	if f.UI.Revoke {
 		c.Revoke = h.orderRevocation
