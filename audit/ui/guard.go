@@ -80,6 +80,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // withSession lets through who is logged in and has a role.
 func (s *Server) withSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.learnEnds(r.Context())
 		ses, err := s.sessions.read(w, r)
 		if err != nil {
 			s.login.start(s, w, r, err)

@@ -106,7 +106,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, p Person, to stri
 }
 
 func (s *Server) logout(w http.ResponseWriter, r *http.Request, v *visit) error {
-	if err := s.event(r.Context(), audit.EventLogout, &v.session.Person, map[string]string{}); err != nil {
+	if err := s.event(r.Context(), audit.EventLogout, &v.session.Person, map[string]string{"session": markOf(v.session.ID)}); err != nil {
 		return err
 	}
 	s.sessions.end(w, v.session)

@@ -99,6 +99,7 @@ func (s *Server) liveEvents(w http.ResponseWriter, r *http.Request, v *visit) er
 			return nil
 		case <-tick.C:
 		}
+		s.learnEnds(ctx)
 		if !s.sessions.alive(v.session) {
 			return nil
 		}

@@ -102,8 +102,8 @@ type sessions struct {
 	same   http.SameSite
 	now    func() time.Time
 
-	mu    sync.Mutex // guards ended
-	ended map[string]time.Time
+	mu    sync.Mutex           // guards ended
+	ended map[string]time.Time // by markOf
 }
 
 func (s *sessions) begin(w http.ResponseWriter, p Person) (*session, error) {
@@ -153,26 +153,33 @@ func (s *sessions) read(w http.ResponseWriter, r *http.Request) (*session, error
 func (s *sessions) alive(v *session) bool {
 	now := s.now()
 	s.mu.Lock()
-	_, ended := s.ended[v.ID]
+	_, ended := s.ended[markOf(v.ID)]
 	s.mu.Unlock()
 	return !ended && now.Sub(v.Began) <= absoluteLimit && !now.Before(v.Began.Add(-time.Minute))
 }
 
-// end forgets a session: its cookie is dead in this replica at once, and
-// everywhere after the idle limit.
+// end forgets a session: its cookie is dead in this replica at once, and in
+// others when they have read of it in the store.
 func (s *sessions) end(w http.ResponseWriter, v *session) {
 	http.SetCookie(w, s.cookie("", -1))
+	s.forget(markOf(v.ID))
+}
+
+// forget ends the session of a mark.
+func (s *sessions) forget(mark string) {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended == nil || len(s.ended) >= maxEnded {
 		keep := map[string]time.Time{}
-		for id, t := range s.ended {
+		for m, t := range s.ended {
 			if now.Sub(t) < absoluteLimit && len(keep) < maxEnded/2 {
-				keep[id] = t
+				keep[m] = t
 			}
 		}
 		s.ended = keep
 	}
-	s.ended[v.ID] = now
+	if _, known := s.ended[mark]; !known {
+		s.ended[mark] = now
+	}
 }

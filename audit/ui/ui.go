@@ -97,6 +97,7 @@ type Server struct {
 	c        Config
 	log      *slog.Logger
 	sessions *sessions
+	ends     ends
 	pages    *pages
 	limits   *limits
 	login    login

@@ -283,7 +283,7 @@ func TestReviewPageInCluster(t *testing.T) {
 	for _, path := range []string{"/denied?id=rec_b2", "/record/rec_b1", "/record/rec_b2"} {
 		vic.shows(path, http.StatusNotFound, nil, ofB)
 	}
-	// What is in force follows the cluster: a mistake leaves the last good.
+	// What is shown follows the cluster.
 	if out, err := e.Kubectl(t.Context(), "", "-n", a, "patch", "accesspolicy", "invoices", "--type=json", "-p",
 		`[{"op": "replace", "path": "/spec/rules/0/paths", "value": ["/invoices/2026/**"]}]`); err != nil {
 		t.Fatal(out, err)
