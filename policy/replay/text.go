@@ -29,7 +29,11 @@ func (r *Report) Text(w io.Writer, loc *time.Location) error {
 	for _, u := range r.Unsure {
 		p.line("cannot be decided again: %s%s, such as %s", audit.Safe(u.Why), p.times(u.Count, u.First, u.Last), strings.Join(u.Examples, ", "))
 	}
-	p.line("%d requests: %d decided as before, %d otherwise, %d cannot be decided again (documents %s)", r.Requests, r.Same, r.Changed, r.NotDecided, r.Version)
+	noun := "requests"
+	if r.Requests == 1 {
+		noun = "request"
+	}
+	p.line("%d %s: %d decided as before, %d otherwise, %d cannot be decided again (documents %s)", r.Requests, noun, r.Same, r.Changed, r.NotDecided, r.Version)
 	return p.err
 }
 

@@ -19,20 +19,20 @@ func (s *Suggestion) YAML(loc *time.Location) ([]byte, error) {
 		fmt.Fprintf(&b, "# %s\n", strings.Join(strings.Fields(audit.Safe(fmt.Sprintf(format, args...))), " "))
 	}
 	at := func(t time.Time) string { return t.In(loc).Format(time.DateTime) }
-	note("What %s was seen to use, and no more: %d requests from %s to %s.", s.Agent, s.Requests, at(s.First), at(s.Last))
+	note("What %s was seen to use, and no more: %s from %s to %s.", s.Agent, requests(s.Requests), at(s.First), at(s.Last))
 	note("Try it before it is in force: attache policy replay DIR.")
 	for _, r := range s.Rules {
 		from := "no rule that is there now"
 		if r.From != "" {
 			from = r.From
 		}
-		note("rule %s: %d requests, last at %s, from %s", r.Name, r.Count, at(r.Last), from)
+		note("rule %s: %s, last at %s, from %s", r.Name, requests(r.Count), at(r.Last), from)
 	}
 	for _, u := range s.Unused {
 		note("never used: %s", u)
 	}
 	for _, l := range s.Left {
-		note("left out, %d requests: %s, such as %s", l.Count, l.Why, strings.Join(l.Examples, ", "))
+		note("left out, %s: %s, such as %s", requests(l.Count), l.Why, strings.Join(l.Examples, ", "))
 	}
 	doc, err := documentYAML(s.Policy)
 	if err != nil {
@@ -40,6 +40,13 @@ func (s *Suggestion) YAML(loc *time.Location) ([]byte, error) {
 	}
 	b.Write(doc)
 	return []byte(b.String()), nil
+}
+
+func requests(n int) string {
+	if n == 1 {
+		return "1 request"
+	}
+	return fmt.Sprintf("%d requests", n)
 }
 
 // String says what was not used.
