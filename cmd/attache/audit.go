@@ -29,18 +29,44 @@ type places struct {
 func auditCommand(g *global) *cobra.Command {
 	pl := &places{g: g}
 	c := &cobra.Command{
-		Use: "audit", Short: "Read the records",
-		Long: "Read the records of this machine's runs. A query is terms like owner:ana host:*.example.com\nverdict:deny status:4xx since:24h, and free words; -key:value excludes.\nKeys: " + strings.Join(audit.FilterKeys(), " "),
+		Use: "audit", Short: "Read, export and verify records",
+		Long: `Read the records of this machine's runs, or with --store those of a record store.
+
+A query is terms that must all hold: owner:ana host:*.example.com verdict:deny status:4xx.
+  key:a,b      one of them; * stands for any text, quotes keep spaces and commas
+  -key:value   not that
+  since:24h    also 7d, 2026-01-31, 2026-01-31T08:00:00Z; until: likewise
+  word         some field has it
+  type:all     also what only shows that a producer lives
+
+Keys: ` + wrapped(audit.FilterKeys(), 6, 90),
+		Example: "  attache audit search host:*.amazonaws.com verdict:deny since:24h\n  attache audit show rec_5f0c…\n  attache audit export owner:ana since:7d -o ana.csv\n  attache audit ui",
 	}
 	f := c.PersistentFlags()
 	f.StringVar(&pl.dir, "dir", "", "one spool folder (default the configured audit.dir, else all of the state folder)")
 	f.StringVarP(&pl.config, "config", "c", "", "folder of documents, whose audit.dir is read (default $ATTACHE_CONFIG)")
 	f.StringVar(&pl.store, "store", "", storeHelp)
-	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditFacets(g, pl), auditImport(g, pl), auditVerify(g, pl), auditWitness(), auditUI(g, pl), &cobra.Command{
+	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditFacets(g, pl), auditExport(g, pl), auditImport(g, pl), auditVerify(g, pl), auditWitness(), auditUI(g, pl), unused(&cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs, Example: "  attache audit schema > record.schema.json",
 		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },
-	})
+	}, "config", "dir", "store", "state", "log-level"))
 	return c
+}
+
+// wrapped is words in lines of at most width, the first of which has begun.
+func wrapped(words []string, begun, width int) string {
+	var b strings.Builder
+	for _, w := range words {
+		if begun+1+len(w) > width {
+			b.WriteString("\n")
+			begun = -1
+		} else if b.Len() > 0 {
+			b.WriteString(" ")
+		}
+		b.WriteString(w)
+		begun += 1 + len(w)
+	}
+	return b.String()
 }
 
 // spools lists the folders to read: --dir, else the audit.dir of the documents,
@@ -69,20 +95,6 @@ func (p *places) spools() ([]string, error) {
 	return run.Spools(state)
 }
 
-// query reads the terms of a command that filters records, and says where they
-// are.
-func (p *places) query(args []string) (audit.Filter, []string, error) {
-	f, err := filterOf(args)
-	if err != nil {
-		return f, nil, err
-	}
-	if p.store != "" {
-		return f, nil, nil
-	}
-	dirs, err := p.spools()
-	return f, dirs, err
-}
-
 func (g *global) printer(w io.Writer) *audit.Printer {
 	return audit.NewPrinter(w, audit.PrinterOptions{JSON: g.json(), Color: audit.WantColor(w, os.Getenv), Location: time.Local})
 }
@@ -90,24 +102,28 @@ func (g *global) printer(w io.Writer) *audit.Printer {
 func auditTail(g *global, pl *places) *cobra.Command {
 	var last int
 	c := &cobra.Command{
-		Use: "tail [QUERY]", Short: "Follow records as they finish", Example: "  attache audit tail verdict:deny",
+		Use: "tail [QUERY]", Short: "Follow records as they finish", Example: "  attache audit tail verdict:deny\n  attache audit tail -n 0 -outcome:ok --output json | jq .request.host",
+		Long: "Print the last records that match, and each one as it is finished, until Ctrl-C.\nWith --output json a record is a line.",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, ds, err := pl.query(args)
+			r, err := pl.read(c, args)
 			if err != nil {
 				return err
+			}
+			if len(r.dirs) == 0 && pl.store == "" {
+				return r.nothing(g, c)
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
 			if pl.store != "" {
 				return pl.withStore(ctx, func(d *store.DB) error {
-					return tailStore(ctx, d, f, last, g.printer(c.OutOrStdout()))
+					return tailStore(ctx, d, r.f, last, g.printer(c.OutOrStdout()))
 				})
 			}
-			return tailAll(ctx, ds, f, last, g.printer(c.OutOrStdout()))
+			return tailAll(ctx, r.dirs, r.f, last, g.printer(c.OutOrStdout()))
 		},
 	}
 	c.Flags().IntVarP(&last, "lines", "n", 10, "begin with this many past records")
-	return c
+	return unused(c, "log-level")
 }
 
 // tailAll follows several spools; one printer serves them all.
@@ -134,38 +150,67 @@ func tailAll(ctx context.Context, dirs []string, f audit.Filter, last int, p *au
 func auditSearch(g *global, pl *places) *cobra.Command {
 	var limit int
 	c := &cobra.Command{
-		Use: "search [QUERY]", Short: "Find finished records", Example: "  attache audit search owner:ana host:*.example.com verdict:deny since:24h",
+		Use: "search [QUERY]", Short: "Find finished records", Example: "  attache audit search owner:ana host:*.example.com verdict:deny since:24h\n  attache audit search -outcome:ok 'path:/v1/invoices/*' --output json",
+		Long: "Print the newest records that match, oldest first. With --output json a record is a line.\nAll of millions are for attache audit export.",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, ds, err := pl.query(args)
+			r, err := pl.read(c, args)
 			if err != nil {
 				return err
 			}
+			if limit < 0 {
+				return failure{fmt.Errorf("--lines is %d; must be 0 (all) or more", limit), 2}
+			}
+			p, found := g.printer(c.OutOrStdout()), 0
+			print := func(x audit.Record) error {
+				found++
+				return p.Print(x)
+			}
 			if pl.store != "" {
-				return pl.withStore(c.Context(), func(d *store.DB) error {
-					return searchStore(c, d, f, limit, g.printer(c.OutOrStdout()))
-				})
+				err = pl.withStore(c.Context(), func(d *store.DB) error { return searchStore(c, d, r.f, limit, print) })
+			} else {
+				err = r.searchSpools(c.Context(), limit, print)
 			}
-			var found []audit.Record
-			for _, d := range ds {
-				if err := audit.Read(d, f, func(r audit.Record) bool { found = append(found, r); return true }); err != nil {
-					return err
-				}
+			if err == nil && found == 0 {
+				err = r.nothing(g, c)
 			}
-			slices.SortStableFunc(found, func(a, b audit.Record) int { return a.Time.Compare(b.Time) })
-			if limit > 0 && len(found) > limit {
-				found = found[len(found)-limit:]
-			}
-			p := g.printer(c.OutOrStdout())
-			for _, r := range found {
-				if err := p.Print(r); err != nil {
-					return err
-				}
-			}
-			return nil
+			return err
 		},
 	}
 	c.Flags().IntVarP(&limit, "lines", "n", 1000, "print at most the newest N; 0: all")
-	return c
+	return unused(c, "log-level")
+}
+
+// searchSpools prints the newest limit records (0: all), oldest first. Damage is
+// an error behind what could be read.
+func (r *reading) searchSpools(ctx context.Context, limit int, print func(audit.Record) error) error {
+	var found []audit.Record
+	newest := func() {
+		slices.SortStableFunc(found, func(a, b audit.Record) int { return a.Time.Compare(b.Time) })
+		if limit > 0 && len(found) > limit {
+			found = slices.Delete(found, 0, len(found)-limit)
+		}
+	}
+	var damage []error
+	for _, d := range r.dirs {
+		err := eachInSpool(ctx, d, r.f, func(x *audit.Record) error {
+			if found = append(found, *x); limit > 0 && len(found) >= 2*limit+1024 {
+				newest()
+			}
+			return nil
+		})
+		if errors.Is(err, audit.ErrDamaged) {
+			damage = append(damage, fmt.Errorf("%s: %w", d, err))
+		} else if err != nil {
+			return err
+		}
+	}
+	newest()
+	for _, x := range found {
+		if err := print(x); err != nil {
+			return err
+		}
+	}
+	return errors.Join(damage...)
 }
 
 func auditShow(g *global, pl *places) *cobra.Command {
@@ -178,15 +223,15 @@ func auditShow(g *global, pl *places) *cobra.Command {
 			if g.json() {
 				show = p.Print
 			}
-			if pl.store != "" {
-				return pl.withStore(c.Context(), func(d *store.DB) error { return showStore(c, d, args[0], show) })
-			}
-			ds, err := pl.spools()
+			r, err := pl.reading(c, args, audit.Filter{})
 			if err != nil {
 				return err
 			}
+			if pl.store != "" {
+				return pl.withStore(c.Context(), func(d *store.DB) error { return showStore(c, d, args[0], show) })
+			}
 			var found []audit.Record
-			for _, d := range ds {
+			for _, d := range r.dirs {
 				rs, err := audit.Find(d, args[0])
 				if err != nil && !errors.Is(err, audit.ErrNotFound) {
 					return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,60 +20,35 @@ import (
 
 const storeHelp = "ask a record store, sqlite:PATH or postgres://USER@HOST/DATABASE, in place of spools"
 
-// withStore runs fn with the store that --store names, opened to read only.
-func (p *places) withStore(ctx context.Context, fn func(*store.DB) error) error {
-	d, err := store.Open(ctx, p.store, store.Options{ReadOnly: true})
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w; attache audit import --store %s makes it of this machine's records", err, p.store)
-		}
-		return failure{err, 2}
-	}
-	return errors.Join(fn(d), d.Close())
-}
-
-// filter reads the terms of a query.
-func filterOf(args []string) (audit.Filter, error) {
-	f, err := audit.ParseFilter(strings.Join(args, " "), time.Now())
-	if err != nil {
-		return f, failure{err, 2}
-	}
-	return f, nil
-}
-
 // searchStore prints the newest limit records (0: all), oldest first.
-func searchStore(c *cobra.Command, d *store.DB, f audit.Filter, limit int, p *audit.Printer) error {
-	q := store.Query{Filter: f, Limit: store.MaxLimit, Oldest: limit == 0}
-	var found []store.Row
-	for {
-		page, err := d.Search(c.Context(), q)
-		if err != nil {
+func searchStore(c *cobra.Command, d *store.DB, f audit.Filter, limit int, print func(audit.Record) error) error {
+	looked := func(until time.Time) error {
+		_, err := fmt.Fprintf(c.ErrOrStderr(), "looked at records up to %s; going on\n", until.Local().Format(time.RFC3339))
+		return err
+	}
+	if limit == 0 {
+		return eachRow(c.Context(), d, store.Query{Filter: f, Oldest: true}, func(r *audit.Record) error { return print(*r) }, looked)
+	}
+	var found []audit.Record
+	err := eachRow(c.Context(), d, store.Query{Filter: f}, func(r *audit.Record) error {
+		if found = append(found, *r); len(found) == limit {
+			return errEnough
+		}
+		return nil
+	}, looked)
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	for _, r := range slices.Backward(found) {
+		if err := print(r); err != nil {
 			return err
 		}
-		if limit == 0 {
-			err = printRows(p.Print, page.Rows)
-		} else {
-			found = append(found, page.Rows...)
-		}
-		if err != nil {
-			return err
-		}
-		if page.Partial {
-			if _, err := fmt.Fprintf(c.ErrOrStderr(), "looked at records up to %s; going on\n", page.Until.Local().Format(time.RFC3339)); err != nil {
-				return err
-			}
-		}
-		if page.Next == "" || limit > 0 && len(found) >= limit {
-			break
-		}
-		q.After = page.Next
 	}
-	if limit > 0 {
-		found = found[:min(len(found), limit)]
-		slices.Reverse(found)
-	}
-	return printRows(p.Print, found)
+	return nil
 }
+
+// errEnough ends a search that has found what it is to print.
+var errEnough = errors.New("enough")
 
 func printRows(show func(audit.Record) error, rows []store.Row) error {
 	for i := range rows {
@@ -160,17 +134,20 @@ func auditFacets(g *global, pl *places) *cobra.Command {
 		Use: "facets [QUERY]", Short: "Count records by who, what and where",
 		Example: "  attache audit facets verdict:deny since:7d --by agent,host\n  attache audit facets --store sqlite:$HOME/audit.db",
 		RunE: func(c *cobra.Command, args []string) error {
-			f, err := filterOf(args)
+			r, err := pl.read(c, args)
 			if err != nil {
 				return err
 			}
-			return pl.counting(c.Context(), func(d *store.DB) error {
-				x, err := d.Facets(c.Context(), store.Query{Filter: f}, by, limit)
+			return r.counting(c.Context(), func(d *store.DB) error {
+				x, err := d.Facets(c.Context(), store.Query{Filter: r.f}, by, limit)
 				if err != nil {
 					return failure{err, 2}
 				}
 				if g.json() {
 					return writeJSON(c.OutOrStdout(), x)
+				}
+				if x.Total.Count == 0 {
+					return r.nothing(g, c)
 				}
 				return printFacets(c.OutOrStdout(), x)
 			})
@@ -178,18 +155,14 @@ func auditFacets(g *global, pl *places) *cobra.Command {
 	}
 	c.Flags().StringSliceVar(&by, "by", nil, "keys to count by (default "+strings.Join(store.DefaultFacets(), ",")+")")
 	c.Flags().IntVarP(&limit, "lines", "n", 10, "values a key, the most frequent ones")
-	return c
+	return unused(c, "log-level")
 }
 
 // counting runs fn with the store of --store, else with one that is made of the
 // spools and removed again.
-func (p *places) counting(ctx context.Context, fn func(*store.DB) error) error {
-	if p.store != "" {
-		return p.withStore(ctx, fn)
-	}
-	dirs, err := p.spools()
-	if err != nil {
-		return err
+func (r *reading) counting(ctx context.Context, fn func(*store.DB) error) error {
+	if r.p.store != "" {
+		return r.p.withStore(ctx, fn)
 	}
 	tmp, err := os.MkdirTemp("", "attache-facets-")
 	if err != nil {
@@ -200,7 +173,7 @@ func (p *places) counting(ctx context.Context, fn func(*store.DB) error) error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range dirs {
+	for _, dir := range r.dirs {
 		if _, err := d.ImportSpool(ctx, dir); err != nil {
 			return errors.Join(err, d.Close())
 		}
@@ -231,8 +204,9 @@ func printFacets(w io.Writer, x store.Facets) error {
 }
 
 func auditImport(g *global, pl *places) *cobra.Command {
-	return &cobra.Command{
+	return unused(&cobra.Command{
 		Use: "import", Short: "Store what is new in this machine's spools", Args: cobra.NoArgs,
+		Long:    "Import stores what is new in this machine's spools since the last import, in a store that is\nmade where there is none; its folder must be there. With --output json: a list, one element a\nspool. Exit status 1: lines were left out, since they are damaged.",
 		Example: "  attache audit import --store sqlite:$HOME/audit.db",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if pl.store == "" {
@@ -242,6 +216,9 @@ func auditImport(g *global, pl *places) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := folderOf(pl.store); err != nil {
+				return failure{err, 2}
+			}
 			d, err := store.Open(c.Context(), pl.store, store.Options{})
 			if err != nil {
 				return failure{err, 2}
@@ -249,7 +226,21 @@ func auditImport(g *global, pl *places) *cobra.Command {
 			err = importAll(c, d, dirs, g.json())
 			return errors.Join(err, d.Close())
 		},
+	}, "log-level")
+}
+
+// folderOf refuses a store whose folder is not there: a path mistyped would be
+// made, and be empty.
+func folderOf(at string) error {
+	path, ok := strings.CutPrefix(at, "sqlite:")
+	if path = strings.TrimPrefix(path, "//"); !ok || path == "" {
+		return nil // the store says what is wrong
 	}
+	dir := filepath.Dir(path)
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return fmt.Errorf("--store %s: there is no folder %s; make it first, or mend the path", at, dir)
+	}
+	return nil
 }
 
 // imported is what --output json says of a spool.
@@ -263,6 +254,7 @@ type imported struct {
 
 func importAll(c *cobra.Command, d *store.DB, dirs []string, asJSON bool) error {
 	left := 0
+	all := []imported{}
 	for _, dir := range dirs {
 		x, err := d.ImportSpool(c.Context(), dir)
 		if err != nil {
@@ -270,7 +262,7 @@ func importAll(c *cobra.Command, d *store.DB, dirs []string, asJSON bool) error 
 		}
 		left += x.Damaged
 		if asJSON {
-			err = writeJSON(c.OutOrStdout(), imported{dir, x.Lines, x.Duplicates, x.Damaged, x.Problems})
+			all = append(all, imported{dir, x.Lines, x.Duplicates, x.Damaged, x.Problems})
 		} else {
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %d lines stored, %d were there, %d left out\n", dir, x.Lines, x.Duplicates, x.Damaged)
 			for _, p := range x.Problems {
@@ -279,6 +271,11 @@ func importAll(c *cobra.Command, d *store.DB, dirs []string, asJSON bool) error 
 			}
 		}
 		if err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		if err := writeJSON(c.OutOrStdout(), all); err != nil {
 			return err
 		}
 	}

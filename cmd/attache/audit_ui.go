@@ -33,6 +33,9 @@ func auditUI(g *global, pl *places) *cobra.Command {
 		Long:    "Serve the review page on 127.0.0.1 and print a link that works once. The records of\nthis machine's runs are imported into a store of the state folder as they are written.\nPolicies for explanations and patches come from --config or $ATTACHE_CONFIG.",
 		Example: "  attache audit ui\n  attache audit ui --config examples/quickstart",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if url != "" && pl.dir != "" {
+				return failure{errors.New("--store and --dir are two places; name one"), 2}
+			}
 			ctx, stop := interruptible(c)
 			defer stop()
 			return serveUI(ctx, c, g, pl, url, port)
@@ -40,7 +43,7 @@ func auditUI(g *global, pl *places) *cobra.Command {
 	}
 	c.Flags().IntVar(&port, "port", 0, "port of 127.0.0.1 (default any that is free)")
 	c.Flags().StringVar(&url, "store", "", "read this store (sqlite:PATH or postgres://…) instead of this machine's spools")
-	return c
+	return unused(c, "output")
 }
 
 func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url string, port int) (err error) {

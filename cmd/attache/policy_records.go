@@ -31,44 +31,27 @@ func (h *history) flags(c *cobra.Command) {
 	f.StringVar(&h.store, "store", "", storeHelp)
 }
 
-// each gives every finished request that the terms match to fn.
-func (h *history) each(ctx context.Context, terms []string, fn func(*audit.Record) error) error {
-	f, err := filterOf(append(append([]string{}, terms...), "since:"+h.since))
+// each gives every finished request that the terms match to fn, and says where
+// it looked.
+func (h *history) each(ctx context.Context, c *cobra.Command, terms []string, fn func(*audit.Record) error) (*reading, error) {
+	r, err := h.read(c, append(append([]string{}, terms...), "since:"+h.since))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if h.store != "" {
-		return h.withStore(ctx, func(d *store.DB) error {
-			q := store.Query{Filter: f, Limit: store.MaxLimit, Oldest: true}
-			for {
-				page, err := d.Search(ctx, q)
-				if err != nil {
-					return err
-				}
-				for i := range page.Rows {
-					if err := fn(&page.Rows[i].Record); err != nil {
-						return err
-					}
-				}
-				if page.Next == "" {
-					return nil
-				}
-				q.After = page.Next
-			}
+		return r, h.withStore(ctx, func(d *store.DB) error {
+			return eachRow(ctx, d, store.Query{Filter: r.f, Oldest: true}, fn, nil)
 		})
 	}
-	dirs, err := h.spools()
-	if err != nil {
-		return err
-	}
-	for _, d := range dirs {
-		var failed error
-		err := audit.Read(d, f, func(r audit.Record) bool { failed = fn(&r); return failed == nil })
-		if err := errors.Join(failed, err); err != nil {
-			return err
+	var damage []error
+	for _, d := range r.dirs {
+		if err := eachInSpool(ctx, d, r.f, fn); errors.Is(err, audit.ErrDamaged) {
+			damage = append(damage, fmt.Errorf("%s: %w", d, err))
+		} else if err != nil {
+			return r, err
 		}
 	}
-	return nil
+	return r, errors.Join(damage...)
 }
 
 // loadFor loads documents as they count for the records: in a cluster
@@ -109,7 +92,7 @@ a rule looks at what no record holds, are counted with what is missing.`,
 				p, err = replay.New(b, replay.Options{PathOK: destination.CheckPath})
 				return err
 			}
-			err := h.each(ctx, args[1:], func(r *audit.Record) error {
+			from, err := h.each(ctx, c, args[1:], func(r *audit.Record) error {
 				if r.Request == nil {
 					return nil
 				}
@@ -133,6 +116,15 @@ a rule looks at what no record holds, are counted with what is missing.`,
 				}
 			}
 			r := p.Report()
+			if r.Requests == 0 {
+				err := from.nothing(g, c)
+				if fail { // what was not tried is not fine
+					return errors.Join(err, failure{errors.New("no recorded request was decided again, so that --fail says nothing"), 2})
+				}
+				if err != nil || !g.json() {
+					return err
+				}
+			}
 			if g.json() {
 				err = writeJSON(c.OutOrStdout(), r)
 			} else {
@@ -146,7 +138,7 @@ a rule looks at what no record holds, are counted with what is missing.`,
 	}
 	h.flags(c)
 	c.Flags().StringVarP(&h.config, "config", "c", "", "folder of documents, whose audit.dir is read (default $ATTACHE_CONFIG)")
-	c.Flags().BoolVar(&fail, "fail", false, "exit with 1 if a decision would change")
+	c.Flags().BoolVar(&fail, "fail", false, "exit with 1 if a decision would change, and with 2 if there is no request to decide")
 	return c
 }
 
@@ -166,7 +158,7 @@ them was never used is said. Nothing that was denied is opened.`,
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			s, err := h.suggest(ctx, agent, args)
+			s, err := h.suggest(ctx, c, agent, args)
 			if err != nil {
 				return err
 			}
@@ -186,10 +178,10 @@ them was never used is said. Nothing that was denied is opened.`,
 	return c
 }
 
-func (h *history) suggest(ctx context.Context, agent string, terms []string) (*suggest.Suggestion, error) {
+func (h *history) suggest(ctx context.Context, c *cobra.Command, agent string, terms []string) (*suggest.Suggestion, error) {
 	var b *suggest.Builder
 	dir := h.policyDir()
-	err := h.each(ctx, terms, func(r *audit.Record) error {
+	from, err := h.each(ctx, c, terms, func(r *audit.Record) error {
 		if b == nil {
 			o := suggest.Options{PathOK: destination.CheckPath}
 			if dir != "" {
@@ -206,7 +198,7 @@ func (h *history) suggest(ctx context.Context, agent string, terms []string) (*s
 		return nil, err
 	}
 	if b == nil {
-		return nil, failure{fmt.Errorf("%w: there are no records since %s%s", suggest.ErrNothing, h.since, strings.Join(append([]string{""}, terms...), " ")), 1}
+		return nil, failure{fmt.Errorf("%w: no records match%s; looked at %s, %s", suggest.ErrNothing, aside(strings.Join(terms, " ")), from.place(), from.period()), 1}
 	}
 	return b.Suggest()
 }

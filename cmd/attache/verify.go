@@ -47,10 +47,16 @@ covered. Give the key and the checkpoints from outside the store too:
 
   --key         the checkpoint key's public form, or a file that holds it; a second signer's too
   --checkpoint  a checkpoint's file, a folder of them, s3://BUCKET/PREFIX (Object Lock),
-                or a second signer's address (https://…, with --origin)`,
+                or a second signer's address (https://…, with --origin)
+
+With --output json: of a store an object, of spools a list, one element each. Exit status 1:
+something is missing, doubled, altered or forged; 2: it could not be looked at.`,
 		Example: `  attache audit verify && echo whole
   attache audit verify --store sqlite:records.db --key audit.pub --checkpoint s3://locked/attache/`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if v.store != "" && pl.dir != "" {
+				return failure{errors.New("--store and --dir are two places; name one"), 2}
+			}
 			if v.store != "" {
 				return verifyStore(c, g, &v)
 			}
@@ -67,7 +73,13 @@ covered. Give the key and the checkpoints from outside the store too:
 	f.StringVar(&v.origin, "origin", "", "the store's origin, for a second signer's address")
 	f.IntVar(&v.newest, "newest", 1500, "how many of a bucket's newest checkpoints are compared")
 	f.BoolVar(&v.skipIndex, "skip-index", false, "leave out the comparison of what searches find with the lines")
-	return c
+	return unused(c, "log-level")
+}
+
+// verified is what --output json says of a spool.
+type verified struct {
+	Dir string `json:"dir"`
+	audit.Report
 }
 
 func verifySpools(c *cobra.Command, g *global, pl *places) error {
@@ -76,18 +88,23 @@ func verifySpools(c *cobra.Command, g *global, pl *places) error {
 		return err
 	}
 	bad := false
+	all := []verified{}
 	for _, d := range ds {
 		r, err := audit.Verify(d)
 		if err != nil {
 			return failure{err, 2} // 1 says that something was changed
 		}
 		bad = bad || len(r.Problems) > 0
+		all = append(all, verified{d, r})
 		if g.json() {
-			err = writeJSON(c.OutOrStdout(), r)
-		} else {
-			err = printReport(c.OutOrStdout(), d, r)
+			continue
 		}
-		if err != nil {
+		if err := printReport(c.OutOrStdout(), d, r); err != nil {
+			return err
+		}
+	}
+	if g.json() {
+		if err := writeJSON(c.OutOrStdout(), all); err != nil {
 			return err
 		}
 	}
@@ -254,7 +271,7 @@ kept in --dir; the public form, which --key of "attache audit verify" takes, is 
 	f.StringVar(&cert, "tls-cert", "", "certificate chain (PEM); with --tls-key")
 	f.StringVar(&key, "tls-key", "", "its key (PEM)")
 	c.MarkFlagsRequiredTogether("tls-cert", "tls-key")
-	return c
+	return unused(c, "config", "store", "state", "output", "log-level")
 }
 
 func serveWitness(ctx context.Context, out io.Writer, w *checkpoint.Witness, listen, cert, key string) error {

@@ -433,8 +433,8 @@ func TestAudit(t *testing.T) {
 	w.attache("audit", "show", "rec_nobody").want(t, 1, "attache audit search")
 	w.attache("audit", "search", "nokey:x").want(t, 2, "nokey")
 	w.attache("audit", "verify").want(t, 0, "0 problems")
-	var rep struct{ Requests, Finished int }
-	if err := json.Unmarshal([]byte(w.attache("audit", "verify", "-o", "json").must(t).stdout), &rep); err != nil || rep.Requests != 3 || rep.Finished != 3 {
+	var rep []struct{ Requests, Finished int }
+	if err := json.Unmarshal([]byte(w.attache("audit", "verify", "-o", "json").must(t).stdout), &rep); err != nil || len(rep) != 1 || rep[0].Requests != 3 || rep[0].Finished != 3 {
 		t.Errorf("verify as JSON: %v %+v", err, rep)
 	}
 	if schema := w.attache("audit", "schema").must(t).stdout; !json.Valid([]byte(schema)) {
