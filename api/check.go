@@ -63,7 +63,7 @@ func (l *loader) check() {
 
 // checkAlone is check without what matters only to documents in one workload.
 func (l *loader) checkAlone() {
-	config := defaultConfig()
+	config := defaultConfig(l.place)
 	providers := map[string]document{}
 	var first *Ref
 	for _, d := range l.docs {
@@ -77,7 +77,7 @@ func (l *loader) checkAlone() {
 			}
 			providers[d.ref.Name] = d
 		case d.config != nil:
-			fillConfig(&d.config.Spec)
+			fillConfig(&d.config.Spec, l.place)
 			c.config(&d.config.Spec)
 			if first != nil {
 				c.bad("", "is a second AttacheConfig, the first is at %s; keep one", l.seen[*first])

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
+	"github.com/attache-dev/attache/internal/podspool"
 )
 
 // localNamespace is that of the workload of attache run.
@@ -341,10 +343,16 @@ func (c *checker) sidecars(s *v1alpha1.InjectionConfig) {
 		{"resources.cpuRequest", s.Resources.CPURequest}, {"resources.cpuLimit", s.Resources.CPULimit},
 		{"resources.memoryRequest", s.Resources.MemoryRequest}, {"resources.memoryLimit", s.Resources.MemoryLimit},
 		{"resources.guaranteedCPU", s.Resources.GuaranteedCPU}, {"bounds.maxCPU", s.Bounds.MaxCPU}, {"bounds.maxMemory", s.Bounds.MaxMemory},
+		{"bounds.maxSpool", s.Bounds.MaxSpool},
 	} {
 		if q.value != "" && !quantity.MatchString(q.value) {
 			c.bad(f+"."+q.field, "is %s; must be a quantity such as 100m or 64Mi", quote(q.value))
 		}
+	}
+	var wrong *podspool.FieldError
+	r := &s.Resources
+	if _, err := podspool.Parse(r.Spool, r.SpoolVolume, r.EphemeralStorage); errors.As(err, &wrong) {
+		c.bad(f+".resources."+wrong.Field, "is %s; %s", quote(wrong.Value), wrong.Text)
 	}
 	for i, s := range s.Bounds.ExcludeCIDRs {
 		if _, err := netip.ParsePrefix(s); err != nil && s != "" {

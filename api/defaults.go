@@ -5,6 +5,7 @@ import (
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/internal/awsrole"
+	"github.com/attache-dev/attache/internal/podspool"
 )
 
 // Values of text fields that are enumerations. The first of each group is the
@@ -200,16 +201,20 @@ func defaultPolicy(s *v1alpha1.AccessPolicySpec, c v1alpha1.AttacheConfigSpec) {
 	}
 }
 
-func defaultConfig() v1alpha1.AttacheConfig {
+func defaultConfig(place Place) v1alpha1.AttacheConfig {
 	c := v1alpha1.AttacheConfig{
 		TypeMeta: v1alpha1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.KindAttacheConfig},
 		Metadata: v1alpha1.ObjectMeta{Name: "default"},
 	}
-	fillConfig(&c.Spec)
+	fillConfig(&c.Spec, place)
 	return c
 }
 
-func fillConfig(s *v1alpha1.AttacheConfigSpec) {
+func fillConfig(s *v1alpha1.AttacheConfigSpec, place Place) {
+	spool := int64(1 << 30)
+	if place == PlacePod {
+		spool = podspool.MaxSpool // the pod's own size decides
+	}
 	fill(&s.TrustDomain, "attache.local")
 	fill(&s.Identity.Source, SourceEmbedded)
 	fill(&s.Identity.RotateEvery, v1alpha1.Duration(24*time.Hour))
@@ -221,7 +226,7 @@ func fillConfig(s *v1alpha1.AttacheConfigSpec) {
 		}
 	}
 	fill(&s.Tasks.MaxTTL, v1alpha1.Duration(time.Hour))
-	fill(&s.Audit.MaxBytes, 1<<30)
+	fill(&s.Audit.MaxBytes, spool)
 	fill(&s.Audit.SegmentBytes, min(64<<20, s.Audit.MaxBytes/2))
 	fill(&s.Audit.OnFull, OnFullRefuse)
 	fill(&s.Audit.Durability, v1alpha1.DurabilityProcess)

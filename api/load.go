@@ -285,7 +285,7 @@ func (l *loader) finish(dir string) (*Bundle, error) {
 
 // bundle makes a bundle of documents that are good.
 func (l *loader) bundle() *Bundle {
-	b := &Bundle{Place: l.place, positions: l.positions, Config: defaultConfig(), Grants: map[string]*v1alpha1.NamespaceGrant{}, Unresolved: l.unresolved}
+	b := &Bundle{Place: l.place, positions: l.positions, Config: defaultConfig(l.place), Grants: map[string]*v1alpha1.NamespaceGrant{}, Unresolved: l.unresolved}
 	for _, d := range l.docs {
 		switch {
 		case d.provider != nil:

@@ -126,7 +126,7 @@ func (c *Catalog) Problems() map[Ref]Problems { return c.problems }
 func (c *Catalog) Config() v1alpha1.AttacheConfigSpec { return c.config }
 
 func (c *Catalog) readConfig(list []*Object) v1alpha1.AttacheConfigSpec {
-	spec := defaultConfig().Spec
+	spec := defaultConfig(PlacePod).Spec
 	for _, o := range list {
 		if o.Name != ConfigName {
 			c.blame(Problem{Ref: o.Ref(), Text: fmt.Sprintf("metadata.name: is %s; the cluster's AttacheConfig is called %s, others are not looked at", quote(o.Name), ConfigName)})

@@ -219,6 +219,24 @@ type SidecarResources struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="isQuantity(self)",message="must be a quantity such as 100m or 64Mi"
 	GuaranteedCPU string `json:"guaranteedCPU,omitempty"`
+	// Spool is what a pod's records may take of its node's disk: how long an
+	// outage of the collector it lasts. 16Mi to 16Gi; default 192Mi.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="isQuantity(self)",message="must be a quantity such as 100m or 64Mi"
+	Spool string `json:"spool,omitempty"`
+	// SpoolVolume is the sizeLimit of the volume that the spool is in, above which
+	// the kubelet evicts. At least 40Mi above spool, for what sinks set aside;
+	// default an eighth of the spool above it, and at least 64Mi.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="isQuantity(self)",message="must be a quantity such as 100m or 64Mi"
+	SpoolVolume string `json:"spoolVolume,omitempty"`
+	// EphemeralStorage is the sidecar's request of ephemeral-storage and, in pods
+	// of which another container has such a limit, its limit: above spoolVolume.
+	// Default 64Mi above it. 0 sets neither, for nodes that do not account for
+	// local storage.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="isQuantity(self)",message="must be a quantity such as 100m or 64Mi"
+	EphemeralStorage string `json:"ephemeralStorage,omitempty"`
 }
 
 // InjectionBounds limit what annotations of a pod can ask for.
@@ -229,6 +247,9 @@ type InjectionBounds struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="isQuantity(self)",message="must be a quantity such as 100m or 64Mi"
 	MaxMemory string `json:"maxMemory,omitempty"` // default 1Gi
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="isQuantity(self)",message="must be a quantity such as 100m or 64Mi"
+	MaxSpool string `json:"maxSpool,omitempty"` // default 1Gi, or the spool
 	// ExcludeCIDRs and ExcludePorts may be left out of the redirect by a pod's
 	// annotations: they are a bypass. Default: none.
 	// +kubebuilder:validation:MinItems=1

@@ -106,7 +106,7 @@ type TasksConfig struct {
 type AuditConfig struct {
 	// Dir of the spool. Default: audit below the state folder.
 	Dir          string `json:"dir,omitempty"`
-	MaxBytes     int64  `json:"maxBytes,omitempty"`     // default 1 GiB
+	MaxBytes     int64  `json:"maxBytes,omitempty"`     // default 1 GiB; in a pod what its spool may have
 	SegmentBytes int64  `json:"segmentBytes,omitempty"` // default 64 MiB
 	// OnFull is refuse (default) or overwrite (drop the oldest closed segment).
 	// +kubebuilder:validation:Enum=refuse;overwrite

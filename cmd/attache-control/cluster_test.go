@@ -348,6 +348,7 @@ func TestWebhookInCluster(t *testing.T) {
 	t.Run("another webhook cannot go first", p.reinvocation)
 	t.Run("pod security restricted", p.restricted)
 	t.Run("limit ranges and quotas", p.limits)
+	t.Run("ephemeral storage", p.storage)
 	t.Run("a guaranteed pod stays so", p.guaranteed)
 	t.Run("events are on the owner", p.events)
 	t.Run("a namespace is known at once", p.newNamespaces)
@@ -496,6 +497,68 @@ spec: {containers: [{name: agent, image: agent, resources: {requests: {cpu: 100m
 		}
 		return nil
 	})
+}
+
+// storage: the sidecar asks for its spool's room, and bounds it where the
+// agent is bounded. The API server's LimitRange plugin runs before admission and
+// again after it.
+func (p *plane) storage(t *testing.T) {
+	const text = `
+apiVersion: v1
+kind: Pod
+metadata: {name: agent}
+spec: {containers: [{name: agent, image: agent}]}
+`
+	for _, c := range []struct{ name, rangeSpec, requests, limits, volume string }{
+		{"without a LimitRange", "", "320Mi", "<nil>", "256Mi"},
+		{"with a default", "{type: Container, default: {ephemeral-storage: 1Gi}}", "320Mi", "320Mi", "256Mi"},
+		{"with a maximum and a ratio", "{type: Container, max: {ephemeral-storage: 200Mi}, maxLimitRequestRatio: {ephemeral-storage: 2}}", "200Mi", "200Mi", "136Mi"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ns := p.optedIn(t)
+			if c.rangeSpec != "" {
+				p.apply(t, ns, `
+apiVersion: v1
+kind: LimitRange
+metadata: {name: disk}
+spec: {limits: [`+c.rangeSpec+`]}
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: disk}
+spec: {hard: {limits.ephemeral-storage: 4Gi, requests.ephemeral-storage: 4Gi}}
+`)
+				if _, err := p.Kubectl(t.Context(), "", "patch", "resourcequota", "disk", "-n", ns, "--subresource=status", "--type=merge", "-p",
+					`{"status":{"hard":{"limits.ephemeral-storage":"4Gi","requests.ephemeral-storage":"4Gi"},"used":{"limits.ephemeral-storage":"0","requests.ephemeral-storage":"0"}}}`); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually(t, "a pod with its share", func() error {
+				pod, err := p.pod(t, ns, text, "--dry-run=server")
+				if err != nil {
+					return err
+				}
+				spec := pod["spec"].(object)
+				for _, ours := range spec["initContainers"].([]any) {
+					ours := ours.(object)
+					r, _ := ours["resources"].(object)
+					limits, requests := fmt.Sprint(r["limits"].(object)["ephemeral-storage"]), fmt.Sprint(r["requests"].(object)["ephemeral-storage"])
+					if bounded := limits != "<nil>"; bounded != (c.limits != "<nil>") {
+						return fmt.Errorf("limit of %s: %s", ours["name"], limits)
+					}
+					if ours["name"] == "attache-sidecar" && (limits != c.limits || requests != c.requests) {
+						return fmt.Errorf("requests %s, limits %s; want %s, %s", requests, limits, c.requests, c.limits)
+					}
+				}
+				for _, v := range spec["volumes"].([]any) {
+					if v := v.(object); v["name"] == "attache-spool" && fmt.Sprint(v["emptyDir"].(object)["sizeLimit"]) != c.volume {
+						return fmt.Errorf("volume: %v", v)
+					}
+				}
+				return nil
+			})
+		})
+	}
 }
 
 func (p *plane) guaranteed(t *testing.T) {

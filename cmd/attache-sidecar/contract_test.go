@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/attache-dev/attache/audit/ship"
+	"github.com/attache-dev/attache/internal/podspool"
+	"github.com/attache-dev/attache/internal/quantity"
 	"github.com/attache-dev/attache/internal/sidecar"
 	"github.com/attache-dev/attache/webhook/inject"
 )
@@ -21,6 +22,18 @@ type container struct {
 		Name  string `json:"name"`
 		Value string `json:"value"`
 	} `json:"env"`
+	Resources struct {
+		Requests map[string]string `json:"requests"`
+	} `json:"resources"`
+}
+
+func (c container) getenv(name string) string {
+	for _, e := range c.Env {
+		if e.Name == name {
+			return e.Value
+		}
+	}
+	return ""
 }
 
 func injected(t *testing.T, c inject.Config) map[string]container {
@@ -65,32 +78,49 @@ func inPod(t *testing.T, c inject.Config, part string, into any) {
 // sinks as there can be refused, does not get the pod evicted.
 func TestSpoolFitsItsVolume(t *testing.T) {
 	const sinks = 8 + 1 // audit.sinks, and the control plane
-	var volumes []struct {
-		Name     string `json:"name"`
-		EmptyDir *struct {
-			SizeLimit string `json:"sizeLimit"`
-			Medium    string `json:"medium"`
-		} `json:"emptyDir"`
+	if sinks*ship.MaxAside >= podspool.Aside {
+		t.Errorf("sinks can set aside %d bytes, and %d are left to them", sinks*ship.MaxAside, podspool.Aside)
 	}
-	inPod(t, inject.Config{
-		Image: "attache-sidecar:test", Mode: inject.Explicit, Nonce: strings.Repeat("n", 32), Control: "attache-control.attache-system.svc:8443", ControlCA: "-----BEGIN CERTIFICATE-----\n",
-	}, "volumes", &volumes)
-	found := false
-	for _, v := range volumes {
-		if v.Name != "attache-spool" {
-			continue
-		}
-		found = true
-		limit, err := strconv.ParseInt(strings.TrimSuffix(v.EmptyDir.SizeLimit, "Mi"), 10, 64)
-		if err != nil || v.EmptyDir.Medium != "" {
-			t.Fatalf("volume %+v: %v", v.EmptyDir, err)
-		}
-		if need := int64(sidecar.MaxSpool + sinks*ship.MaxAside); need >= limit<<20 {
-			t.Errorf("the spool can take %d bytes of a volume of %d MiB", need, limit)
-		}
-	}
-	if !found {
-		t.Errorf("no volume attache-spool among %+v", volumes)
+	for name, r := range map[string]inject.Resources{
+		"default": {}, "larger": {Spool: "1Gi"}, "tight": {Spool: "64Mi", SpoolVolume: "104Mi", EphemeralStorage: "105Mi"}, "no storage": {EphemeralStorage: "0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := inject.Config{
+				Image: "attache-sidecar:test", Mode: inject.Explicit, Nonce: strings.Repeat("n", 32), Control: "attache-control.attache-system.svc:8443", ControlCA: "-----BEGIN CERTIFICATE-----\n", Resources: r,
+			}
+			var volumes []struct {
+				Name     string `json:"name"`
+				EmptyDir *struct {
+					SizeLimit string `json:"sizeLimit"`
+					Medium    string `json:"medium"`
+				} `json:"emptyDir"`
+			}
+			inPod(t, c, "volumes", &volumes)
+			var o sidecar.Options
+			proxy := injected(t, c)[inject.SidecarName]
+			if err := o.FromEnv(proxy.getenv); err != nil {
+				t.Fatal(err)
+			}
+			_ = o.Check() // of the other options; sets the default
+			for _, v := range volumes {
+				if v.Name != "attache-spool" {
+					continue
+				}
+				limit, err := quantity.Parse(v.EmptyDir.SizeLimit)
+				if err != nil || v.EmptyDir.Medium != "" {
+					t.Fatalf("volume %+v: %v", v.EmptyDir, err)
+				}
+				if need := o.SpoolBytes + sinks*ship.MaxAside; need >= limit/1000 || o.SpoolBytes < 64<<20 {
+					t.Errorf("the spool can take %d bytes of a volume of %s", need, v.EmptyDir.SizeLimit)
+				}
+				want, ok := proxy.Resources.Requests["ephemeral-storage"]
+				if got, err := quantity.Parse(want); ok && (err != nil || got <= limit) || ok == (r.EphemeralStorage == "0") {
+					t.Errorf("the sidecar requests %q for a volume of %s", want, v.EmptyDir.SizeLimit)
+				}
+				return
+			}
+			t.Errorf("no volume attache-spool among %+v", volumes)
+		})
 	}
 }
 

@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/internal/placeholder"
+	"github.com/attache-dev/attache/internal/podspool"
 )
 
 // Modes, as package webhook/inject names them.
@@ -34,6 +36,7 @@ const (
 	envAudit        = "ATTACHE_AUDIT"
 	envPlaceholders = "ATTACHE_PLACEHOLDERS"
 	envBaseURLs     = "ATTACHE_BASE_URLS"
+	envSpoolBytes   = "ATTACHE_SPOOL_BYTES"
 )
 
 // Options of [Run]. What injection says by flags and variables is filled in by
@@ -47,6 +50,9 @@ type Options struct {
 	TrustDir string // read by all containers of the pod
 	StateDir string // in memory, the sidecar's alone
 	SpoolDir string // the sidecar's alone
+	// SpoolBytes is what the records may take. The volume has more, of which sinks
+	// need some for what they refused; the kubelet evicts pods that fill it.
+	SpoolBytes int64
 
 	Control   string // HOST:PORT of the control plane
 	ControlCA string // its roots, PEM
@@ -91,6 +97,13 @@ func (o *Options) FromEnv(getenv func(string) string) error {
 			*v.field = getenv(v.name)
 		}
 	}
+	if s := getenv(envSpoolBytes); s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < podspool.MinSpool || n > podspool.MaxSpool {
+			return fmt.Errorf("%w: %s: is %.40q; must be a number of bytes, %d to %d", ErrUsage, envSpoolBytes, s, podspool.MinSpool, int64(podspool.MaxSpool))
+		}
+		o.SpoolBytes = n
+	}
 	var list []struct {
 		Env      string `json:"env"`
 		Prefix   string `json:"prefix"`
@@ -121,6 +134,9 @@ func strict(text string, into any) error {
 
 // Check says what is missing or wrong, all of it; errors match [ErrUsage].
 func (o *Options) Check() error {
+	if o.SpoolBytes == 0 {
+		o.SpoolBytes = podspool.DefaultSpool
+	}
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !slices.Contains([]string{Explicit, Transparent}, o.Mode) {

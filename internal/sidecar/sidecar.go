@@ -25,11 +25,6 @@ import (
 	"github.com/attache-dev/attache/proxy/resolve"
 )
 
-// MaxSpool is what the records may take, in bytes. The volume has 256 MiB, of
-// which sinks need some for what they refused, and the kubelet evicts pods that
-// fill more.
-const MaxSpool = 192 << 20
-
 // proofPause is between two attempts to prove the redirect.
 const proofPause = time.Second
 
@@ -165,12 +160,18 @@ func (s *sidecar) rejected(err error) {
 	}
 }
 
+// spoolOptions are the documents', within what the pod's volume has.
+func spoolOptions(c v1alpha1.AuditConfig, size int64) audit.Options {
+	o := audit.FromConfig(c)
+	o.MaxBytes = min(o.MaxBytes, size)
+	o.SegmentBytes = min(o.SegmentBytes, o.MaxBytes/4)
+	o.KeepBytes = min(o.KeepBytes, o.MaxBytes/2)
+	return o
+}
+
 func (s *sidecar) newPlane(b *api.Bundle) (*dataplane.Plane, error) {
-	opts := audit.FromConfig(b.Config.Spec.Audit)
+	opts := spoolOptions(b.Config.Spec.Audit, s.o.SpoolBytes)
 	opts.Dir, opts.Logger, opts.Version = filepath.Join(s.o.SpoolDir, "records"), s.o.Log, s.o.Version
-	opts.MaxBytes = min(opts.MaxBytes, MaxSpool)
-	opts.SegmentBytes = min(opts.SegmentBytes, opts.MaxBytes/4)
-	opts.KeepBytes = min(opts.KeepBytes, opts.MaxBytes/2)
 	opts.Config = map[string]string{"policy_version": b.Version}
 	holders, err := placeholder.Restore(s.o.Placeholders, dataplane.DoorPlaceholders(b))
 	if err != nil {

@@ -75,7 +75,7 @@ func (j *injection) ownVolumes() []object {
 		memory(trustVolume, "8Mi"),
 		{"name": tokenVolume, "projected": object{"defaultMode": number(0o644), "sources": []any{j.identitySource()}}},
 		memory(stateVolume, "8Mi"),
-		{"name": spoolVolume, "emptyDir": object{"sizeLimit": "256Mi"}},
+		{"name": spoolVolume, "emptyDir": object{"sizeLimit": ofBytes(j.sizes.Volume).String()}},
 		memory(noneVolume, "1Mi"),
 	}
 }
@@ -228,6 +228,9 @@ func (j *injection) sidecarEnv() []any {
 	}
 	if j.Audit != "" {
 		env = append(env, literal("ATTACHE_AUDIT", escapeEnv(j.Audit)))
+	}
+	if n, ok := j.spoolEnv(); ok {
+		env = append(env, literal(envSpoolBytes, n))
 	}
 	if len(j.Placeholders) > 0 {
 		env = append(env, literal(envPlaceholders, escapeEnv(j.placeholderList())))

@@ -25,7 +25,7 @@ func (j *injection) choose() {
 
 func (j *injection) knownAnnotations() {
 	known := append([]string{
-		annotationStatus, annotationMode, annotationOwner, annotationLogLevel, annotationExcludeCIDRs, annotationExcludePorts,
+		annotationStatus, annotationMode, annotationOwner, annotationLogLevel, annotationExcludeCIDRs, annotationExcludePorts, annotationSpool,
 	}, resourceAnnotations...)
 	for _, k := range sortedKeys(j.annotations) {
 		if strings.HasPrefix(k, prefix) && !slices.Contains(known, k) {
@@ -165,5 +165,18 @@ func (j *injection) chooseResources() {
 		default:
 			j.asked[name] = q
 		}
+	}
+	text, ok := j.asks(annotationSpool)
+	if !ok {
+		return
+	}
+	least := ofBytes(j.spool.Spool)
+	switch q, err := parseQuantity(text); {
+	case err != nil:
+		j.deny(annotation(annotationSpool), err.Error(), "correct it")
+	case q < least || q > j.disk.ceiling:
+		j.deny(annotation(annotationSpool), "is "+q.String(), "choose "+least.String()+" to "+j.disk.ceiling.String()+", which the operator allows")
+	default:
+		j.asked[annotationSpool] = q
 	}
 }

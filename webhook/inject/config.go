@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attache-dev/attache/internal/podspool"
 	"github.com/attache-dev/attache/internal/trust"
 )
 
@@ -138,13 +139,19 @@ type Resources struct {
 	MemoryRequest string `json:"memoryRequest"` // 64Mi
 	MemoryLimit   string `json:"memoryLimit"`   // 256Mi
 	GuaranteedCPU string `json:"guaranteedCPU"` // 200m
+
+	// Of the spool: podspool.Parse has rule and defaults.
+	Spool            string `json:"spool,omitempty"`            // 192Mi
+	SpoolVolume      string `json:"spoolVolume,omitempty"`      // 256Mi
+	EphemeralStorage string `json:"ephemeralStorage,omitempty"` // 320Mi; 0: none
 }
 
 // LimitRange are the limits of type Container of the namespace's LimitRange
 // objects. The zero value limits nothing.
 type LimitRange struct {
-	CPU    Range `json:"cpu"`
-	Memory Range `json:"memory"`
+	CPU     Range `json:"cpu"`
+	Memory  Range `json:"memory"`
+	Storage Range `json:"ephemeralStorage,omitzero"`
 }
 
 // Range bounds one resource. An empty field bounds nothing.
@@ -160,6 +167,7 @@ type Range struct {
 type Bounds struct {
 	MaxCPU       string         `json:"maxCPU"`    // 2
 	MaxMemory    string         `json:"maxMemory"` // 1Gi
+	MaxSpool     string         `json:"maxSpool"`  // 1Gi, or the spool where that is larger
 	ExcludeCIDRs []netip.Prefix `json:"excludeCIDRs"`
 	ExcludePorts []int          `json:"excludePorts"`
 }
@@ -168,7 +176,8 @@ type Bounds struct {
 type template struct {
 	Config
 	hash                 string
-	cpu, memory          bounds
+	cpu, memory, disk    bounds
+	spool                podspool.Sizes
 	guaranteedCPU        quantity
 	basePorts            []int
 	explicit, redirected []trust.Variable
@@ -242,7 +251,7 @@ func newTemplate(c Config) (*template, error) {
 }
 
 // shape changes whenever the same Config gives another pod.
-const shape = "attache.dev/inject/1\n"
+const shape = "attache.dev/inject/2\n"
 
 func (c *Config) setDefaults() {
 	fill(&c.ImagePullPolicy, "IfNotPresent")
@@ -266,6 +275,7 @@ func (c *Config) setDefaults() {
 	fill(&c.Resources.GuaranteedCPU, "200m")
 	fill(&c.Bounds.MaxCPU, "2")
 	fill(&c.Bounds.MaxMemory, "1Gi")
+	fill(&c.Bounds.MaxSpool, "1Gi")
 	if len(c.Modes) == 0 {
 		c.Modes = []Mode{c.Mode}
 	}
@@ -350,7 +360,7 @@ func (t *template) checkVariables() error {
 // quantities parses all amounts of the Config.
 func (t *template) quantities() error {
 	r, l, b := t.Resources, t.LimitRange, t.Bounds
-	t.cpu.unit, t.memory.unit = 1, 1000 // memory in whole bytes
+	t.cpu.unit, t.memory.unit, t.disk.unit = 1, 1000, 1000 // whole bytes
 	for _, q := range []struct {
 		field, text string
 		to          *quantity
@@ -362,6 +372,10 @@ func (t *template) quantities() error {
 		{"resources.guaranteedCPU", r.GuaranteedCPU, &t.guaranteedCPU},
 		{"bounds.maxCPU", b.MaxCPU, &t.cpu.ceiling},
 		{"bounds.maxMemory", b.MaxMemory, &t.memory.ceiling},
+		{"bounds.maxSpool", b.MaxSpool, &t.disk.ceiling},
+		{"limitRange.ephemeralStorage.min", l.Storage.Min, &t.disk.min},
+		{"limitRange.ephemeralStorage.max", l.Storage.Max, &t.disk.max},
+		{"limitRange.ephemeralStorage.ratio", l.Storage.Ratio, &t.disk.ratio},
 		{"limitRange.cpu.min", l.CPU.Min, &t.cpu.min},
 		{"limitRange.cpu.max", l.CPU.Max, &t.cpu.max},
 		{"limitRange.cpu.ratio", l.CPU.Ratio, &t.cpu.ratio},
@@ -378,7 +392,13 @@ func (t *template) quantities() error {
 		}
 		*q.to = v
 	}
-	for name, b := range map[string]bounds{"cpu": t.cpu, "memory": t.memory} {
+	var err error
+	if t.spool, err = podspool.Parse(r.Spool, r.SpoolVolume, r.EphemeralStorage); err != nil {
+		return fmt.Errorf("resources.%w", err)
+	}
+	t.disk.ceiling = max(t.disk.ceiling, ofBytes(t.spool.Spool))
+	t.disk.request, t.disk.limit = 1, 1 // are t.spool's
+	for name, b := range map[string]bounds{"cpu": t.cpu, "memory": t.memory, "ephemeralStorage": t.disk} {
 		switch {
 		case b.request <= 0 || b.limit < b.request:
 			return fmt.Errorf("resources: the %s request is 0 or above the limit", name)

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/attache-dev/attache/internal/podspool"
 	"github.com/attache-dev/attache/internal/trust"
 )
 
@@ -123,6 +124,7 @@ type injection struct {
 	cidrs, ports   []string
 	asked          map[string]quantity // resources by annotation
 	proxy, helper  resources           // of the sidecar and of the redirect
+	sizes          podspool.Sizes      // of this pod's spool
 	placeholderFor string              // nonce
 	vars           []trust.Variable    // of every container
 	names          map[string]bool     // of vars

@@ -23,6 +23,9 @@ const (
 	annotationExcludePorts = prefix + "exclude-outbound-ports"
 )
 
+// annotationSpool is the size of the spool, an amount as those below.
+const annotationSpool = prefix + "spool"
+
 // resourceAnnotations set the sidecar's resources, in this order.
 var resourceAnnotations = []string{
 	prefix + "cpu-request", prefix + "cpu-limit", prefix + "memory-request", prefix + "memory-limit",
@@ -69,6 +72,7 @@ const (
 const (
 	envPlaceholders = "ATTACHE_PLACEHOLDERS"
 	envBaseURLs     = "ATTACHE_BASE_URLS"
+	envSpoolBytes   = "ATTACHE_SPOOL_BYTES" // where it is not the sidecar's default
 )
 
 func label(name string) string      { return "metadata.labels[" + name + "]" }

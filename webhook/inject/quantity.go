@@ -2,89 +2,23 @@ package inject
 
 import (
 	"encoding/json"
-	"errors"
-	"math/big"
 	"strconv"
-	"strings"
+
+	amount "github.com/attache-dev/attache/internal/quantity"
 )
 
 // quantity is an amount in thousandths: of a core, of a byte.
 type quantity int64
-
-var errQuantity = errors.New("is not a quantity such as 100m or 64Mi")
 
 var (
 	binary  = []string{"Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
 	decimal = []string{"k", "M", "G", "T", "P", "E"}
 )
 
-// parseQuantity reads Kubernetes' notation: a decimal number and a suffix,
-// k8s.io/apimachinery/pkg/api/resource. Parts of a thousandth are rounded up.
+// parseQuantity reads Kubernetes' notation. Parts of a thousandth are rounded up.
 func parseQuantity(s string) (quantity, error) {
-	end := strings.LastIndexAny(s, "0123456789.") + 1
-	num, suffix := s[:end], s[end:]
-	var exponent string
-	if i := strings.IndexAny(num, "eE"); i >= 0 && suffix == "" {
-		num, exponent = num[:i], num[i+1:]
-	}
-	if len(num) > 32 || num == "" || strings.Trim(num, "0123456789.+") != "" || strings.LastIndex(num, "+") > 0 {
-		return 0, errQuantity // amounts below zero are none
-	}
-	r, ok := new(big.Rat).SetString(num)
-	if !ok {
-		return 0, errQuantity
-	}
-	scale, ok := factor(suffix, exponent)
-	if !ok {
-		return 0, errQuantity
-	}
-	r.Mul(r, scale)
-	q, rest := new(big.Int).QuoRem(r.Num(), r.Denom(), new(big.Int))
-	if rest.Sign() > 0 {
-		q.Add(q, big.NewInt(1))
-	}
-	if !q.IsInt64() {
-		return 0, errQuantity
-	}
-	return quantity(q.Int64()), nil
-}
-
-// factor is how many thousandths a suffix or an exponent stands for.
-func factor(suffix, exponent string) (*big.Rat, bool) {
-	one := big.NewRat(1000, 1)
-	power := func(base int64, n int) *big.Rat {
-		p := new(big.Int).Exp(big.NewInt(base), big.NewInt(int64(n)), nil)
-		return new(big.Rat).Mul(one, new(big.Rat).SetInt(p))
-	}
-	if exponent != "" {
-		n, err := strconv.Atoi(exponent)
-		if err != nil || n < -9 || n > 18 {
-			return nil, false
-		}
-		if n < 0 {
-			return new(big.Rat).Quo(big.NewRat(1000000, 1), power(10, -n)), true
-		}
-		return power(10, n), true
-	}
-	switch suffix {
-	case "":
-		return one, true
-	case "m":
-		return big.NewRat(1, 1), true
-	case "u":
-		return big.NewRat(1, 1000), true
-	case "n":
-		return big.NewRat(1, 1000000), true
-	}
-	for i := range binary {
-		if suffix == binary[i] {
-			return power(1024, i+1), true
-		}
-		if suffix == decimal[i] {
-			return power(1000, i+1), true
-		}
-	}
-	return nil, false
+	n, err := amount.Parse(s)
+	return quantity(n), err
 }
 
 // anyQuantity reads a quantity of a pod, which may be a plain number.
@@ -95,7 +29,7 @@ func anyQuantity(v any) (quantity, error) {
 	case json.Number:
 		return parseQuantity(v.String())
 	}
-	return 0, errQuantity
+	return 0, amount.Err
 }
 
 // String writes the canonical form, which the API server would make of it:

@@ -3,40 +3,123 @@ package inject
 import (
 	"fmt"
 	"math/big"
+	"strconv"
+
+	"github.com/attache-dev/attache/internal/podspool"
 )
 
-// resources are requests and limits of one of our containers. Both are always
-// set: a ResourceQuota refuses pods whose containers lack one.
-type resources struct{ cpu, memory share }
+// resources are requests and limits of one of our containers. Those of cpu and
+// memory are always set: a ResourceQuota refuses pods whose containers lack one.
+// Of storage what is 0 is left out.
+type resources struct{ cpu, memory, storage share }
 
 type share struct{ request, limit quantity }
 
 func (r resources) object() object {
-	return object{
-		"requests": object{"cpu": r.cpu.request.String(), "memory": r.memory.request.String()},
-		"limits":   object{"cpu": r.cpu.limit.String(), "memory": r.memory.limit.String()},
+	requests := object{"cpu": r.cpu.request.String(), "memory": r.memory.request.String()}
+	limits := object{"cpu": r.cpu.limit.String(), "memory": r.memory.limit.String()}
+	if r.storage.request > 0 {
+		requests[ephemeralStorage] = r.storage.request.String()
 	}
+	if r.storage.limit > 0 {
+		limits[ephemeralStorage] = r.storage.limit.String()
+	}
+	return object{"requests": requests, "limits": limits}
 }
 
+const ephemeralStorage = "ephemeral-storage"
+
 // redirect's own needs: it runs for milliseconds.
-var helperResources = resources{cpu: share{10, 100}, memory: share{16 << 20 * 1000, 64 << 20 * 1000}}
+var helperResources = resources{cpu: share{10, 100}, memory: share{16 << 20 * 1000, 64 << 20 * 1000}, storage: share{16 << 20 * 1000, 64 << 20 * 1000}}
 
 // resources sets those of the sidecar and of the redirect.
 func (j *injection) resources() {
-	want := resources{share{j.cpu.request, j.cpu.limit}, share{j.memory.request, j.memory.limit}}
+	want := resources{cpu: share{j.cpu.request, j.cpu.limit}, memory: share{j.memory.request, j.memory.limit}}
 	helper := helperResources
 	if j.guaranteed() {
 		// One container with requests below its limits makes the pod Burstable.
-		want = resources{share{j.guaranteedCPU, j.guaranteedCPU}, share{j.memory.limit, j.memory.limit}}
+		want = resources{cpu: share{j.guaranteedCPU, j.guaranteedCPU}, memory: share{j.memory.limit, j.memory.limit}}
 		helper.cpu.request, helper.memory.request = helper.cpu.limit, helper.memory.limit
 		j.override(&want)
 		want.cpu.request, want.memory.request = want.cpu.limit, want.memory.limit
 	} else {
 		j.override(&want)
 	}
-	j.proxy = resources{j.cpu.fit(want.cpu), j.memory.fit(want.memory)}
-	j.helper = resources{j.cpu.fit(helper.cpu), j.memory.fit(helper.memory)}
+	j.proxy = resources{cpu: j.cpu.fit(want.cpu), memory: j.memory.fit(want.memory)}
+	j.helper = resources{cpu: j.cpu.fit(helper.cpu), memory: j.memory.fit(helper.memory)}
+	j.storage()
 	j.podLevel()
+}
+
+// storage sets the spool's sizes and what our containers say of them.
+//
+// The request is always there, so that the pod comes to a node that has the
+// room, and is not the first to go when the node has no more: the kubelet
+// begins with those that use more than they asked for.
+//
+// A limit is there only if another container has one. For as soon as any of them
+// has, the kubelet takes the sum of all for the bound of the whole pod, with its
+// volumes (podEphemeralStorageLimitEviction in pkg/kubelet/eviction): ours alone
+// would bound an agent that had no bound, and without ours the spool would use
+// up what the agent was given.
+func (j *injection) storage() {
+	j.sizes = j.spoolSizes()
+	if j.sizes.Ephemeral == 0 {
+		return
+	}
+	b := j.disk
+	bound := b.max > 0 || b.ratio > 0 // then the LimitRange asks for a limit
+	for _, c := range j.containers {
+		_, ok := j.quantity(j.object(c.object, "resources", c.path+".resources"), "limits", ephemeralStorage, c.path+".resources")
+		bound = bound || ok
+	}
+	if b.max > 0 && ofBytes(j.sizes.Ephemeral) > b.max {
+		s, ok := podspool.Within(int64(b.max) / 1000)
+		if !ok {
+			j.deny("spec", "the namespace's LimitRange leaves a container "+b.max.String()+" of ephemeral-storage, which is too little for the records of calls",
+				"ask the operator to raise its maximum, to "+ofBytes(j.sizes.Ephemeral).String()+" for a whole spool")
+			return
+		}
+		j.warnings.add("spec: the namespace's LimitRange makes the spool of records smaller: " + ofBytes(s.Spool).String() + " instead of " + ofBytes(j.sizes.Spool).String())
+		j.sizes = s
+	}
+	j.proxy.storage, j.helper.storage = share{request: ofBytes(j.sizes.Ephemeral)}, share{request: helperResources.storage.request}
+	if bound {
+		j.proxy.storage.limit, j.helper.storage.limit = j.proxy.storage.request, helperResources.storage.limit
+	}
+	j.proxy.storage, j.helper.storage = b.fitStorage(j.proxy.storage), b.fitStorage(j.helper.storage)
+}
+
+func ofBytes(n int64) quantity { return quantity(n * 1000) }
+
+// fitStorage is fit where there may be no limit.
+func (b bounds) fitStorage(s share) share {
+	if s.limit > 0 {
+		return b.fit(s)
+	}
+	s.request = max(s.request, b.min)
+	return s
+}
+
+// spoolSizes are the operator's, or grow with what the pod asks for.
+func (j *injection) spoolSizes() podspool.Sizes {
+	s := j.spool
+	asked, ok := j.asked[annotationSpool]
+	if !ok {
+		return s
+	}
+	own := podspool.Of((int64(asked) + 999) / 1000)
+	own.Volume = max(own.Volume, own.Spool+s.Volume-s.Spool)
+	own.Ephemeral = own.Volume + s.Ephemeral - s.Volume
+	if s.Ephemeral == 0 {
+		own.Ephemeral = 0
+	}
+	return own
+}
+
+// spoolEnv tells the sidecar of a size that is not its default.
+func (j *injection) spoolEnv() (string, bool) {
+	return strconv.FormatInt(j.sizes.Spool, 10), j.sizes.Spool != podspool.DefaultSpool
 }
 
 // override applies the pod's annotations. A request above the limit raises it.

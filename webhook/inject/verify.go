@@ -6,14 +6,17 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/attache-dev/attache/internal/podspool"
 )
 
 // Template identifies what admission puts into pods: the sidecar, the redirect
 // and their volumes, without what differs between pods of one operator's
-// settings (resources, log level, placeholders, base URLs, exclusions) and
+// settings (resources, size of the spool, log level, placeholders, base URLs, exclusions) and
 // without the image, which is judged by its digest.
 type Template struct {
 	Hash  string `json:"hash"`
@@ -242,7 +245,7 @@ func (v *verification) trustReadOnly(c container) {
 const templateShape = "attache.dev/template/1\n"
 
 // perPod are variables of the sidecar that differ between pods of a template.
-var perPod = []string{"ATTACHE_LOG_LEVEL", "GOMEMLIMIT", envPlaceholders, envBaseURLs}
+var perPod = []string{"ATTACHE_LOG_LEVEL", "GOMEMLIMIT", envPlaceholders, envBaseURLs, envSpoolBytes}
 
 // templateHash takes the parts of a pod that are ours; redirect is nil in
 // explicit mode. They are not changed.
@@ -259,12 +262,29 @@ func templateHash(sidecar, redirect object, volumes []object) string {
 		s, _ := a.(string)
 		return strings.HasPrefix(s, "--exclude-")
 	})
-	b, err := json.Marshal([]any{sidecar, redirect, volumes}) // keys in order
+	b, err := json.Marshal([]any{sidecar, redirect, ofAnySize(volumes)}) // keys in order
 	if err != nil {
 		panic(fmt.Sprintf("marshal template: %v", err)) // is JSON
 	}
 	sum := sha256.Sum256(append([]byte(templateShape), b...))
 	return hex.EncodeToString(sum[:16])
+}
+
+// ofAnySize are our volumes with the default size of the spool's, since pods may
+// have their own. They are not changed.
+func ofAnySize(volumes []object) []object {
+	volumes = slices.Clone(volumes)
+	for i, v := range volumes {
+		dir, ok := v["emptyDir"].(object)
+		if _, sized := dir["sizeLimit"].(string); v["name"] != spoolVolume || !ok || !sized {
+			continue
+		}
+		v, dir = maps.Clone(v), maps.Clone(dir)
+		dir["sizeLimit"] = ofBytes(podspool.Of(podspool.DefaultSpool).Volume).String()
+		v["emptyDir"] = dir
+		volumes[i] = v
+	}
+	return volumes
 }
 
 // common is a container without what its pod or its registry decides. A

@@ -49,6 +49,31 @@ func templates(t testing.TB, c inject.Config) map[inject.Mode]inject.Template {
 	return m
 }
 
+// The size of the spool is no part of the template: pods of before a change of it
+// keep their identity, and a pod may ask for more. Anything else of its volume is.
+func TestSpoolsOfAnySizeAreOfTheTemplate(t *testing.T) {
+	want := templates(t, config())[inject.Explicit]
+	for _, size := range []string{"", "16Mi", "2Gi"} {
+		pod := injected(t, inject.Explicit, func(c *inject.Config) { c.Resources.Spool = size })
+		if got, err := inject.Verify(pod, config()); err != nil || got != want {
+			t.Errorf("%q: %+v, %v; want %+v", size, got, err, want)
+		}
+	}
+	for name, change := range map[string]func(dir object){
+		"in memory": func(dir object) { dir["medium"] = "Memory" }, "without a bound": func(dir object) { delete(dir, "sizeLimit") },
+	} {
+		pod := injected(t, inject.Explicit, nil)
+		for _, v := range pod["spec"].(object)["volumes"].([]any) {
+			if v := v.(object); v["name"] == "attache-spool" {
+				change(v["emptyDir"].(object))
+			}
+		}
+		if _, err := inject.Verify(pod, config()); err == nil {
+			t.Errorf("a spool %s is of the template", name)
+		}
+	}
+}
+
 // All golden pods of one operator's settings are of the same two templates,
 // whatever their authors chose.
 func TestGoldenPodsAreOfTheTemplate(t *testing.T) {

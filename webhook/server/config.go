@@ -38,8 +38,9 @@ func (f Fixed) config(c *v1alpha1.ClusterConfig, controlCA string) (inject.Confi
 			CPURequest: i.Resources.CPURequest, CPULimit: i.Resources.CPULimit,
 			MemoryRequest: i.Resources.MemoryRequest, MemoryLimit: i.Resources.MemoryLimit,
 			GuaranteedCPU: i.Resources.GuaranteedCPU,
+			Spool:         i.Resources.Spool, SpoolVolume: i.Resources.SpoolVolume, EphemeralStorage: i.Resources.EphemeralStorage,
 		},
-		Bounds: inject.Bounds{MaxCPU: i.Bounds.MaxCPU, MaxMemory: i.Bounds.MaxMemory, ExcludePorts: i.Bounds.ExcludePorts},
+		Bounds: inject.Bounds{MaxCPU: i.Bounds.MaxCPU, MaxMemory: i.Bounds.MaxMemory, MaxSpool: i.Bounds.MaxSpool, ExcludePorts: i.Bounds.ExcludePorts},
 	}
 	if f.PodCertificates {
 		out.Identity = inject.Identity(i.Identity)
@@ -87,7 +88,7 @@ func limitRange(list []corev1.LimitRange) inject.LimitRange {
 			if item.Type != corev1.LimitTypeContainer {
 				continue
 			}
-			for name, r := range map[corev1.ResourceName]*inject.Range{corev1.ResourceCPU: &out.CPU, corev1.ResourceMemory: &out.Memory} {
+			for name, r := range map[corev1.ResourceName]*inject.Range{corev1.ResourceCPU: &out.CPU, corev1.ResourceMemory: &out.Memory, corev1.ResourceEphemeralStorage: &out.Storage} {
 				narrow(&r.Min, item.Min, name, 1)
 				narrow(&r.Max, item.Max, name, -1)
 				narrow(&r.Ratio, item.MaxLimitRequestRatio, name, -1)
