@@ -74,7 +74,7 @@ func (o *OIDC) prepare(seal *sealer) (login, error) {
 		}
 	}
 	o.GroupsClaim = cmp.Or(o.GroupsClaim, "groups")
-	if o.Scopes == nil {
+	if len(o.Scopes) == 0 { // as the chart writes it: []
 		o.Scopes = []string{"email", "groups"}
 	}
 	if o.Client == nil {

@@ -129,7 +129,7 @@ func writeStore(t *testing.T, file, a, b string) {
 const reviewConfig = `
 ui:
   url: %[1]s
-  oidc: {issuer: %[2]q, clientID: page}
+  oidc: {issuer: %[2]q, clientID: page, groupsClaim: "", scopes: []} # as the chart writes what is not given
   grants:
     - {role: viewer, namespaces: [%[3]s], groups: [team-a]}
     - {role: viewer, namespaces: ["*"], groups: [security]}

@@ -28,6 +28,7 @@ func cases() []testCase {
 		{"aws", "boto3 without keys uses S3 by sessions that STS gives for the pod's identity, cut to each call", awsStore, together},
 		{"records", "each call of a Job is found in the record store, and its sidecar has signed their end", records, together},
 		{"spool-resumes", "a sidecar that was killed goes on with its records: none is lost, and the chain says what follows what", spoolResumes, together},
+		{"review", "people log in to the review page: records and rules of their namespace, none of another, and a log-out that holds", review, together},
 		{"author", "of a record one finds the policy's text, and who wrote it", author, together},
 		{"job", "a Job with a sidecar completes", job, together},
 		{"statefulset", "each pod of a StatefulSet has an identity and calls", statefulSet, together},
@@ -60,6 +61,7 @@ func cases() []testCase {
 		{"upgrade", "an upgrade that changes the template: old pods renew and go on, until the operator retires it", upgrade, alone},
 		{"loss-shown", "what a pod kept while the collector was down has arrived; what went with another is told to be lost", lossShown, alone},
 		{"cronjob", "the CronJob has run by its clock and completed", finishCronJob, alone},
+		{"records-kept", "a copy of the record store, made while it is written, has what the cases before did", kept, alone},
 		{"uninstall", "uninstalling leaves nothing broken, and Helm 3 installs again", uninstall, alone},
 	}
 }

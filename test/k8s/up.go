@@ -80,7 +80,7 @@ func (r *run) bringUp(ctx context.Context) error {
 		return fmt.Errorf("servers outside of the cluster: %w", err)
 	}
 	r.say("servers outside of the cluster are ready")
-	if err := r.recordsVolume(ctx); err != nil {
+	if err := errors.Join(r.recordsVolume(ctx), r.reviewSecrets(ctx)); err != nil {
 		return err
 	}
 	if err := r.install(ctx, "helm", firstRelease()); err != nil {
@@ -130,7 +130,7 @@ config:
     owners: {"*": [team-e2e]}
 audit:
   persistence: {size: 1Gi}
-  resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 512Mi}}
+  resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 512Mi}}` + reviewValues() + `
 test:
   timeoutSeconds: 120
 `

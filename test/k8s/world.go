@@ -57,16 +57,18 @@ func spiffeID(namespace string) string {
 
 // world is everything outside of the cluster.
 type world struct {
-	dir     string
-	ca      *servers.Authority
-	oidc    *servers.OIDC
-	apiKey  string
-	client  *http.Client
-	mu      sync.Mutex // guards what follows
-	calls   []call
-	secrets []string // credentials that went over the wire; none may be in a pod
-	issuer  map[string][]byte
-	store   *servers.MinIO // started by the case that needs it
+	dir    string
+	ca     *servers.Authority
+	oidc   *servers.OIDC
+	apiKey string
+	// reviewKey is the secret of the review page at the authorization server.
+	reviewKey string
+	client    *http.Client
+	mu        sync.Mutex // guards what follows
+	calls     []call
+	secrets   []string // credentials that went over the wire; none may be in a pod
+	issuer    map[string][]byte
+	store     *servers.MinIO // started by the case that needs it
 }
 
 // call is what a server saw.
@@ -86,7 +88,7 @@ func random() string {
 
 // startWorld starts every server; they end with this process.
 func startWorld(ctx context.Context, dir string) (*world, error) {
-	w := &world{dir: dir, apiKey: "nk_live_" + random(), issuer: map[string][]byte{}}
+	w := &world{dir: dir, apiKey: "nk_live_" + random(), reviewKey: random(), issuer: map[string][]byte{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -148,7 +150,7 @@ func agentNamespaces() []string {
 // startLogin starts oidc-provider. The agents are its clients: they
 // authenticate by JWTs that the cluster's issuer signs (RFC 7523), whose keys
 // it reads from the bucket. No client has a secret but the API that asks
-// about tokens.
+// about tokens, and the review page, at which people log in.
 func (w *world) startLogin(ctx context.Context) (http.Handler, error) {
 	var clients []map[string]any
 	for _, ns := range agentNamespaces() {
@@ -160,7 +162,7 @@ func (w *world) startLogin(ctx context.Context) (http.Handler, error) {
 	var err error
 	w.oidc, err = servers.StartOIDC(ctx, servers.OIDCOptions{
 		Issuer: "https://" + loginHost, TLS: &servers.TLS{Cert: w.file("server.pem"), Key: w.file("server.key")}, ExtraCA: w.file("ca.pem"),
-		Clients: clients, TTL: 120,
+		Clients: append(clients, w.reviewLogin()), People: reviewPeople(), TTL: 120,
 		Resources: map[string]servers.Resource{"https://" + reportsHost: {Format: "jwt", Scope: "reports:read", TTL: 120}},
 	})
 	if err != nil {
