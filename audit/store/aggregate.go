@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
@@ -16,7 +19,7 @@ func DefaultFacets() []string {
 	return []string{"verdict", "outcome", "agent", "owner", "human", "namespace", "host", "provider", "policy", "rule", "code", "method", "service", "operation", "bucket", "status", "event"}
 }
 
-// sum is a tally with what its shape says.
+// sum is a tally with what its base says.
 type sum struct {
 	tally
 	denied, failed int64
@@ -36,17 +39,33 @@ func (s *sum) public() Count {
 	return c
 }
 
-// tallied is what one segment has of a plan's rows: a sum for each shape.
-type tallied struct {
-	v    *view
-	f    fetcher
-	sums []sum // by shape
+// scan is one segment and what a plan matches of it.
+type scan struct {
+	*view
+
+	p *plan
+	m *matcher
+	f fetcher
+	read  []tally // of rows that were read: what they add up to, by shape
+	class []byte  // by shape, once it was asked for
 }
 
-// aggregate calls fn with each segment's sums. times, if not nil, gets each row
-// that counts as well; where whole is given and true for a segment, its rows are
-// not gone through. It reports whether the bound on work was reached.
-func (d *DB) aggregate(ctx context.Context, q *Query, fn func(context.Context, *tallied) error, each func(t int64, s sum), whole func(*view) bool) (partial bool, err error) {
+// counter counts what a plan matches. Several count at once, each some segments,
+// and are joined.
+type counter[C any] interface {
+	// sure counts a segment of which no record has to be read.
+	sure(ctx context.Context, x *scan) error
+	// row counts one row that was read.
+	row(ctx context.Context, x *scan, n int) error
+	// done is called behind the last row that was read of a segment.
+	done(ctx context.Context, x *scan) error
+	join(other C)
+}
+
+// aggregate counts what q matches with the counters that zero makes. It reports
+// whether the bound on work was reached.
+func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C) (all C, partial bool, err error) {
+	all = zero()
 	err = d.reading(ctx, func(ctx context.Context, t *tx) error {
 		p := d.plan(q)
 		views, err := d.snapshot(ctx, t, p)
@@ -54,59 +73,100 @@ func (d *DB) aggregate(ctx context.Context, q *Query, fn func(context.Context, *
 			return err
 		}
 		slices.SortStableFunc(views, func(a, b *view) int { return cmp.Compare(b.high, a.high) })
+		counters := make([]C, min(len(views), runtime.GOMAXPROCS(0)))
+		doubtful := make([]*scan, len(views))
+		err = each(ctx, len(counters), len(views), func(ctx context.Context, worker, i int) error {
+			m, err := p.match(ctx, t.fetch, views[i])
+			if err != nil || m == nil {
+				return err
+			}
+			x := &scan{view: views[i], p: p, m: m, f: t.fetch}
+			if m.doubt {
+				doubtful[i] = x
+				return nil
+			}
+			return counters[worker].sure(ctx, x)
+		}, func(worker int) { counters[worker] = zero() })
+		if err != nil {
+			return err
+		}
+		for _, c := range counters {
+			all.join(c)
+		}
 		s := &search{d: d, t: t, p: p, lines: d.newLineReader(t), looks: time.Now}
 		s.until = s.looks().Add(d.o.QueryTimeout / 2)
-		for _, v := range views {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			m, err := p.match(ctx, t.fetch, v)
-			if err != nil {
-				return err
-			}
-			if m == nil {
+		for _, x := range doubtful {
+			if x == nil {
 				continue
 			}
-			x := &tallied{v: v, f: t.fetch, sums: make([]sum, v.shapes)}
-			if p.whole(m) && (each == nil || whole(v)) {
-				err = p.tallies(ctx, m, x)
-				if err == nil && each != nil {
-					var all sum
-					for _, y := range x.sums {
-						all.join(y)
-					}
-					each(v.low, all)
-				}
-			} else {
-				partial, err = s.rows(ctx, m, x, each)
-			}
-			if err != nil {
+			if partial, err = readRows(ctx, s, x, all); err != nil || partial {
 				return err
-			}
-			if fn != nil {
-				if err := fn(ctx, x); err != nil {
-					return err
-				}
-			}
-			if partial {
-				return nil
 			}
 		}
 		return nil
 	})
 	d.views.trim()
-	return partial, err
+	return all, partial, err
 }
 
-// flags says which shapes were denied and which failed.
-func (v *view) flags(ctx context.Context, f fetcher) (denied, failed []bool, err error) {
+// each calls fn for 0 to n-1, in ascending order but several at once, each by one
+// of the workers; begin is called for each worker first. It returns the first
+// error.
+func each(ctx context.Context, workers, n int, fn func(ctx context.Context, worker, i int) error, begin func(worker int)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for w := range workers {
+		begin(w)
+	}
+	for w := range workers {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if err := fn(ctx, w, i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// readRows counts the rows of a segment that have to be read, newest first.
+func readRows[C counter[C]](ctx context.Context, s *search, x *scan, c C) (partial bool, err error) {
+	w, err := s.p.newWalker(ctx, x.f, x.m, nil)
+	if err != nil {
+		return false, err
+	}
+	for ; w.found && !partial; w.next() {
+		if s.tired() {
+			partial = true
+			break
+		}
+		r, err := s.read(ctx, w)
+		if err != nil {
+			return false, err
+		}
+		if !s.p.q.Filter.Match(&r.Record) {
+			continue
+		}
+		if err := c.row(ctx, x, w.row); err != nil {
+			return false, err
+		}
+	}
+	return partial, c.done(ctx, x)
+}
+
+// flags says which bases were denied and which failed.
+func (x *scan) flags(ctx context.Context) (denied, failed []bool, err error) {
 	mark := func(key string, is func(string) bool) ([]bool, error) {
-		c, err := v.few(ctx, f, key)
+		c, err := x.few(ctx, x.f, key)
 		if err != nil {
 			return nil, err
 		}
 		if c == nil {
-			return nil, damaged("segment %d has no column %s", v.id, key)
+			return nil, damaged("segment %d has no column %s", x.id, key)
 		}
 		good := make([]bool, len(c.values))
 		for i, l := range c.values {
@@ -125,101 +185,74 @@ func (v *view) flags(ctx context.Context, f fetcher) (denied, failed []bool, err
 	return denied, failed, err
 }
 
-// tallies takes the sums from the segment's own tallies.
-func (p *plan) tallies(ctx context.Context, m *matcher, x *tallied) error {
-	tallies, err := m.v.tallies(ctx, x.f)
-	if err != nil {
-		return err
-	}
-	denied, failed, err := m.v.flags(ctx, x.f)
-	if err != nil {
-		return err
-	}
-	for i, ok := range m.shapes {
-		if !ok {
-			continue
-		}
-		s := sum{tally: tallies[i]}
-		if denied[i] {
-			s.denied = s.count
-		}
-		if failed[i] {
-			s.failed = s.count
-		}
-		x.sums[i] = s
-	}
-	return nil
-}
-
-// rows goes through the rows of a segment, newest first.
-func (s *search) rows(ctx context.Context, m *matcher, x *tallied, each func(int64, sum)) (partial bool, err error) {
-	denied, failed, err := m.v.flags(ctx, s.t.fetch)
-	if err != nil {
-		return false, err
-	}
-	sizes, err := m.v.sizes(ctx, s.t.fetch)
-	if err != nil {
-		return false, err
-	}
-	if !m.doubt {
-		return false, s.sure(ctx, m, x, sizes, denied, failed, each)
-	}
-	w, err := s.p.newWalker(ctx, s.t.fetch, m, nil)
-	if err != nil {
-		return false, err
-	}
-	for ; w.found; w.next() {
-		if s.tired() {
-			return true, nil
-		}
-		r, err := s.read(ctx, w)
+// tallied returns what the rows that match add up to, by shape.
+func (x *scan) tallied(ctx context.Context) ([]tally, error) {
+	if x.p.whole(x.m) {
+		l, err := x.tallies(ctx, x.f)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		if s.p.q.Filter.Match(&r.Record) {
-			n := w.shapes[w.row]
-			x.add(n, w.pos.time, sizes[w.row], denied[n], failed[n], each)
+		out := make([]tally, len(l))
+		for i, ok := range x.m.shapes {
+			if ok {
+				out[i] = l[i]
+			}
 		}
+		return out, nil
 	}
-	return false, nil
+	times, err := x.times(ctx, x.f)
+	if err != nil {
+		return nil, err
+	}
+	sizes, err := x.sizes(ctx, x.f)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]tally, x.shapes)
+	low, _ := slices.BinarySearch(times, x.p.low)
+	high, _ := slices.BinarySearch(times, x.p.high)
+	err = x.eachRow(ctx, low, high, func(n int, shape uint32) { out[shape].add(times[n], sizes[n]) })
+	return out, err
 }
 
-// sure goes through rows that need not be read: it is on the path of every
-// histogram, so it makes nothing a row.
-func (s *search) sure(ctx context.Context, m *matcher, x *tallied, sizes []int64, denied, failed []bool, each func(int64, sum)) error {
-	times, err := m.v.times(ctx, s.t.fetch)
+// eachRow calls fn for the rows of a range that match.
+func (x *scan) eachRow(ctx context.Context, low, high int, fn func(n int, shape uint32)) error {
+	shapes, err := x.rowShapes(ctx, x.f)
 	if err != nil {
 		return err
 	}
-	shapes, err := m.v.rowShapes(ctx, s.t.fetch)
-	if err != nil {
-		return err
-	}
-	low, _ := slices.BinarySearch(times, s.p.low)
-	high, _ := slices.BinarySearch(times, s.p.high)
-	for n := low; n < high; n++ {
-		shape := shapes[n]
-		if m.row(n, shape) {
-			x.add(shape, times[n], sizes[n], denied[shape], failed[shape], each)
+	var buf [1024]uint32
+	for ; low < high; low += len(buf) {
+		l := buf[:min(len(buf), high-low)]
+		shapes.read(l, low)
+		for i, shape := range l {
+			if x.m.row(low+i, shape) {
+				fn(low+i, shape)
+			}
 		}
 	}
 	return nil
 }
 
-// add counts one row.
-func (x *tallied) add(shape uint32, t, size int64, denied, failed bool, each func(int64, sum)) {
-	one := sum{tally: tally{1, size, t, t}}
-	if denied {
-		one.denied = 1
+// keep adds a row that was read to x.read.
+func (x *scan) keep(ctx context.Context, n int) error {
+	times, err := x.times(ctx, x.f)
+	if err != nil {
+		return err
 	}
-	if failed {
-		one.failed = 1
+	sizes, err := x.sizes(ctx, x.f)
+	if err != nil {
+		return err
 	}
-	if each != nil {
-		each(t, one) // a histogram does not look at shapes
-		return
+	shapes, err := x.rowShapes(ctx, x.f)
+	if err != nil {
+		return err
 	}
-	x.sums[shape].join(one)
+	if x.read == nil {
+		x.read = make([]tally, x.shapes)
+	}
+	x.read[shapes.at(n)].add(times[n], sizes[n])
+	return nil
 }
 
 // shown returns the values by which a record counts under a key.
@@ -238,12 +271,14 @@ func shown(key string, l []string) []string {
 }
 
 func (d *DB) fewKeys(keys []string) error {
+	var names []string
+	for _, k := range d.layout.few {
+		if !isForm(k.Name) {
+			names = append(names, k.Name)
+		}
+	}
 	for _, k := range keys {
-		if !slices.ContainsFunc(d.layout.few, func(x audit.Key) bool { return x.Name == k }) {
-			var names []string
-			for _, x := range d.layout.few {
-				names = append(names, x.Name)
-			}
+		if !slices.Contains(names, k) {
 			return fmt.Errorf("audit query: %q cannot be counted by; use %s", clip(k), strings.Join(names, ", "))
 		}
 	}
@@ -262,57 +297,135 @@ func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Fac
 	if err := d.fewKeys(keys); err != nil {
 		return Facets{}, err
 	}
-	var total sum
-	counts := make([]map[string]sum, len(keys))
-	for i := range counts {
-		counts[i] = map[string]sum{}
-	}
-	partial, err := d.aggregate(ctx, &q, func(ctx context.Context, x *tallied) error {
-		for _, s := range x.sums {
-			total.join(s)
+	all, partial, err := aggregate(ctx, d, &q, func() *facetCounter {
+		c := &facetCounter{keys: keys, counts: make([]map[string]sum, len(keys))}
+		for i := range c.counts {
+			c.counts[i] = map[string]sum{}
 		}
-		for i, k := range keys {
-			if err := x.byValue(ctx, k, func(value string, s sum) {
-				y := counts[i][value]
-				y.join(s)
-				counts[i][value] = y
-			}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}, nil, nil)
+		return c
+	})
 	if err != nil {
 		return Facets{}, err
 	}
-	out := Facets{Total: total.public(), Partial: partial}
+	out := Facets{Total: all.total.public(), Partial: partial}
 	for i, k := range keys {
-		out.Facets = append(out.Facets, topValues(k, counts[i], limit))
+		out.Facets = append(out.Facets, topValues(k, all.counts[i], limit))
 	}
 	return out, nil
 }
 
-// byValue calls fn with the sum of each value of a key in the segment.
-func (x *tallied) byValue(ctx context.Context, key string, fn func(string, sum)) error {
-	c, err := x.v.few(ctx, x.f, key)
-	if err != nil || c == nil {
+// facetCounter counts by the values of each key.
+type facetCounter struct {
+	keys   []string
+	total  sum
+	counts []map[string]sum // by key
+}
+
+func (c *facetCounter) sure(ctx context.Context, x *scan) error {
+	l, err := x.tallied(ctx)
+	if err != nil {
 		return err
 	}
-	sums := make([]sum, len(c.values))
-	for i, n := range c.codes {
-		if x.sums[i].count > 0 {
-			sums[n].join(x.sums[i])
+	return c.add(ctx, x, l)
+}
+
+func (c *facetCounter) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
+
+func (c *facetCounter) done(ctx context.Context, x *scan) error {
+	if x.read == nil {
+		return nil
+	}
+	return c.add(ctx, x, x.read)
+}
+
+func (c *facetCounter) join(o *facetCounter) {
+	c.total.join(o.total)
+	for i, m := range o.counts {
+		for value, s := range m {
+			y := c.counts[i][value]
+			y.join(s)
+			c.counts[i][value] = y
 		}
 	}
-	for i, s := range sums {
-		if s.count == 0 {
-			continue
+}
+
+func (c *facetCounter) add(ctx context.Context, x *scan, l []tally) error {
+	byShape, byBase, err := x.sums(ctx, l, slices.ContainsFunc(c.keys, wide))
+	if err != nil {
+		return err
+	}
+	for i := range byBase {
+		c.total.join(byBase[i])
+	}
+	for i, k := range c.keys {
+		col, err := x.few(ctx, x.f, k)
+		if err != nil {
+			return err
 		}
-		for _, value := range shown(key, parseList(c.values[i])) {
-			fn(value, s)
+		if col == nil {
+			continue // of a version that did not know this key
+		}
+		from := byBase
+		if wide(k) {
+			from = byShape
+		}
+		sums := make([]sum, len(col.values))
+		for n, code := range col.codes {
+			if from[n].count > 0 {
+				sums[code].join(from[n])
+			}
+		}
+		for code, s := range sums {
+			if s.count == 0 {
+				continue
+			}
+			for _, value := range shown(k, parseList(col.values[code])) {
+				y := c.counts[i][value]
+				y.join(s)
+				c.counts[i][value] = y
+			}
 		}
 	}
 	return nil
+}
+
+// sums makes sums by base, and by shape if that is asked for, of tallies by
+// shape.
+func (x *scan) sums(ctx context.Context, l []tally, shapes bool) (byShape, byBase []sum, err error) {
+	b, err := x.base(ctx, x.f)
+	if err != nil {
+		return nil, nil, err
+	}
+	denied, failed, err := x.flags(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	flag := func(s *sum, base uint32) {
+		if denied[base] {
+			s.denied = s.count
+		}
+		if failed[base] {
+			s.failed = s.count
+		}
+	}
+	byBase = make([]sum, b.n)
+	for i := range l {
+		if l[i].count > 0 {
+			byBase[b.of[i]].tally.join(l[i])
+		}
+	}
+	for i := range byBase {
+		flag(&byBase[i], uint32(i)) //nolint:gosec // a base
+	}
+	if !shapes {
+		return nil, byBase, nil
+	}
+	byShape = make([]sum, len(l))
+	for i := range l {
+		byShape[i].tally = l[i]
+		flag(&byShape[i], b.of[i])
+	}
+	return byShape, byBase, nil
 }
 
 func topValues(key string, counts map[string]sum, limit int) Facet {

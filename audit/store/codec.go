@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 
 	"github.com/klauspost/compress/s2"
 )
@@ -126,23 +127,11 @@ func appendCodes(b []byte, codes []uint32) []byte {
 
 // codes reads n numbers of appendCodes.
 func (r *reader) codes(n int) []uint32 {
-	w := r.bytes(1)
-	if r.err != nil || w[0] != 1 && w[0] != 2 && w[0] != 4 {
-		r.fail()
-		return nil
-	}
-	raw := r.bytes(n * int(w[0]))
+	c := r.column(n)
 	if r.err != nil {
 		return nil
 	}
-	out := make([]uint32, n)
-	for plane := range int(w[0]) {
-		p := raw[plane*n : (plane+1)*n]
-		for i := range out {
-			out[i] |= uint32(p[i]) << (8 * plane)
-		}
-	}
-	return out
+	return c.unfold()
 }
 
 // codes is numbers of appendCodes that are read one by one.
@@ -158,6 +147,48 @@ func (c *codes) at(i int) uint32 {
 		v |= uint32(c.planes[p*c.n+i]) << (8 * p)
 	}
 	return v
+}
+
+// column is those of appendCodes, not encoded.
+func column(l []uint32) *codes {
+	r := reader{b: appendCodes(nil, l)}
+	c := r.column(len(l))
+	return &c
+}
+
+// unfold returns all numbers.
+func (c *codes) unfold() []uint32 {
+	out := make([]uint32, c.n)
+	c.read(out, 0)
+	return out
+}
+
+// read unfolds the numbers from one on, as many as there is room for.
+func (c *codes) read(out []uint32, from int) {
+	for plane := range c.width {
+		p := c.planes[plane*c.n+from:][:len(out)]
+		if plane == 0 {
+			for i, b := range p {
+				out[i] = uint32(b)
+			}
+			continue
+		}
+		for i, b := range p {
+			out[i] |= uint32(b) << (8 * plane)
+		}
+	}
+}
+
+// max returns the greatest number; -1 if there is none.
+func (c *codes) max() int {
+	var buf [1024]uint32
+	top := -1
+	for from := 0; from < c.n; from += len(buf) {
+		l := buf[:min(len(buf), c.n-from)]
+		c.read(l, from)
+		top = max(top, int(slices.Max(l)))
+	}
+	return top
 }
 
 // column reads n numbers of appendCodes without unfolding them.

@@ -197,10 +197,13 @@ func (t *tx) segmentList(ctx context.Context, where string, args ...any) ([]segm
 	return l, err
 }
 
-// fetch reads parts within a snapshot.
+// fetch reads parts within a snapshot. Several goroutines may, while none does
+// anything else with t.
 func (t *tx) fetch(ctx context.Context, segment int64, name string) ([]byte, error) {
 	var b []byte
+	t.fetching.Lock()
 	ok, err := t.one(ctx, "SELECT data FROM part WHERE segment = ? AND name = ?", []any{segment, name}, &b)
+	t.fetching.Unlock()
 	if err != nil || !ok {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,32 +59,68 @@ func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, error
 	if err := d.fewKeys(keys); err != nil {
 		return nil, err
 	}
-	sums := map[string]sum{}
-	_, err := d.aggregate(ctx, &q, func(ctx context.Context, x *tallied) error { return x.byValues(ctx, keys, sums) }, nil, nil)
+	all, _, err := aggregate(ctx, d, &q, func() *groupCounter { return &groupCounter{keys: keys, sums: map[string]sum{}} })
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Group, 0, len(sums))
-	for k, s := range sums {
+	out := make([]Group, 0, len(all.sums))
+	for k, s := range all.sums {
 		out = append(out, Group{parseList(k), s.public()})
 	}
-	return out, nil
+	return out, all.err()
 }
 
-// byValues adds the sums of each combination of values of keys.
-func (x *tallied) byValues(ctx context.Context, keys []string, sums map[string]sum) error {
-	cols := make([]*fewColumn, len(keys))
-	values := make([][][]string, len(keys)) // by key, code
-	for i, k := range keys {
-		c, err := x.v.few(ctx, x.f, k)
+// groupCounter counts by combinations of values of keys.
+type groupCounter struct {
+	keys []string
+	sums map[string]sum // by the list of the values
+}
+
+func (c *groupCounter) err() error {
+	if len(c.sums) > maxGroups {
+		return fmt.Errorf("audit query: more than %d combinations of %s; ask for less time or fewer keys", maxGroups, strings.Join(c.keys, ", "))
+	}
+	return nil
+}
+
+func (c *groupCounter) sure(ctx context.Context, x *scan) error {
+	l, err := x.tallied(ctx)
+	if err != nil {
+		return err
+	}
+	return c.add(ctx, x, l)
+}
+
+func (c *groupCounter) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
+
+func (c *groupCounter) done(ctx context.Context, x *scan) error {
+	if x.read == nil {
+		return nil
+	}
+	return c.add(ctx, x, x.read)
+}
+
+func (c *groupCounter) join(o *groupCounter) {
+	for k, s := range o.sums {
+		y := c.sums[k]
+		y.join(s)
+		c.sums[k] = y
+	}
+}
+
+func (c *groupCounter) add(ctx context.Context, x *scan, l []tally) error {
+	cols := make([]*fewColumn, len(c.keys))
+	values := make([][][]string, len(c.keys)) // by key, code
+	for i, k := range c.keys {
+		col, err := x.few(ctx, x.f, k)
 		if err != nil {
 			return err
 		}
-		if c == nil {
+		if col == nil {
 			return nil // of a version that did not know this key
 		}
-		cols[i] = c
-		for _, v := range c.values {
+		cols[i] = col
+		for _, v := range col.values {
 			l := shown(k, parseList(v))
 			if len(l) == 0 {
 				l = []string{""}
@@ -91,45 +128,59 @@ func (x *tallied) byValues(ctx context.Context, keys []string, sums map[string]s
 			values[i] = append(values[i], l)
 		}
 	}
-	// Shapes that are alike in keys are joined by number first.
+	people := slices.ContainsFunc(c.keys, wide)
+	byShape, sums, err := x.sums(ctx, l, people)
+	if err != nil {
+		return err
+	}
+	b, err := x.base(ctx, x.f)
+	if err != nil {
+		return err
+	}
+	if people {
+		sums = byShape
+	}
+	// What is alike in keys is joined by number first.
 	local := map[string]sum{}
 	var key []byte
-	for n, s := range x.sums {
+	for n, s := range sums {
 		if s.count == 0 {
 			continue
 		}
 		key = key[:0]
-		for _, c := range cols {
-			key = append(key, byte(c.codes[n]), byte(c.codes[n]>>8), byte(c.codes[n]>>16), byte(c.codes[n]>>24))
+		for _, col := range cols {
+			code := uint32(0)
+			if people {
+				code = col.of(b.of, n)
+			} else {
+				code = col.codes[n]
+			}
+			key = binary.LittleEndian.AppendUint32(key, code)
 		}
 		y := local[string(key)]
 		y.join(s)
 		local[string(key)] = y
 	}
-	combination := make([]string, len(keys))
+	combination := make([]string, len(c.keys))
 	for k, s := range local {
 		var add func(i int)
 		add = func(i int) {
-			if len(sums) > maxGroups {
+			if len(c.sums) > maxGroups {
 				return // said below
 			}
-			if i < len(keys) {
-				code := int(k[4*i]) | int(k[4*i+1])<<8 | int(k[4*i+2])<<16 | int(k[4*i+3])<<24
-				for _, v := range values[i][code] {
+			if i < len(c.keys) {
+				for _, v := range values[i][binary.LittleEndian.Uint32([]byte(k)[4*i:])] {
 					combination[i] = v
 					add(i + 1)
 				}
 				return
 			}
 			name := string(appendList(nil, combination))
-			y := sums[name]
+			y := c.sums[name]
 			y.join(s)
-			sums[name] = y
+			c.sums[name] = y
 		}
 		add(0)
-		if len(sums) > maxGroups {
-			return fmt.Errorf("audit query: more than %d combinations of %s; ask for less time or fewer keys", maxGroups, strings.Join(keys, ", "))
-		}
 	}
-	return nil
+	return c.err()
 }

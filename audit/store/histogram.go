@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -27,20 +28,156 @@ func (d *DB) Histogram(ctx context.Context, q Query, width time.Duration) ([]Buc
 		w *= 2
 	}
 	first := floor(low, w)
-	sums := make([]sum, (high-first)/w+1)
-	_, err = d.aggregate(ctx, &q, nil, func(t int64, s sum) {
-		if i := (t - first) / w; t >= first && i < int64(len(sums)) {
-			sums[i].join(s)
-		}
-	}, func(v *view) bool { return floor(v.low, w) == floor(v.high, w) })
+	n := (high-first)/w + 1
+	all, _, err := aggregate(ctx, d, &q, func() *barCounter { return &barCounter{first: first, width: w, bars: make([]bar, n)} })
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Bucket, len(sums))
-	for i := range sums {
-		out[i] = Bucket{micro(first + int64(i)*w), sums[i].public()}
+	out := make([]Bucket, n)
+	for i, b := range all.bars {
+		out[i] = Bucket{Start: micro(first + int64(i)*w), Count: b.count, Denied: b.denied, Failed: b.failed}
 	}
 	return out, nil
+}
+
+// barCounter counts by time.
+type barCounter struct {
+	first, width int64 // microseconds; first is a multiple of width
+	bars         []bar
+}
+
+type bar struct{ count, denied, failed int64 }
+
+// classes are what a row adds to a bar: 0 nothing, 1 a record, 2 one that was
+// denied, 3 one that failed, 4 one that is both.
+const classes = 5
+
+func (c *barCounter) add(t int64, n *[classes]int64) {
+	i := (t - c.first) / c.width
+	if t < c.first || i >= int64(len(c.bars)) {
+		return
+	}
+	b := &c.bars[i]
+	b.count += n[1] + n[2] + n[3] + n[4]
+	b.denied += n[2] + n[4]
+	b.failed += n[3] + n[4]
+}
+
+// classOf returns the class of each shape.
+func (x *scan) classOf(ctx context.Context) ([]byte, error) {
+	if x.class != nil {
+		return x.class, nil
+	}
+	b, err := x.base(ctx, x.f)
+	if err != nil {
+		return nil, err
+	}
+	denied, failed, err := x.flags(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := make([]byte, len(b.of))
+	for i, base := range b.of {
+		if !x.m.shapes[i] {
+			continue
+		}
+		l[i] = 1
+		if denied[base] {
+			l[i]++
+		}
+		if failed[base] {
+			l[i] += 2
+		}
+	}
+	x.class = l
+	return l, nil
+}
+
+func (c *barCounter) sure(ctx context.Context, x *scan) error {
+	class, err := x.classOf(ctx)
+	if err != nil {
+		return err
+	}
+	marks, err := x.marks(ctx, x.f)
+	if err != nil {
+		return err
+	}
+	whole := x.p.low <= x.low && x.high < x.p.high
+	if !whole || marks == nil || c.width%marks.step != 0 {
+		return c.byTime(ctx, x, class)
+	}
+	for t := floor(x.low, c.width); t <= x.high; t += c.width {
+		var n [classes]int64
+		if err := x.classes(ctx, marks.row(t, x.rows), marks.row(t+c.width, x.rows), class, &n); err != nil {
+			return err
+		}
+		c.add(t, &n)
+	}
+	return nil
+}
+
+// classes counts the rows of a range by class.
+func (x *scan) classes(ctx context.Context, low, high int, class []byte, n *[classes]int64) error {
+	if len(x.m.texts) > 0 {
+		return x.eachRow(ctx, low, high, func(_ int, shape uint32) { n[class[shape]]++ })
+	}
+	shapes, err := x.rowShapes(ctx, x.f)
+	if err != nil {
+		return err
+	}
+	var buf [1024]uint32 // this is on the path of every histogram: it makes nothing a row
+	for ; low < high; low += len(buf) {
+		l := buf[:min(len(buf), high-low)]
+		shapes.read(l, low)
+		for _, shape := range l {
+			n[class[shape]]++
+		}
+	}
+	return nil
+}
+
+// byTime counts with the times of rows.
+func (c *barCounter) byTime(ctx context.Context, x *scan, class []byte) error {
+	times, err := x.times(ctx, x.f)
+	if err != nil {
+		return err
+	}
+	low, _ := slices.BinarySearch(times, x.p.low)
+	high, _ := slices.BinarySearch(times, x.p.high)
+	return x.eachRow(ctx, low, high, func(n int, shape uint32) {
+		var one [classes]int64
+		one[class[shape]] = 1
+		c.add(times[n], &one)
+	})
+}
+
+func (c *barCounter) row(ctx context.Context, x *scan, n int) error {
+	class, err := x.classOf(ctx)
+	if err != nil {
+		return err
+	}
+	times, err := x.times(ctx, x.f)
+	if err != nil {
+		return err
+	}
+	shapes, err := x.rowShapes(ctx, x.f)
+	if err != nil {
+		return err
+	}
+	var one [classes]int64
+	one[class[shapes.at(n)]] = 1
+	c.add(times[n], &one)
+	return nil
+}
+
+func (c *barCounter) done(context.Context, *scan) error { return nil }
+
+func (c *barCounter) join(o *barCounter) {
+	for i, b := range o.bars {
+		c.bars[i].count += b.count
+		c.bars[i].denied += b.denied
+		c.bars[i].failed += b.failed
+	}
 }
 
 // floor is the last multiple of w that is not above t.

@@ -12,8 +12,10 @@ import (
 const (
 	partAll    = "*"
 	partShapes = "s"  // tallies
-	partFew    = "k:" // + key: values and codes of shapes
+	partBase   = "a"  // number of bases, bases of shapes
+	partFew    = "k:" // + key: values and codes of bases or shapes
 	partTime   = "t"
+	partMarks  = "m"  // where minutes begin
 	partShape  = "r"  // shapes of rows
 	partSize   = "b"  // bytes of rows
 	partText   = "x:" // + key: values
@@ -54,6 +56,7 @@ func (s *segment) encode() map[string][]byte {
 		b = appendVarint(b, t.last-t.first)
 	}
 	m[partShapes] = b
+	m[partBase] = appendCodes(binary.AppendUvarint(nil, uint64(s.bases)), s.base) //nolint:gosec // a count
 	for i := range s.few {
 		c := &s.few[i]
 		m[partFew+c.key] = appendCodes(appendValues(nil, c.values), c.codes)
@@ -65,6 +68,7 @@ func (s *segment) encode() map[string][]byte {
 		last = t
 	}
 	m[partTime] = b
+	m[partMarks] = encodeMarks(s.time)
 	m[partShape] = appendCodes(nil, s.shape)
 	b = nil
 	for _, n := range s.size {

@@ -55,8 +55,9 @@ func (d *DB) plan(q *Query) *plan {
 // matcher says which rows of one segment a plan matches.
 type matcher struct {
 	v      *view
-	shapes []bool // by shape
-	any    int64  // rows of those shapes
+	bases  []bool // by base: what is left
+	shapes []bool // by shape: what is left
+	forms  []formTerm
 	texts  []textMatch
 	rows   []uint32 // if not nil, only these, ascending
 	named  bool     // rows is in force
@@ -65,36 +66,21 @@ type matcher struct {
 	known  []uint32 // rows that go by plan.about, ascending
 }
 
+// formTerm is a term on texts, and what the forms say of it.
+type formTerm struct {
+	t     *audit.Term
+	bases []formMatch // by base; nil: nothing
+}
+
 type textMatch struct {
-	codes []uint32 // by row
-	ok    []bool   // by code
+	codes *codes // by row
+	ok    []bool // by code
 }
 
 // match looks at the parts of a segment that the plan needs. It returns nil if
 // no row can match.
 func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) {
 	m := &matcher{v: v, doubt: len(p.rest) > 0 || len(p.names) > 0}
-	m.shapes = make([]bool, v.shapes)
-	for i := range m.shapes {
-		m.shapes[i] = true
-	}
-	if err := p.matchShapes(ctx, f, m); err != nil {
-		return nil, err
-	}
-	tallies, err := v.tallies(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	for i, ok := range m.shapes {
-		if ok && tallies[i].last >= p.low && tallies[i].first < p.high {
-			m.any += tallies[i].count
-		} else {
-			m.shapes[i] = false
-		}
-	}
-	if m.any == 0 {
-		return nil, nil
-	}
 	for i := range p.names {
 		if err := p.matchNames(ctx, f, m, &p.names[i]); err != nil {
 			return nil, err
@@ -102,6 +88,12 @@ func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) 
 		if len(m.rows) == 0 {
 			return nil, nil
 		}
+	}
+	if err := p.matchBases(ctx, f, m); err != nil || !slices.Contains(m.bases, true) {
+		return nil, err
+	}
+	if err := p.matchShapes(ctx, f, m); err != nil || !slices.Contains(m.shapes, true) {
+		return nil, err
 	}
 	if p.about != "" {
 		if err := p.matchAbout(ctx, f, m); err != nil {
@@ -111,8 +103,11 @@ func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) 
 			return nil, nil
 		}
 	}
-	for i := range p.texts {
-		ok, err := p.matchTexts(ctx, f, m, &p.texts[i])
+	for _, t := range m.forms {
+		if t.decides(m.bases) {
+			continue
+		}
+		ok, err := p.matchTexts(ctx, f, m, t.t)
 		if err != nil || !ok {
 			return nil, err
 		}
@@ -120,9 +115,35 @@ func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) 
 	return m, nil
 }
 
-func (p *plan) matchShapes(ctx context.Context, f fetcher, m *matcher) error {
+// decides reports whether the forms say of all that is left that it matches.
+func (t *formTerm) decides(bases []bool) bool {
+	if t.bases == nil {
+		return false
+	}
+	for i, left := range bases {
+		if left && t.bases[i] != formYes {
+			return false
+		}
+	}
+	return true
+}
+
+// matchBases applies the terms on few values that are not wide, and on the forms
+// of texts.
+func (p *plan) matchBases(ctx context.Context, f fetcher, m *matcher) error {
+	x, err := m.v.base(ctx, f)
+	if err != nil {
+		return err
+	}
+	m.bases = make([]bool, x.n)
+	for i := range m.bases {
+		m.bases[i] = true
+	}
 	for i := range p.few {
 		t := &p.few[i]
+		if wide(t.Key) {
+			continue
+		}
 		c, err := m.v.few(ctx, f, t.Key)
 		if err != nil {
 			return err
@@ -131,27 +152,82 @@ func (p *plan) matchShapes(ctx context.Context, f fetcher, m *matcher) error {
 			m.doubt = true
 			continue
 		}
-		m.keep(c, t.MatchValues)
+		c.keep(m.bases, t.MatchValues)
 	}
 	if !p.q.Filter.Types() {
-		c, err := m.v.few(ctx, f, "type")
-		if err != nil {
+		if err := m.must(ctx, f, "type", func(l []string) bool { return len(l) == 0 || l[0] != "epoch" && l[0] != audit.TypeHeartbeat }); err != nil {
 			return err
 		}
-		if c == nil {
-			return damaged("segment %d has no types", m.v.id)
-		}
-		m.keep(c, func(l []string) bool { return len(l) == 0 || l[0] != "epoch" && l[0] != audit.TypeHeartbeat })
 	}
 	if p.q.Namespaces != nil {
-		c, err := m.v.few(ctx, f, "namespace")
+		if err := m.must(ctx, f, "namespace", p.visible); err != nil {
+			return err
+		}
+	}
+	for i := range p.texts {
+		if err := p.matchForms(ctx, f, m, &p.texts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// must applies what a segment cannot be without.
+func (m *matcher) must(ctx context.Context, f fetcher, key string, ok func([]string) bool) error {
+	c, err := m.v.few(ctx, f, key)
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return damaged("segment %d has no column %s", m.v.id, key)
+	}
+	c.keep(m.bases, ok)
+	return nil
+}
+
+// matchForms leaves out what a term on texts cannot match by the forms.
+func (p *plan) matchForms(ctx context.Context, f fetcher, m *matcher, t *audit.Term) error {
+	x := formTerm{t: t}
+	c, err := m.v.few(ctx, f, formPrefix+t.Key)
+	if err != nil {
+		return err
+	}
+	if c != nil {
+		verdicts := formVerdicts(t, c.values)
+		x.bases = make([]formMatch, len(c.codes))
+		for i, code := range c.codes {
+			x.bases[i] = verdicts[code]
+			m.bases[i] = m.bases[i] && verdicts[code] != formNo
+		}
+	}
+	m.forms = append(m.forms, x)
+	return nil
+}
+
+// matchShapes applies the terms on wide keys to what the bases leave.
+func (p *plan) matchShapes(ctx context.Context, f fetcher, m *matcher) error {
+	x, err := m.v.base(ctx, f)
+	if err != nil {
+		return err
+	}
+	m.shapes = make([]bool, len(x.of))
+	for i, b := range x.of {
+		m.shapes[i] = m.bases[b]
+	}
+	for i := range p.few {
+		t := &p.few[i]
+		if !wide(t.Key) {
+			continue
+		}
+		c, err := m.v.few(ctx, f, t.Key)
 		if err != nil {
 			return err
 		}
 		if c == nil {
-			return damaged("segment %d has no namespaces", m.v.id)
+			m.doubt = true
+			continue
 		}
-		m.keep(c, p.visible)
+		c.keep(m.shapes, t.MatchValues)
 	}
 	return nil
 }
@@ -161,14 +237,14 @@ func (p *plan) visible(namespaces []string) bool {
 	return slices.ContainsFunc(namespaces, func(s string) bool { return s != "" && slices.Contains(p.spaces, strings.ToLower(s)) })
 }
 
-// keep leaves the shapes whose values of a key are ok.
-func (m *matcher) keep(c *fewColumn, ok func([]string) bool) {
+// keep leaves of what has codes those whose values are ok.
+func (c *fewColumn) keep(left []bool, ok func([]string) bool) {
 	good := make([]bool, len(c.values))
 	for i, v := range c.values {
 		good[i] = ok(parseList(v))
 	}
 	for i, code := range c.codes {
-		m.shapes[i] = m.shapes[i] && good[code]
+		left[i] = left[i] && good[code]
 	}
 }
 
@@ -194,6 +270,10 @@ func (p *plan) matchAbout(ctx context.Context, f fetcher, m *matcher) error {
 		return err
 	}
 	m.doubt = true
+	x, err := m.v.base(ctx, f)
+	if err != nil {
+		return err
+	}
 	m.about = make([]bool, len(m.shapes))
 	some := false
 	for _, key := range []string{"human", "run"} {
@@ -205,9 +285,13 @@ func (p *plan) matchAbout(ctx context.Context, f fetcher, m *matcher) error {
 		for i, v := range c.values {
 			good[i] = slices.ContainsFunc(parseList(v), func(s string) bool { return strings.ToLower(s) == p.about })
 		}
-		for i, n := range c.codes {
-			m.about[i] = m.about[i] || good[n]
-			some = some || good[n] && m.shapes[i]
+		if !slices.Contains(good, true) {
+			continue
+		}
+		for i := range m.about {
+			is := good[c.of(x.of, i)]
+			m.about[i] = m.about[i] || is
+			some = some || is && m.shapes[i]
 		}
 	}
 	if !some {
@@ -309,7 +393,7 @@ func (m *matcher) row(n int, shape uint32) bool {
 		}
 	}
 	for _, t := range m.texts {
-		if !t.ok[t.codes[n]] {
+		if !t.ok[t.codes.at(n)] {
 			return false
 		}
 	}

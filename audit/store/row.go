@@ -41,6 +41,7 @@ func newLayout() layout {
 			l.few = append(l.few, k)
 		case audit.Texts:
 			l.texts = append(l.texts, k)
+			l.few = append(l.few, formKey(k))
 		case audit.Names:
 			l.names = append(l.names, k)
 		case audit.Rare: // found by reading records; since and until too

@@ -57,7 +57,7 @@ func parseCursor(c Cursor, kind byte) (position, error) {
 type walker struct {
 	m      *matcher
 	times  []int64
-	shapes []uint32
+	shapes *codes
 	places *places
 	at     int // index of the next row to look at, in m.rows if named
 	end    int // exclusive
@@ -115,7 +115,7 @@ func (w *walker) next() {
 		if w.m.named {
 			n = int(w.m.rows[n])
 		}
-		if w.m.row(n, w.shapes[n]) {
+		if w.m.row(n, w.shapes.at(n)) {
 			w.found, w.row, w.pos = true, n, position{w.times[n], w.places.first(n)}
 			return
 		}

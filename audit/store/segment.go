@@ -10,10 +10,13 @@ import (
 
 // A segment is the index of many records: columns, sorted by time, that never
 // change once they are written. Records that are alike in all keys of few
-// values share a shape, so that most questions look at some thousand shapes in
-// place of some hundred thousand rows.
+// values share a shape, so that most questions look at some ten thousand shapes
+// in place of some hundred thousand rows. Many people use one agent for the same,
+// so shapes that differ only in wide keys share a base.
 type segment struct {
 	few    []fewColumn  // by key; sorted by name
+	base   []uint32     // by shape
+	bases  int          // how many
 	shapes []tally      // what rows of a shape add up to
 	time   []int64      // by row, ascending
 	shape  []uint32     // by row
@@ -24,11 +27,23 @@ type segment struct {
 	names  []nameAt
 }
 
-// fewColumn is one key: its values, and which of them each shape has.
+// fewColumn is one key: its values, and which of them each base has.
 type fewColumn struct {
 	key    string
 	values []string // lists
-	codes  []uint32 // by shape
+	codes  []uint32 // by base; by shape if the key is wide
+}
+
+// wide reports whether a key's values would multiply the shapes: it is kept
+// apart from the others.
+func wide(key string) bool { return key == "human" }
+
+// of returns the code of a shape.
+func (c *fewColumn) of(base []uint32, shape int) uint32 {
+	if wide(c.key) {
+		return c.codes[shape]
+	}
+	return c.codes[base[shape]]
 }
 
 // textColumn is one key of many values: the values, and which one each row has.
@@ -73,12 +88,14 @@ type builder struct {
 	s      segment
 	values []map[string]uint32 // by few column
 	texts  []map[string]uint32
-	shapes map[string]uint32
+	bases  map[string]uint32 // by the codes of what is not wide
+	shapes map[string]uint32 // by the base and the codes of what is wide
+	codes  []uint32          // of the row at hand, by few column
 	key    []byte
 }
 
 func newBuilder(l *layout) *builder {
-	b := &builder{l: l, shapes: map[string]uint32{}}
+	b := &builder{l: l, bases: map[string]uint32{}, shapes: map[string]uint32{}, codes: make([]uint32, len(l.few))}
 	for _, k := range l.few {
 		b.s.few = append(b.s.few, fewColumn{key: k.Name})
 		b.values = append(b.values, map[string]uint32{})
@@ -103,16 +120,51 @@ func code(m map[string]uint32, values *[]string, v string) uint32 {
 	return c
 }
 
-// shapeOf returns the number of the shape with these values, whose codes stand
-// in b.key.
+// fewCode is code for a few column; forms are bounded.
+func (b *builder) fewCode(i int, v string) uint32 {
+	c := &b.s.few[i]
+	if _, ok := b.values[i][v]; !ok && len(c.values) >= maxForms && isForm(c.key) {
+		v = anyForm
+	}
+	return code(b.values[i], &c.values, v)
+}
+
+// shapeOf returns the number of the shape with the values whose codes stand in
+// b.codes.
 func (b *builder) shapeOf() uint32 {
+	b.key = b.key[:0]
+	for i := range b.s.few {
+		if !wide(b.s.few[i].key) {
+			b.key = binary.LittleEndian.AppendUint32(b.key, b.codes[i])
+		}
+	}
+	base, ok := b.bases[string(b.key)]
+	if !ok {
+		base = uint32(b.s.bases) //nolint:gosec // far fewer
+		b.s.bases++
+		b.bases[string(b.key)] = base
+		for i := range b.s.few {
+			if c := &b.s.few[i]; !wide(c.key) {
+				c.codes = append(c.codes, b.codes[i])
+			}
+		}
+	}
+	b.key = binary.LittleEndian.AppendUint32(b.key[:0], base)
+	for i := range b.s.few {
+		if wide(b.s.few[i].key) {
+			b.key = binary.LittleEndian.AppendUint32(b.key, b.codes[i])
+		}
+	}
 	n, ok := b.shapes[string(b.key)]
 	if !ok {
 		n = uint32(len(b.s.shapes)) //nolint:gosec // far fewer
 		b.shapes[string(b.key)] = n
 		b.s.shapes = append(b.s.shapes, tally{})
+		b.s.base = append(b.s.base, base)
 		for i := range b.s.few {
-			b.s.few[i].codes = append(b.s.few[i].codes, binary.LittleEndian.Uint32(b.key[4*i:]))
+			if c := &b.s.few[i]; wide(c.key) {
+				c.codes = append(c.codes, b.codes[i])
+			}
 		}
 	}
 	return n
@@ -120,9 +172,8 @@ func (b *builder) shapeOf() uint32 {
 
 func (b *builder) add(r row) {
 	n := uint32(len(b.s.time)) //nolint:gosec // bounded by maxRows
-	b.key = b.key[:0]
 	for i := range b.s.few {
-		b.key = binary.LittleEndian.AppendUint32(b.key, code(b.values[i], &b.s.few[i].values, r.few[i]))
+		b.codes[i] = b.fewCode(i, r.few[i])
 	}
 	shape := b.shapeOf()
 	for i := range b.s.texts {
@@ -145,13 +196,15 @@ func (b *builder) merge(s *segment) {
 	base := uint32(len(b.s.time)) //nolint:gosec // bounded by maxRows
 	few := make([][]uint32, len(s.few))
 	for i := range s.few {
-		few[i] = recode(b.values[i], &b.s.few[i].values, s.few[i].values)
+		few[i] = make([]uint32, len(s.few[i].values))
+		for k, v := range s.few[i].values {
+			few[i][k] = b.fewCode(i, v)
+		}
 	}
 	shapes := make([]uint32, len(s.shapes))
 	for n := range s.shapes {
-		b.key = b.key[:0]
 		for i := range s.few {
-			b.key = binary.LittleEndian.AppendUint32(b.key, few[i][s.few[i].codes[n]])
+			b.codes[i] = few[i][s.few[i].of(s.base, n)]
 		}
 		shapes[n] = b.shapeOf()
 		b.s.shapes[shapes[n]].join(s.shapes[n])

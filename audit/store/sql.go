@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // database/sql driver "pgx"
@@ -138,7 +139,8 @@ func (e *engine) close() error {
 // tx is a transaction that takes ? for parameters on both engines.
 type tx struct {
 	*sql.Tx
-	e *engine
+	e        *engine
+	fetching sync.Mutex // held by fetch
 }
 
 // text turns ? into $1, $2 … for PostgreSQL. No statement has a ? in a literal.
@@ -201,7 +203,7 @@ func (e *engine) writing(ctx context.Context, fn func(*tx) error) error {
 	if err != nil {
 		return err
 	}
-	x := &tx{t, e}
+	x := &tx{Tx: t, e: e}
 	if e.postgres {
 		_, err = x.exec(ctx, "SELECT pg_advisory_xact_lock(?)", writerLock)
 	}
@@ -234,6 +236,6 @@ func (e *engine) reading(ctx context.Context, fn func(*tx) error) error {
 	if err != nil {
 		return err
 	}
-	err = fn(&tx{t, e})
+	err = fn(&tx{Tx: t, e: e})
 	return errors.Join(err, ignoreDone(t.Rollback()))
 }

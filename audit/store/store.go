@@ -140,8 +140,10 @@ type Facet struct {
 
 // Bucket is one bar of a histogram.
 type Bucket struct {
-	Start time.Time `json:"start"`
-	Count
+	Start  time.Time `json:"start"`
+	Count  int64     `json:"count"`
+	Denied int64     `json:"denied"`
+	Failed int64     `json:"failed"`
 }
 
 // Group is one combination of values.

@@ -219,7 +219,7 @@ func TestAnswersAreThoseOfTheRecords(t *testing.T) {
 			}
 			h, err := d.Histogram(t.Context(), store.Query{Filter: f}, 24*time.Hour)
 			for _, b := range h {
-				sum += b.Count.Count
+				sum += b.Count
 			}
 			if err != nil || sum != int64(len(w)) || fac.Total.Denied != denied {
 				t.Errorf("%q: histogram counts %d, want %d; %d denied, want %d, %v", q, sum, len(w), fac.Total.Denied, denied, err)

@@ -118,7 +118,7 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 		}
 		for n := range v.rows {
 			e := places.end(n)
-			if !from.before(e) || !m.row(n, shapes[n]) {
+			if !from.before(e) || !m.row(n, shapes.at(n)) {
 				continue
 			}
 			if len(h.l) == maxTail {

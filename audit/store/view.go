@@ -42,7 +42,9 @@ func memoryView(s *segment) *view {
 	v.all = map[string][]byte{}
 	s.encodeNames(v.all)
 	v.parts[partPlaces] = &places{mem: s}
-	v.parts[partShapes], v.parts[partTime], v.parts[partShape], v.parts[partSize] = s.shapes, s.time, s.shape, s.size
+	v.parts[partBase] = &bases{s.base, s.bases}
+	v.parts[partMarks] = newMarks(s.time)
+	v.parts[partShapes], v.parts[partTime], v.parts[partShape], v.parts[partSize] = s.shapes, s.time, column(s.shape), s.size
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
@@ -52,7 +54,7 @@ func memoryView(s *segment) *view {
 			t.all += value
 			t.ends = append(t.ends, len(t.all))
 		}
-		v.parts[partText+c.key], v.parts[partCodes+c.key] = t, c.codes
+		v.parts[partText+c.key], v.parts[partCodes+c.key] = t, column(c.codes)
 	}
 	return v
 }
@@ -115,20 +117,46 @@ func (v *view) tallies(ctx context.Context, f fetcher) ([]tally, error) {
 	})
 }
 
+// bases is which base each shape has.
+type bases struct {
+	of []uint32 // by shape
+	n  int
+}
+
+func (v *view) base(ctx context.Context, f fetcher) (*bases, error) {
+	return part(ctx, v, f, partBase, func(b []byte) (*bases, int64, error) {
+		r := reader{b: b}
+		x := &bases{n: r.count(v.shapes)}
+		x.of = r.codes(v.shapes)
+		if r.err == nil && slices.ContainsFunc(x.of, func(n uint32) bool { return int(n) >= x.n }) {
+			r.fail()
+		}
+		return x, 4 * int64(len(x.of)), r.err
+	})
+}
+
 // few returns the column of a key; nil if the segment was written before that
 // key was known.
 func (v *view) few(ctx context.Context, f fetcher, key string) (*fewColumn, error) {
+	x, err := v.base(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	n := x.n
+	if wide(key) {
+		n = v.shapes
+	}
 	return part(ctx, v, f, partFew+key, func(b []byte) (*fewColumn, int64, error) {
 		if b == nil {
 			return nil, 0, nil
 		}
 		r := reader{b: b}
 		c := &fewColumn{key: key, values: r.values()}
-		c.codes = r.codes(v.shapes)
+		c.codes = r.codes(n)
 		if r.err == nil && slices.ContainsFunc(c.codes, func(n uint32) bool { return int(n) >= len(c.values) }) {
 			r.fail()
 		}
-		return c, int64(len(b)) + 16*int64(len(c.values)) + 4*int64(v.shapes), r.err
+		return c, int64(len(b)) + 16*int64(len(c.values)) + 4*int64(n), r.err
 	})
 }
 
@@ -145,19 +173,30 @@ func (v *view) times(ctx context.Context, f fetcher) ([]int64, error) {
 	})
 }
 
-func (v *view) rowShapes(ctx context.Context, f fetcher) ([]uint32, error) {
+// marks returns where minutes begin; nil if the segment does not say.
+func (v *view) marks(ctx context.Context, f fetcher) (*marks, error) {
+	return part(ctx, v, f, partMarks, func(b []byte) (*marks, int64, error) {
+		m, err := decodeMarks(b, v.rows)
+		if m == nil {
+			return nil, 0, err
+		}
+		return m, 4 * int64(len(m.rows)), err
+	})
+}
+
+func (v *view) rowShapes(ctx context.Context, f fetcher) (*codes, error) {
 	return v.codes(ctx, f, partShape, v.shapes)
 }
 
 // codes returns a number below limit for each row.
-func (v *view) codes(ctx context.Context, f fetcher, name string, limit int) ([]uint32, error) {
-	return part(ctx, v, f, name, func(b []byte) ([]uint32, int64, error) {
+func (v *view) codes(ctx context.Context, f fetcher, name string, limit int) (*codes, error) {
+	return part(ctx, v, f, name, func(b []byte) (*codes, int64, error) {
 		r := reader{b: b}
-		l := r.codes(v.rows)
-		if r.err == nil && slices.ContainsFunc(l, func(n uint32) bool { return int(n) >= limit }) {
+		l := r.column(v.rows)
+		if r.err == nil && l.max() >= limit {
 			r.fail()
 		}
-		return l, int64(len(l)) * 4, r.err
+		return &l, int64(len(l.planes)), r.err
 	})
 }
 
@@ -238,7 +277,11 @@ var errOtherLayout = errors.New("segment has other columns")
 // load reads all of a segment, to merge it.
 func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error) {
 	s := &segment{}
-	var err error
+	x, err := v.base(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	s.base, s.bases = x.of, x.n
 	for _, k := range l.few {
 		c, e := v.few(ctx, f, k.Name)
 		if e != nil {
@@ -261,9 +304,11 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 		for i := range c.values {
 			c.values[i] = t.value(i)
 		}
-		if c.codes, err = v.codes(ctx, f, partCodes+k.Name, len(t.ends)); err != nil {
-			return nil, err
+		codes, e := v.codes(ctx, f, partCodes+k.Name, len(t.ends))
+		if e != nil {
+			return nil, e
 		}
+		c.codes = codes.unfold()
 		s.texts = append(s.texts, c)
 	}
 	p, err := v.places(ctx, f)
@@ -280,9 +325,11 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 	if s.time, err = v.times(ctx, f); err != nil {
 		return nil, err
 	}
-	if s.shape, err = v.rowShapes(ctx, f); err != nil {
+	shapes, err := v.rowShapes(ctx, f)
+	if err != nil {
 		return nil, err
 	}
+	s.shape = shapes.unfold()
 	if s.size, err = v.sizes(ctx, f); err != nil {
 		return nil, err
 	}

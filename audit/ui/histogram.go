@@ -78,10 +78,10 @@ func (s *Server) histogram(ctx context.Context, scope Scope, text string, since,
 	}
 	h := &histogram{Height: histHeight, Width: max(1, len(b)) * histBarWidth, Each: spell(width)}
 	for _, x := range b {
-		h.Max = max(h.Max, x.Count.Count)
+		h.Max = max(h.Max, x.Count)
 	}
 	for i, x := range b {
-		n, no := x.Count.Count, x.Denied
+		n, no := x.Count, x.Denied
 		bar := histBar{X: i*histBarWidth + 1, W: histBarWidth - 2, Start: x.Start, End: x.Start.Add(width), Count: n, Denied: no}
 		bar.H, bar.NoH = scale(n, h.Max), scale(no, h.Max)
 		bar.Y, bar.NoY = histHeight-bar.H, histHeight-bar.NoH
@@ -100,8 +100,8 @@ func (s *Server) histogram(ctx context.Context, scope Scope, text string, since,
 		h.To = until
 	}
 	for i := len(b) - 1; i >= 0 && len(h.Table) < maxHistRows; i-- {
-		if b[i].Count.Count > 0 {
-			h.Table = append(h.Table, histRow{b[i].Start, b[i].Count.Count, b[i].Denied, b[i].Failed,
+		if b[i].Count > 0 {
+			h.Table = append(h.Table, histRow{b[i].Start, b[i].Count, b[i].Denied, b[i].Failed,
 				searchURL(terms, term("since", b[i].Start.UTC().Format(time.RFC3339)), term("until", b[i].Start.Add(width).UTC().Format(time.RFC3339)))})
 		}
 	}

@@ -340,7 +340,7 @@ func questions(ctx context.Context, d *store.DB) ([]question, error) {
 			h, err := d.Histogram(ctx, q, width)
 			var n int64
 			for _, b := range h {
-				n += b.Count.Count
+				n += b.Count
 			}
 			return n, err
 		}

@@ -1,0 +1,172 @@
+package store
+
+import (
+	"strings"
+
+	"github.com/attache-dev/attache/audit"
+)
+
+// The form of a text is the text with its numbers and ids taken out. Texts that
+// have values of their own have few forms, and most patterns are decided by the
+// form: path:*refund* is asked of some hundred forms in place of millions of
+// paths.
+const (
+	formNumber = '\x01' // stands for some digits
+	formAny    = '\x02' // stands for some text
+	// anyForm stands in place of a list of forms that says nothing; no list is
+	// spelled so.
+	anyForm = "\xff"
+	// maxForms bounds the forms of one segment: they multiply the shapes.
+	maxForms = 512
+	// maxWord is how long a word of letters may be: a longer one is an id.
+	maxWord = 24
+	// maxMixed is how long a word of letters and digits may be that is taken for a
+	// name (v1, s3) and not for an id.
+	maxMixed = 3
+)
+
+const formPrefix = "~"
+
+func isForm(key string) bool { return strings.HasPrefix(key, formPrefix) }
+
+// formKey is the key of few values that stands before one of many.
+func formKey(k audit.Key) audit.Key {
+	return audit.Key{Name: formPrefix + k.Name, Spread: audit.Few, Values: func(r *audit.Record) []string {
+		values := k.Values(r)
+		l := make([]string, len(values))
+		for i, v := range values {
+			l[i] = form(strings.ToLower(v))
+		}
+		return l
+	}}
+}
+
+func form(text string) string {
+	if strings.ContainsAny(text, string(formNumber)+string(formAny)) {
+		return string(formAny)
+	}
+	var b strings.Builder
+	b.Grow(len(text))
+	for i := 0; i < len(text); {
+		if !alphanumeric(text[i]) {
+			b.WriteByte(text[i])
+			i++
+			continue
+		}
+		from, digits := i, 0
+		for ; i < len(text) && alphanumeric(text[i]); i++ {
+			if digit(text[i]) {
+				digits++
+			}
+		}
+		switch word := text[from:i]; {
+		case digits == len(word):
+			b.WriteByte(formNumber)
+		case digits == 0 && len(word) <= maxWord, digits > 0 && len(word) <= maxMixed && !digit(word[0]):
+			b.WriteString(word)
+		default:
+			b.WriteByte(formAny)
+		}
+	}
+	return b.String()
+}
+
+func digit(c byte) bool        { return c >= '0' && c <= '9' }
+func alphanumeric(c byte) bool { return digit(c) || c >= 'a' && c <= 'z' }
+
+// verdict of a form: whether texts of it match.
+type formMatch byte
+
+const (
+	formNo formMatch = iota
+	formMaybe
+	formYes
+)
+
+// matchForms is audit.Term.MatchValues of texts of which only the forms are
+// known.
+func matchForms(t *audit.Term, forms []string) formMatch {
+	best := formNo
+	for _, f := range forms {
+		for _, pattern := range t.Values {
+			best = max(best, matchForm(pattern, f))
+		}
+	}
+	if t.Not {
+		return formYes - best
+	}
+	return best
+}
+
+func matchForm(pattern, form string) formMatch {
+	one := audit.Term{Key: "form", Values: []string{pattern}}
+	if one.MatchValues([]string{form}) && !strings.ContainsAny(pattern, string(formNumber)+string(formAny)) {
+		return formYes // a star took each number and id, whatever it is
+	}
+	if mayMatch(pattern, form) {
+		return formMaybe
+	}
+	return formNo
+}
+
+// mayMatch reports whether some text of a form matches a pattern: whether two
+// patterns have a text in common.
+func mayMatch(pattern, form string) bool {
+	// State i*width+j*2: the pattern's first i bytes and the form's first j are
+	// used up; odd: the form's byte j stands for text of which some is used up.
+	width := 2 * (len(form) + 1)
+	seen := make([]bool, (len(pattern)+1)*width)
+	todo := []int{0}
+	reach := func(i, j int, inside bool) {
+		n := i*width + 2*j
+		if inside {
+			n++
+		}
+		if !seen[n] {
+			seen[n] = true
+			todo = append(todo, n)
+		}
+	}
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		i, j, inside := n/width, n%width/2, n%2 == 1
+		if i == len(pattern) && j == len(form) {
+			return true
+		}
+		star := i < len(pattern) && pattern[i] == '*'
+		if star {
+			reach(i+1, j, inside)
+		}
+		if j == len(form) {
+			continue
+		}
+		open := form[j] == formNumber || form[j] == formAny
+		if inside {
+			reach(i, j+1, false)
+		}
+		switch {
+		case star && open:
+			reach(i, j, true)
+		case star:
+			reach(i, j+1, false)
+		case i == len(pattern):
+		case open && (form[j] == formAny || digit(pattern[i])):
+			reach(i+1, j, true)
+		case pattern[i] == form[j]:
+			reach(i+1, j+1, false)
+		}
+	}
+	return false
+}
+
+// formVerdicts says of each list of forms whether texts of it match.
+func formVerdicts(t *audit.Term, lists []string) []formMatch {
+	l := make([]formMatch, len(lists))
+	for i, v := range lists {
+		if l[i] = formMaybe; v != anyForm {
+			l[i] = matchForms(t, parseList(v))
+		}
+	}
+	return l
+}
