@@ -72,6 +72,11 @@ func serve(ctx context.Context, g *global, o options, log *slog.Logger) error {
 		return errors.Join(err, h.trail.Close())
 	}
 	defer stopShipping()
+	stopReads, err := h.serveReads(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopReads()
 	return h.serve(ctx, probesDone)
 }
 

@@ -21,9 +21,9 @@ import (
 // places says where the records are.
 type places struct {
 	g      *global
-	dir    string // one spool
-	config string // folder of documents, which may name one
-	store  string // URL of a record store; empty: spools are read
+	dir    string   // one spool
+	config string   // folder of documents, which may name one
+	store  storeURL // of a record store; empty: spools are read
 }
 
 func auditCommand(g *global) *cobra.Command {
@@ -45,7 +45,7 @@ Keys: ` + wrapped(audit.FilterKeys(), 6, 90),
 	f := c.PersistentFlags()
 	f.StringVar(&pl.dir, "dir", "", "one spool folder (default the configured audit.dir, else all of the state folder)")
 	f.StringVarP(&pl.config, "config", "c", "", "folder of documents, whose audit.dir is read (default $ATTACHE_CONFIG)")
-	f.StringVar(&pl.store, "store", "", storeHelp)
+	f.Var(&pl.store, "store", storeHelp)
 	c.AddCommand(auditTail(g, pl), auditSearch(g, pl), auditShow(g, pl), auditFacets(g, pl), auditExport(g, pl), auditImport(g, pl), auditVerify(g, pl), auditWitness(), auditUI(g, pl), unused(&cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of a record", Args: cobra.NoArgs, Example: "  attache audit schema > record.schema.json",
 		RunE: func(c *cobra.Command, _ []string) error { _, err := c.OutOrStdout().Write(audit.Schema()); return err },

@@ -198,7 +198,7 @@ func TestAuditExportFails(t *testing.T) {
 func TestAuditExportInterrupted(t *testing.T) {
 	state, url := written(t, 1)
 	dir := t.TempDir()
-	for _, from := range []*reading{{p: &places{g: &global{state: state}, store: url}}, {p: &places{g: &global{state: state}}, dirs: []string{filepath.Join(state, "audit", "0")}}} {
+	for _, from := range []*reading{{p: &places{g: &global{state: state}, store: storeURL(url)}}, {p: &places{g: &global{state: state}}, dirs: []string{filepath.Join(state, "audit", "0")}}} {
 		ctx, cancel := context.WithCancel(t.Context())
 		to, err := openOutput(nil, filepath.Join(dir, "x"))
 		if err != nil {
@@ -399,6 +399,26 @@ func TestOneDocument(t *testing.T) {
 	}
 	if _, err := os.Stat(typo); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it was made: %v", err)
+	}
+}
+
+// A URL with a password is in a file, not in the list of processes.
+func TestStoreOfAFile(t *testing.T) {
+	state, url := written(t, 1)
+	file := filepath.Join(t.TempDir(), "url")
+	for text, want := range map[string]string{url + "\n": "", "": "holds no URL", "a\nb": "holds no URL", "mysql://u:secret@h/d": "must be sqlite:PATH"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"audit", "search", "owner:ana"}, {"audit", "verify"}, {"policy", "suggest", "--agent", "x"}} {
+			out, _, err := separate(t, append(args, "--state", state, "--store", "@"+file)...)
+			if want == "" && args[1] == "search" && (err != nil || !strings.Contains(out, "rec_0_0")) || want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret")) {
+				t.Errorf("%v, %q: %v %q", args, text, err, out)
+			}
+		}
+	}
+	if _, _, err := separate(t, "audit", "search", "--store", "@"+file+"x"); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("a file that is not there: %v", err)
 	}
 }
 

@@ -77,10 +77,10 @@ func (r *reading) tell(ctx context.Context) error {
 
 // withStore runs fn with the store that --store names, opened to read only.
 func (p *places) withStore(ctx context.Context, fn func(*store.DB) error) error {
-	d, err := store.Open(ctx, p.store, store.Options{ReadOnly: true})
+	d, err := store.Open(ctx, string(p.store), store.Options{ReadOnly: true})
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w; attache audit import --store %s makes it of this machine's records", err, p.store)
+			err = fmt.Errorf("%w; attache audit import --store %s makes it of this machine's records", err, storeName(string(p.store)))
 		}
 		return failure{err, 2}
 	}
@@ -136,7 +136,7 @@ func aside(terms string) string {
 // place says where records are looked for, without a password.
 func (r *reading) place() string {
 	if r.p.store != "" {
-		return storeName(r.p.store)
+		return storeName(string(r.p.store))
 	}
 	switch len(r.dirs) {
 	case 0:

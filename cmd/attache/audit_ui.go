@@ -27,7 +27,7 @@ const importEvery = time.Second
 
 func auditUI(g *global, pl *places) *cobra.Command {
 	var port int
-	var url string
+	var url storeURL
 	c := &cobra.Command{
 		Use: "ui", Short: "Review records in a browser", Args: cobra.NoArgs,
 		Long:    "Serve the review page on 127.0.0.1 and print a link that works once. The records of\nthis machine's runs are imported into a store of the state folder as they are written.\nPolicies for explanations and patches come from --config or $ATTACHE_CONFIG.",
@@ -38,11 +38,11 @@ func auditUI(g *global, pl *places) *cobra.Command {
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			return serveUI(ctx, c, g, pl, url, port)
+			return serveUI(ctx, c, g, pl, string(url), port)
 		},
 	}
 	c.Flags().IntVar(&port, "port", 0, "port of 127.0.0.1 (default any that is free)")
-	c.Flags().StringVar(&url, "store", "", "read this store (sqlite:PATH or postgres://…) instead of this machine's spools")
+	c.Flags().Var(&url, "store", "read this store (sqlite:PATH, postgres://… or @FILE) instead of this machine's spools")
 	return unused(c, "output")
 }
 

@@ -28,7 +28,7 @@ func (h *history) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&h.since, "since", "7d", "records from here on: 24h, 7d, or a time")
 	f.StringVar(&h.dir, "dir", "", "one spool folder (default the configured audit.dir, else all of the state folder)")
-	f.StringVar(&h.store, "store", "", storeHelp)
+	f.Var(&h.store, "store", storeHelp)
 }
 
 // each gives every finished request that the terms match to fn, and says where

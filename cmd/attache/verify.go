@@ -25,7 +25,7 @@ import (
 
 // verifying is what `attache audit verify` was asked.
 type verifying struct {
-	store     string
+	store     storeURL
 	keys      []string
 	outside   []string
 	origin    string
@@ -67,7 +67,7 @@ something is missing, doubled, altered or forged; 2: it could not be looked at.`
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&v.store, "store", "", "record store: sqlite:PATH or postgres://…")
+	f.Var(&v.store, "store", "record store: sqlite:PATH, postgres://… or @FILE that holds one of these")
 	f.StringArrayVar(&v.keys, "key", nil, "public key that must have signed the checkpoints (text or file; may be repeated)")
 	f.StringArrayVar(&v.outside, "checkpoint", nil, "where checkpoints from outside are (may be repeated)")
 	f.StringVar(&v.origin, "origin", "", "the store's origin, for a second signer's address")
@@ -150,7 +150,7 @@ func verifyStore(c *cobra.Command, g *global, v *verifying) error {
 	if f, ok := c.ErrOrStderr().(*os.File); ok && term.IsTerminal(int(f.Fd())) && !g.json() { //nolint:gosec // a descriptor
 		o.Progress = func(n uint64) { fmt.Fprintf(c.ErrOrStderr(), "\r%d lines read", n) }
 	}
-	db, err := store.Open(ctx, v.store, store.Options{ReadOnly: true})
+	db, err := store.Open(ctx, string(v.store), store.Options{ReadOnly: true})
 	if err != nil {
 		return failure{err, 2} // 1 says that something was changed
 	}
