@@ -16,6 +16,7 @@ import (
 	"github.com/attache-dev/attache/audit/checkpoint"
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/control/trail"
+	"github.com/attache-dev/attache/internal/reads"
 	"github.com/attache-dev/attache/test/cluster"
 )
 
@@ -231,6 +232,7 @@ func TestRecordsInCluster(t *testing.T) {
 	do(fmt.Sprintf(recordedPolicy, team, "GET"), "create", "-f", "-")
 	do(fmt.Sprintf(recordedPolicy, team, "POST"), "replace", "--dry-run=server", "-f", "-")
 	do(fmt.Sprintf(recordedPolicy, team, "PUT"), "replace", "-f", "-")
+	t.Setenv(reads.Env, filepath.Join(dir, "s"))
 	first := keep() // the records before it were waiting
 	search := func(query string, n int) []store.Row {
 		t.Helper()
@@ -296,6 +298,13 @@ func TestRecordsInCluster(t *testing.T) {
 	}
 	if rows := search("event:"+audit.EventRevokeOrdered, 1); rows[0].Event.Fields["reason"] != "stolen" || rows[0].Change.By.Username != "ana@example.com" {
 		t.Errorf("revocation %+v", rows[0].Event)
+	}
+	// A command in the collector's pod tells what it reads.
+	if err := reads.Tell(t.Context(), filepath.Join(dir, "s"), reads.Read{Event: audit.EventAuditQuery, Page: "attache audit search", Query: "owner:ana"}); err != nil {
+		t.Fatal(err)
+	}
+	if rows := search("event:"+audit.EventAuditQuery, 1); rows[0].Event.Fields["query"] != "owner:ana" || !strings.HasPrefix(rows[0].Producer, "control/") {
+		t.Errorf("reading %+v", rows[0])
 	}
 	// The end of the control plane's epoch is signed, and the collector knows by
 	// whom.
