@@ -13,3 +13,10 @@ import (
 func TakeForTest(c *Collector, uid string, q *collogs.ExportLogsServiceRequest) {
 	_, _ = c.export(context.Background(), peer.Pod{ID: spiffeid.RequireFromString("spiffe://t/ns/a/sa/b"), Namespace: "a", UID: uid}, q)
 }
+
+// Remembered counts what a search for lost producers has in memory.
+func Remembered(l *Lost) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open) + len(l.told) + len(l.ask) + len(l.missing) + len(l.settled) + len(l.attested)
+}

@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
@@ -69,13 +72,25 @@ type Lost struct {
 
 	mu   sync.Mutex // guards all below
 	open map[string]*epochState
-	told map[string]lostNote // by epoch, or by producer where no epoch is known
+	// told are notes of the store's that may need a correction: by epoch, or by
+	// producer where no epoch is known. All others stay in the store, or the
+	// memory would grow with each pod that ever was lost.
+	told map[string]lostNote
+	// ask are epochs and producers of which a line came, and that may have been
+	// told of.
+	ask map[string]bool
+	// given are the last lines of epochs that were told of, so that the store is
+	// not asked at each load.
+	given *lru.Cache[string, uint64]
 	// missing is when a producer was first not found.
 	missing  map[string]time.Time
-	settled  map[string]bool // producers of which a line came
+	settled  map[string]time.Time // when a line came of a producer
 	attested map[string]store.Producer
 	loaded   time.Time
 }
+
+// rememberedLosses bounds Lost.given.
+const rememberedLosses = 4096
 
 // epochState is an epoch without end.
 type epochState struct {
@@ -146,7 +161,8 @@ func (l *Lost) load(ctx context.Context, now time.Time) error {
 	old := l.loaded
 	if l.open == nil {
 		l.open, l.told, l.missing = map[string]*epochState{}, map[string]lostNote{}, map[string]time.Time{}
-		l.settled, l.attested = map[string]bool{}, map[string]store.Producer{}
+		l.settled, l.attested, l.ask = map[string]time.Time{}, map[string]store.Producer{}, map[string]bool{}
+		l.given, _ = lru.New[string, uint64](rememberedLosses) // fails for no size only
 	}
 	l.mu.Unlock()
 	if !old.IsZero() && now.Sub(old) < reloadEvery {
@@ -166,19 +182,18 @@ func (l *Lost) load(ctx context.Context, now time.Time) error {
 			newest[h.Producer.ID] = h
 		}
 	}
-	l.mu.Lock()
-	known := len(l.told)
-	l.mu.Unlock()
 	for _, h := range heads {
 		if h.Closed || h.Producer.Kind == audit.KindRun {
 			continue
 		}
-		if known == 0 || old.IsZero() {
-			if n, ok, err := l.note(ctx, h.Epoch); err != nil {
-				return err
-			} else if ok {
-				notes[h.Epoch] = n
-			}
+		n, ok, err := l.wasGiven(ctx, h)
+		if err != nil {
+			return err
+		}
+		if ok && n.Last >= h.Last {
+			continue // told, and nothing came since
+		} else if ok {
+			notes[h.Epoch] = n
 		}
 		l.mu.Lock()
 		e := l.open[h.Epoch]
@@ -209,17 +224,56 @@ func (l *Lost) load(ctx context.Context, now time.Time) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for id := range newest {
-		l.settled[id] = true
-	}
 	for k, n := range notes {
 		l.told[k] = n
 	}
 	for _, p := range attested {
 		l.attested[p.ID] = p
 	}
+	l.forget(now)
+	for id := range newest {
+		_, is := l.attested[id]
+		if _, was := l.told[id]; is || was {
+			l.settled[id] = now
+		}
+	}
 	l.loaded = now
 	return nil
+}
+
+// forget drops what nobody asks for any more. The caller holds l.mu.
+func (l *Lost) forget(now time.Time) {
+	for id, at := range l.settled {
+		if now.Sub(at) > attestedFor+reloadEvery {
+			delete(l.settled, id)
+		}
+	}
+	for key, n := range l.told {
+		if n.Epoch == "" && now.Sub(n.Time) > attestedFor+reloadEvery { // nobody lists it as attested now
+			delete(l.told, key)
+		}
+	}
+}
+
+// wasGiven returns what was recorded of an epoch that the memory does not have.
+func (l *Lost) wasGiven(ctx context.Context, h store.Head) (lostNote, bool, error) {
+	l.mu.Lock()
+	_, have := l.open[h.Epoch]
+	last, known := l.given.Get(h.Epoch)
+	l.mu.Unlock()
+	if have {
+		return lostNote{}, false, nil
+	}
+	if known && last >= h.Last {
+		return lostNote{Last: last}, true, nil
+	}
+	n, ok, err := l.note(ctx, h.Epoch)
+	if err == nil && ok {
+		l.mu.Lock()
+		l.given.Add(h.Epoch, n.Last)
+		l.mu.Unlock()
+	}
+	return n, ok, err
 }
 
 // noteName is the store's name of what was recorded.
@@ -238,7 +292,7 @@ func (l *Lost) note(ctx context.Context, of string) (lostNote, bool, error) {
 func (l *Lost) arrived(p store.Producer, lines []line) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.settled[p.ID] = true
+	l.settled[p.ID] = l.Collector.Now()
 	for i := range lines {
 		x := &lines[i]
 		if p.Kind == audit.KindControl && x.head.Event != nil && x.head.Event.Name == audit.EventIdentityIssued {
@@ -246,11 +300,16 @@ func (l *Lost) arrived(p store.Producer, lines []line) {
 				l.attested[f["pod_uid"]] = store.Producer{ID: f["pod_uid"], Kind: audit.KindSidecar, Namespace: f["namespace"], Pod: f["pod"]}
 			}
 		}
+		e := l.open[x.Epoch]
+		if e == nil && x.Sequence > 1 {
+			l.ask[x.Epoch] = true
+		} else if e == nil {
+			l.ask[p.ID] = true
+		}
 		if x.head.Type == audit.TypeEpochEnd {
 			delete(l.open, x.Epoch)
 			continue
 		}
-		e := l.open[x.Epoch]
 		if e == nil {
 			e = &epochState{producer: p}
 			l.open[x.Epoch] = e
@@ -274,7 +333,12 @@ type gone struct {
 func (l *Lost) due(now time.Time, pods map[string]bool) (out []gone) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	seen := map[string]bool{}
+	defer func() {
+		maps.DeleteFunc(l.missing, func(id string, _ time.Time) bool { return !seen[id] })
+	}()
 	away := func(id string) bool {
+		seen[id] = true
 		if pods[id] {
 			delete(l.missing, id)
 			return false
@@ -293,7 +357,7 @@ func (l *Lost) due(now time.Time, pods map[string]bool) (out []gone) {
 		}
 	}
 	for id, p := range l.attested {
-		if l.settled[id] {
+		if _, ok := l.settled[id]; ok {
 			delete(l.attested, id)
 			continue
 		}
@@ -353,11 +417,18 @@ func (l *Lost) give(ctx context.Context, g gone, now time.Time) error {
 		note = old
 	}
 	l.mu.Lock()
-	l.told[key] = note
+	defer l.mu.Unlock()
 	if g.epoch == "" {
+		l.told[key] = note // is among the attested for a day
 		delete(l.attested, g.producer.ID)
+		return nil
 	}
-	l.mu.Unlock()
+	l.given.Add(g.epoch, note.Last)
+	if e := l.open[g.epoch]; e != nil && e.last <= note.Last {
+		delete(l.open, g.epoch)
+	} else {
+		l.told[key] = note
+	}
 	return nil
 }
 
@@ -388,11 +459,14 @@ func (l *Lost) wentOn(ctx context.Context, epoch string, h store.Head) bool {
 
 // corrections records of which lost producers lines came.
 func (l *Lost) corrections(ctx context.Context) error {
+	if err := l.askNotes(ctx); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	var back []lostNote
 	for key, n := range l.told {
 		if n.Epoch == "" {
-			if l.settled[key] {
+			if _, ok := l.settled[key]; ok {
 				back = append(back, n)
 			}
 			continue
@@ -410,6 +484,29 @@ func (l *Lost) corrections(ctx context.Context) error {
 	return nil
 }
 
+// askNotes finds out whether what came anew had been told of as lost.
+func (l *Lost) askNotes(ctx context.Context) error {
+	l.mu.Lock()
+	ask := l.ask
+	l.ask = map[string]bool{}
+	l.mu.Unlock()
+	for key := range ask {
+		n, ok, err := l.note(ctx, key)
+		l.mu.Lock()
+		switch {
+		case err != nil:
+			maps.Copy(l.ask, ask) // again
+		case ok:
+			l.told[key] = n
+		}
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l *Lost) correct(ctx context.Context, n lostNote) error {
 	fields := map[string]string{"producer": n.Producer.ID, "producer_kind": n.Producer.Kind, "lost_at": n.Time.UTC().Format(time.RFC3339), "lost_from": strconv.FormatUint(n.Last+1, 10)}
 	key := n.Epoch
@@ -417,12 +514,13 @@ func (l *Lost) correct(ctx context.Context, n lostNote) error {
 		key = n.Producer.ID
 	} else {
 		h, err := l.Store.Head(ctx, n.Epoch)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		} else if err != nil {
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		if h.Last <= n.Last {
+		if err != nil || h.Last <= n.Last { // retention took it, or nothing came
+			l.mu.Lock()
+			delete(l.told, key)
+			l.mu.Unlock()
 			return nil
 		}
 		fields["epoch"], fields["to"], fields["ended"] = n.Epoch, strconv.FormatUint(h.Last, 10), strconv.FormatBool(h.Closed)
@@ -435,6 +533,7 @@ func (l *Lost) correct(ctx context.Context, n lostNote) error {
 	l.Collector.Log.WarnContext(ctx, "lines of a lost producer came", "producer", n.Producer.ID, "epoch", n.Epoch)
 	l.mu.Lock()
 	delete(l.told, key)
+	l.given.Remove(key)
 	delete(l.missing, n.Producer.ID) // a new grace
 	l.mu.Unlock()
 	return l.Store.PutState(ctx, noteName(key), nil)

@@ -266,3 +266,53 @@ func TestSearchThatFails(t *testing.T) {
 		t.Errorf("told %v", n)
 	}
 }
+
+// A search that runs for years knows of those that are there, and not of all
+// that ever were lost.
+func TestLostProducersAreForgotten(t *testing.T) {
+	s := searching(t)
+	const pods = 30
+	var first *epoch
+	for i := range pods {
+		id := fmt.Sprintf("%08d-0000-4000-8000-000000000000", i)
+		e := begin("e-" + id)
+		if i == 0 {
+			first = e
+		}
+		s.must(s.rig.pod("team", "agent", id), e.lines(2)...)
+		s.after(time.Second)
+		s.after(2 * time.Minute)
+	}
+	s.after(time.Second)
+	if n := len(s.told(audit.EventProducerLost)); n != pods {
+		t.Fatalf("%d are lost", n)
+	}
+	for _, id := range []string{"u-1", "u-2"} { // attested, and never heard of
+		s.attested = append(s.attested, store.Producer{ID: id, Kind: "sidecar"})
+	}
+	s.after(6 * time.Minute)
+	s.after(2 * time.Minute)
+	s.attested = nil
+	for range 3 {
+		s.after(25 * time.Hour)
+	}
+	if n := len(s.told(audit.EventProducerLost)); n != pods+2 {
+		t.Errorf("%d are lost", n)
+	}
+	if n := collector.Remembered(s.lost); n != 0 {
+		t.Errorf("%d things are remembered", n)
+	}
+	// What comes after all is still seen, by this search and by one that starts.
+	s.must(s.rig.pod("team", "agent", "00000000-0000-4000-8000-000000000000"), first.lines(1)...)
+	s.sweep()
+	if back := s.told("producer.returned"); len(back) != 1 || back[0]["from"] != "3" {
+		t.Errorf("returned %v", back)
+	}
+	s.lost = s.fresh()
+	s.sweep()
+	s.after(10 * time.Minute)
+	s.after(10 * time.Minute)
+	if n := len(s.told(audit.EventProducerLost)); n != pods+3 {
+		t.Errorf("%d are lost", n)
+	}
+}
