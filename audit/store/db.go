@@ -73,6 +73,8 @@ func (d *DB) start(ctx context.Context) error {
 				return notADatabase(err)
 			case v > schemaVersion:
 				return newer(v)
+			case v > 0 && v < oldest:
+				return older(v)
 			case v < schemaVersion:
 				return fmt.Errorf("its tables have version %d, this program reads %d: open it once for writing", v, schemaVersion)
 			}

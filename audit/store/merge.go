@@ -7,22 +7,21 @@ import (
 )
 
 // Segments are merged when there are mergeAt of about one size, so that a
-// question looks at some dozen of them. Each record is written anew three times
-// at most.
+// question looks at some dozen of them. Each class of size is mergeAt times the
+// one before, so a record is written anew once a class, however small the
+// batches are in which records come.
 const mergeAt = 8
 
 // tier returns the size class of a segment; -1: it is not merged any more.
 func tier(rows int) int {
-	switch {
-	case rows < 4<<10:
-		return 0
-	case rows < 32<<10:
-		return 1
-	case rows < maxRows/2:
-		return 2
-	default:
+	if rows >= maxRows/2 {
 		return -1
 	}
+	t := 0
+	for n := mergeAt; rows >= n; n *= mergeAt {
+		t++
+	}
+	return t
 }
 
 // kick says that there may be something to merge.

@@ -7,12 +7,16 @@ import (
 	"strings"
 )
 
-// schemaVersion is that of the tables. A store of an older one is migrated when
-// it is opened for writing; a newer one is refused.
-const schemaVersion = 1
+// schemaVersion is that of the tables and of what segments hold. A store of an
+// older one is migrated when it is opened for writing; a newer one is refused.
+// Version 1 was in no release.
+const schemaVersion = 2
 
-// migrations[n] makes version n+1 of n. BLOB, INT and SERIAL are replaced by
-// each engine's words.
+// oldest is the version from which stores are migrated.
+const oldest = 2
+
+// migrations[n] makes version oldest+n, the first of nothing. BLOB, INT and
+// SERIAL are replaced by each engine's words.
 func migrations() [][]string {
 	return [][]string{{
 		// One row an epoch: its chain as far as it is known.
@@ -89,10 +93,12 @@ func (e *engine) migrate(ctx context.Context) error {
 		if err != nil {
 			return notADatabase(err)
 		}
-		if v > schemaVersion {
+		switch {
+		case v > schemaVersion:
 			return newer(v)
-		}
-		if v == 0 {
+		case v > 0 && v < oldest:
+			return older(v)
+		case v == 0:
 			if _, err := t.exec(ctx, "CREATE TABLE meta (version INTEGER NOT NULL)"); err != nil {
 				return err
 			}
@@ -100,7 +106,7 @@ func (e *engine) migrate(ctx context.Context) error {
 				return err
 			}
 		}
-		for _, step := range migrations()[v:] {
+		for _, step := range migrations()[max(v-oldest+1, 0):] {
 			for _, q := range step {
 				if _, err := t.ExecContext(ctx, e.ddl(q)); err != nil {
 					return fmt.Errorf("migrate the tables: %w", err)
@@ -110,6 +116,10 @@ func (e *engine) migrate(ctx context.Context) error {
 		_, err = t.exec(ctx, "UPDATE meta SET version = ?", schemaVersion)
 		return err
 	})
+}
+
+func older(v int) error {
+	return fmt.Errorf("its tables have version %d, of a program before the first release; this one reads %d and later: import the spools into a new store (attache audit import)", v, oldest)
 }
 
 func newer(v int) error {

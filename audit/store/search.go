@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sort"
 	"strings"
 	"time"
@@ -130,10 +131,13 @@ type search struct {
 	lines *lineReader
 	open  []*walker
 	rest  []*view // not opened yet, in the order in which they may matter
-	after *position
-	reads int
-	until time.Time // when to give a partial answer
-	looks func() time.Time
+	// ready is what the first of rest have; nil: nothing.
+	ready  []*walker
+	opened int // how often segments were opened while none had a row
+	after  *position
+	reads  int
+	until  time.Time // when to give a partial answer
+	looks  func() time.Time
 }
 
 func (d *DB) newSearch(ctx context.Context, t *tx, q *Query, after *position, about string) (*search, error) {
@@ -172,9 +176,9 @@ func (d *DB) snapshot(ctx context.Context, t *tx, p *plan) ([]*view, error) {
 	return l, err
 }
 
-// ahead reports whether a segment that is not opened yet may hold a row before
+// matters reports whether a segment that is not opened yet may hold a row before
 // the one at pos.
-func (s *search) ahead(v *view, pos position) bool {
+func (s *search) matters(v *view, pos position) bool {
 	if s.p.q.Oldest {
 		return v.low <= pos.time
 	}
@@ -190,25 +194,46 @@ func (s *search) next(ctx context.Context) (*walker, error) {
 				best = w
 			}
 		}
-		if len(s.rest) == 0 || best != nil && !s.ahead(s.rest[0], best.pos) {
+		if len(s.rest) == 0 || best != nil && !s.matters(s.rest[0], best.pos) {
 			return best, nil
 		}
-		v := s.rest[0]
-		s.rest = s.rest[1:]
-		m, err := s.p.match(ctx, s.t.fetch, v)
-		if err != nil {
-			return nil, err
+		if len(s.ready) == 0 {
+			if err := s.openAhead(ctx, best != nil); err != nil {
+				return nil, err
+			}
 		}
-		if m == nil {
-			continue
+		if w := s.ready[0]; w != nil {
+			s.open = append(s.open, w)
 		}
-		w, err := s.p.newWalker(ctx, s.t.fetch, m, s.after)
-		if err != nil {
-			return nil, err
-		}
-		s.open = append(s.open, w)
+		s.rest, s.ready = s.rest[1:], s.ready[1:]
 	}
 }
+
+// openAhead opens the next segment. As long as none has a row that matches it
+// opens more and more at once: what is rare is looked for on all cores.
+func (s *search) openAhead(ctx context.Context, found bool) error {
+	n := 1
+	if !found {
+		n = min(1<<s.opened, maxAhead)
+		s.opened++
+	}
+	n = min(n, len(s.rest))
+	s.ready = make([]*walker, n)
+	return each(ctx, min(n, runtime.GOMAXPROCS(0)), n, func(ctx context.Context, _, i int) error {
+		m, err := s.p.match(ctx, s.t.fetch, s.rest[i])
+		if err != nil || m == nil {
+			return err
+		}
+		w, err := s.p.newWalker(ctx, s.t.fetch, m, s.after)
+		if err == nil && w.found {
+			s.ready[i] = w
+		}
+		return err
+	}, func(int) {})
+}
+
+// maxAhead bounds the segments that are opened at once.
+const maxAhead = 8
 
 // tired reports whether the bound on work is reached.
 func (s *search) tired() bool {

@@ -211,19 +211,25 @@ func TestAnswersAreThoseOfTheRecords(t *testing.T) {
 			if err != nil || fac.Total.Count != int64(len(w)) || fac.Partial {
 				t.Errorf("%q: facets count %d, want %d, %v", q, fac.Total.Count, len(w), err)
 			}
-			var denied, sum int64
+			var denied int64
 			for _, r := range w {
 				if r.Decision != nil && r.Decision.Verdict == "deny" {
 					denied++
 				}
 			}
-			h, err := d.Histogram(t.Context(), store.Query{Filter: f}, 24*time.Hour)
-			for _, b := range h {
-				sum += b.Count
+			if fac.Total.Denied != denied {
+				t.Errorf("%q: %d denied, want %d", q, fac.Total.Denied, denied)
 			}
-			if err != nil || sum != int64(len(w)) || fac.Total.Denied != denied {
-				t.Errorf("%q: histogram counts %d, want %d; %d denied, want %d, %v", q, sum, len(w), fac.Total.Denied, denied, err)
+			people(t, d, q, f, w)
+			for _, width := range []time.Duration{24 * time.Hour, 6 * time.Hour, 40 * time.Minute, 25*time.Hour + time.Second} {
+				bars(t, d, q, f, w, width)
 			}
+		}
+		for _, q := range queries() {
+			ask(q)
+		}
+		if err := d.Settle(t.Context()); err != nil { // larger segments, joined ones
+			t.Fatal(err)
 		}
 		for _, q := range queries() {
 			ask(q)
@@ -242,4 +248,81 @@ func TestAnswersAreThoseOfTheRecords(t *testing.T) {
 		ask("path:" + some.Request.Path)
 		ask("task:" + some.Task.ID + " handle:" + some.Credential.Handle)
 	})
+}
+
+// bars compares each bar of a histogram with the records that it stands for.
+func bars(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Record, width time.Duration) {
+	t.Helper()
+	h, err := d.Histogram(t.Context(), store.Query{Filter: f}, width)
+	if err != nil {
+		t.Errorf("%q by %v: %v", q, width, err)
+		return
+	}
+	for len(h) > 1 && h[1].Start.Sub(h[0].Start) != width {
+		width *= 2 // there were too many bars
+	}
+	type bar struct{ n, denied, failed int64 }
+	m := map[int64]bar{}
+	for _, r := range want {
+		at := r.Time.UnixMicro() / width.Microseconds() * width.Microseconds()
+		b := m[at]
+		b.n++
+		if r.Decision != nil && r.Decision.Verdict == "deny" {
+			b.denied++
+		}
+		if r.Result != nil && r.Result.Outcome != audit.OutcomeOK && r.Result.Outcome != audit.OutcomeDenied && r.Result.Outcome != audit.OutcomeOpen {
+			b.failed++
+		}
+		m[at] = b
+	}
+	for _, b := range h {
+		if got := (bar{b.Count, b.Denied, b.Failed}); got != m[b.Start.UnixMicro()] {
+			t.Errorf("%q by %v: the bar of %v is %+v, want %+v", q, width, b.Start, got, m[b.Start.UnixMicro()])
+		}
+		delete(m, b.Start.UnixMicro())
+	}
+	if len(m) > 0 {
+		t.Errorf("%q by %v: %d bars are missing", q, width, len(m))
+	}
+}
+
+// people compares what is counted by person, whom the index keeps apart.
+func people(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Record) {
+	t.Helper()
+	m := map[[2]string]store.Count{}
+	for _, r := range want {
+		if r.Human == nil || r.Workload == nil {
+			continue
+		}
+		k := [2]string{r.Human.Email, r.Workload.Namespace}
+		c := m[k]
+		if c.Count++; c.Count == 1 || r.Time.Before(c.First) {
+			c.First = r.Time
+		}
+		if r.Time.After(c.Last) {
+			c.Last = r.Time
+		}
+		if r.Result != nil {
+			c.Bytes += r.Result.BytesUp + r.Result.BytesDown
+		}
+		m[k] = c
+	}
+	l, err := d.Groups(t.Context(), store.Query{Filter: f}, []string{"human", "namespace"}, 100_000)
+	if err != nil {
+		t.Errorf("%q by people: %v", q, err)
+	}
+	for _, g := range l {
+		k := [2]string{g.Values[0], g.Values[1]}
+		c, ok := m[k]
+		if k[0] == "" || k[1] == "" || len(g.Values) != 2 {
+			continue
+		}
+		if !ok || g.Count.Count != c.Count || g.Bytes != c.Bytes || !g.First.Equal(c.First.Truncate(time.Microsecond)) || !g.Last.Equal(c.Last.Truncate(time.Microsecond)) {
+			t.Errorf("%q: %v has %+v, want %+v", q, k, g.Count, c)
+		}
+		delete(m, k)
+	}
+	if len(m) > 0 {
+		t.Errorf("%q: %d people are missing", q, len(m))
+	}
 }
