@@ -74,7 +74,7 @@ func (x *Redactor) redact(r *Record) {
 		if !x.keepLiterals {
 			s = MaskSQL(q.Engine, s)
 		}
-		if s = x.Text(s); s != q.Statement {
+		if s = x.text(s, false); s != q.Statement {
 			c := *q
 			c.Statement = s
 			r.SQL = &c
@@ -126,13 +126,23 @@ func (x *Redactor) list(l []string) []string {
 	return nil
 }
 
-// Text masks what the patterns match, and what looks like a token.
-func (x *Redactor) Text(s string) string {
+// Text masks what the patterns match, what looks like a token, and what a name
+// says to be one.
+func (x *Redactor) Text(s string) string { return x.text(s, true) }
+
+// text is Text, or without what names say: in a statement they are columns.
+func (x *Redactor) text(s string, names bool) string {
 	for _, re := range x.patterns {
 		s = re.ReplaceAllString(s, Mask)
 	}
 	if x.keepTokens {
 		return s
+	}
+	if names && strings.IndexByte(s, '=') >= 0 {
+		s = maskValues(s)
+	}
+	if names && strings.Contains(s, "://") {
+		s = maskUserinfo(s)
 	}
 	var b strings.Builder
 	done := 0
@@ -150,7 +160,8 @@ func (x *Redactor) Text(s string) string {
 		if i-from < minToken || seen&isDigit == 0 && !firstByte[s[from]] {
 			continue
 		}
-		if keep, secret := tokenIn(s[from:i]); secret {
+		keep, secret := tokenIn(s[from:i])
+		if secret || names && namedHex(s, from, i) {
 			b.WriteString(s[done : from+keep])
 			b.WriteString(Mask)
 			done = i
@@ -231,6 +242,12 @@ func tokenIn(run string) (keep int, secret bool) {
 	// A JWS or JWE: its head is JSON.
 	if strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") >= 2 {
 		return 0, true
+	}
+	if keep := botToken(text); keep > 0 {
+		if len(text) != len(run) {
+			keep = 0
+		}
+		return keep, true
 	}
 	// Telegram's botNUMBER:TOKEN, and every other NAME:TOKEN.
 	if i := strings.LastIndexByte(text, ':'); i > 0 && random(text[i+1:]) {

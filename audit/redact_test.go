@@ -95,6 +95,69 @@ func TestOrdinaryPathsStay(t *testing.T) {
 	}
 }
 
+// TestNamedSecrets are masked whatever they look like, and what looks the same
+// without such a name stays.
+func TestNamedSecrets(t *testing.T) {
+	const hex32, hex40, hex64 = "9f86d081884c7d659a2feaa0c55ad015", "4b825dc642cb6eb9a060e54bf8d69288fbee4904", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+	const uuid = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+	var x Redactor
+	for in, want := range map[string]string{
+		// Values of parameters and options, in any form.
+		"/x?token=" + hex32:                            "/x?token=***",
+		"/x?a=1&api_key=17&b=2":                        "/x?a=1&api_key=***&b=2",
+		"/x?key=abc":                                   "/x?key=***",
+		"/x?a=b&sig=" + hex40 + "#top":                 "/x?a=b&sig=***#top",
+		"/x?X-Amz-Signature=" + hex64:                  "/x?X-Amz-Signature=***",
+		"/x?X-Amz-Security-Token=a/b+c%3D&Y=1":         "/x?X-Amz-Security-Token=***&Y=1",
+		"/x?code=4&auth=x&Client-Secret=hunter2":       "/x?code=***&auth=***&Client-Secret=***",
+		"/x?password=":                                 "/x?password=",
+		"/a/token=" + hex32 + "/b":                     "/a/token=***/b",
+		"/a;jsessionid=0A1B/b;x=1":                     "/a;jsessionid=***/b;x=1",
+		`mysql --password='a b' -p x`:                  "mysql --password=*** -p x",
+		`PGPASSWORD="x y" psql`:                        "PGPASSWORD=*** psql",
+		"curl 'https://u:hunter2@h/x?access_token=17'": "curl 'https://u:***@h/x?access_token=***'",
+		"git clone https://me:p@ss@h.example/r":        "git clone https://me:***@h.example/r",
+		"-H 'Authorization: Bearer " + hex40 + "'":     "-H 'Authorization: Bearer ***'",
+		"token=a token=b secret=c":                     "token=*** token=*** secret=***",
+		// Segments of paths behind a credential's name.
+		"/token/" + hex32:                                                 "/token/***",
+		"/v1/api_key/" + hex40 + "/x":                                     "/v1/api_key/***/x",
+		"/reset-password/" + uuid:                                         "/reset-password/***",
+		"/download/access-token/" + hex64 + ".csv":                        "/download/access-token/***",
+		"/secret/" + strings.ToUpper(hex32):                               "/secret/***",
+		"/hooks/" + hex32 + "/y":                                          "/hooks/***/y",
+		"/webhook/" + uuid + "/IncomingWebhook/" + hex32:                  "/webhook/" + uuid + "/IncomingWebhook/***",
+		"/bot110201543:" + hex32 + "/sendMessage":                         "/bot110201543:***/sendMessage",
+		"/bot110201543%3A" + hex32 + "/x":                                 "/***/x",
+		"a call to https://h.example/token/" + hex32 + " was refused (x)": "a call to https://h.example/token/*** was refused (x)",
+	} {
+		if got := x.Text(in); got != want {
+			t.Errorf("%s became %s, want %s", in, got, want)
+		}
+		if got := x.Text(want); got != want {
+			t.Errorf("again, %s became %s", want, got)
+		}
+	}
+	for _, in := range []string{
+		"/repos/o/r/commits/" + hex40, "/v2/x/blobs/sha256:" + hex64, "/traces/" + hex32, "/users/" + uuid, "/tokens/" + hex32, "/keys/" + hex32, "/secrets/" + hex64 + "/versions",
+		"arn:aws:kms:eu-west-1:111122223333:key/" + uuid, "/key/" + uuid, "/code/" + uuid, "/hook/1234567890abcdef", "/auth/realms/" + hex32, "/token/introspect", "/token/1234", "/oauth2/token",
+		"/b/o?uploadId=" + hex32, "/x?page=2&sort_key=name&primary-key=id", "/x?keys=1&codec=h264", "/year=2026/month=05/key=a/part", "exit code=1", "/x?etag=" + hex32, "a=b", "=", "?=", "token", "token=", "/token/",
+		"/api/v1/namespaces/a/serviceaccounts/default/token", "/v1/secret/data/" + hex32, "http://h.example:8080/x@y", "https://h.example/a:b@c", "://", "https://", "/bot:" + hex32, "/robot1:" + hex32, "bearer",
+	} {
+		if got := x.Text(in); got != in {
+			t.Errorf("%s became %s", in, got)
+		}
+	}
+	r := &Record{SQL: &SQL{Engine: "postgresql", Statement: "SELECT * FROM a JOIN b ON a.token=b.token WHERE password = 'x' AND api_key=$1"}}
+	if x.redact(r); r.SQL.Statement != "SELECT * FROM a JOIN b ON a.token=b.token WHERE password = ? AND api_key=$1" {
+		t.Errorf("a statement became %s", r.SQL.Statement)
+	}
+	keep := &Redactor{keepTokens: true}
+	if in := "/token/" + hex32 + "?password=x"; keep.Text(in) != in {
+		t.Error("tokens are kept, and it was masked")
+	}
+}
+
 func TestRedactPatterns(t *testing.T) {
 	x, err := NewRedactor(v1alpha1.AuditRedact{Patterns: []string{`(?i)/patients/[^/]+`, `customer-\d+`}, Tokens: v1alpha1.RedactKeep, SQLLiterals: v1alpha1.RedactKeep})
 	if err != nil {
@@ -206,6 +269,11 @@ func FuzzRedact(f *testing.F) {
 			t.Errorf("%q became %q", once, again)
 		}
 		tok := tokens[uint(n)%uint(len(tokens))]
+		// What a parameter is worth does not matter, nor what stands around it.
+		const secret = "hunter2hunter2"
+		if out := x.Text(s + "?api_key=" + secret + "&" + s); strings.Count(out, secret) > 2*strings.Count(s, secret) {
+			t.Errorf("%q shows a parameter", out)
+		}
 		if out := x.Text("/" + s + "/" + tok + "/" + s); strings.Contains(out, "/"+tok+"/") {
 			t.Errorf("%q stays", out)
 		}
