@@ -342,7 +342,7 @@ func TestOldAndNewLines(t *testing.T) {
 		if got := stored(t, d, "old"); !sameLines(got, l) {
 			t.Errorf("old lines: %d", len(got))
 		}
-		text := []byte(`{"schema":"attache.audit/v9","type":"vision","id":"rec_new","epoch":"new","sequence":1,"time":"2030-01-01T00:00:00Z","request":["not","an","object"]}`)
+		text := []byte(`{"schema":"attache.audit/v9","type":"vision","id":"rec_new","epoch":"new","sequence":1,"time":"2030-01-01T00:00:00Z","request":["not","an","object"],"workload":{"id":"spiffe://x/ns/pay/sa/a","namespace":"pay"},"owner":"ana"}`)
 		x := audit.Line{Epoch: "new", Sequence: 1, JSON: text, Chain: chain.Next(chain.First("new"), text), Chained: true}
 		put(t, d, alice, x)
 		if got := stored(t, d, "new"); !sameLines(got, []audit.Line{x}) {
@@ -351,6 +351,16 @@ func TestOldAndNewLines(t *testing.T) {
 		row, _, err := d.Get(t.Context(), "rec_new")
 		if err != nil || row.Schema != "attache.audit/v9" || row.Type != "vision" {
 			t.Errorf("%+v %v", row, err)
+		}
+		// What it has of this schema is found, by those who may see it.
+		for _, x := range []struct {
+			may  []string
+			want int
+		}{{[]string{"pay"}, 1}, {[]string{"other"}, 0}, {nil, 1}} {
+			p, err := d.Search(t.Context(), store.Query{Filter: filter(t, "owner:ana type:vision"), Namespaces: x.may})
+			if err != nil || len(p.Rows) != x.want {
+				t.Errorf("%v sees %d rows, want %d: %v", x.may, len(p.Rows), x.want, err)
+			}
 		}
 	})
 }

@@ -110,17 +110,36 @@ func (x *prepared) decode(i int) error {
 }
 
 // foreign reads what can be understood of a record of another version of the
-// schema. The line itself is kept whole.
+// schema: each part that is as this version knows it. The line itself is kept
+// whole. What only control tells (events, changes) is left out.
 func foreign(text []byte) (audit.Record, error) {
 	var h struct {
-		Schema, Type, ID, Epoch string
-		Sequence                uint64
-		Time                    time.Time
+		Schema, Type, ID, Epoch                                             string
+		Sequence                                                            uint64
+		Time                                                                time.Time
+		Workload, Owner, Human, Task, Request, Decision, Credential, Result json.RawMessage
 	}
 	if json.Unmarshal(text, &h) != nil || h.Schema == audit.SchemaVersion || h.Schema == "" {
 		return audit.Record{}, ErrBadLine
 	}
-	return audit.Record{Schema: h.Schema, Type: h.Type, ID: h.ID, Epoch: h.Epoch, Sequence: h.Sequence, Time: h.Time}, nil
+	r := audit.Record{Schema: h.Schema, Type: h.Type, ID: h.ID, Epoch: h.Epoch, Sequence: h.Sequence, Time: h.Time}
+	known(h.Workload, &r.Workload)
+	known(h.Owner, &r.Owner)
+	known(h.Human, &r.Human)
+	known(h.Task, &r.Task)
+	known(h.Request, &r.Request)
+	known(h.Decision, &r.Decision)
+	known(h.Credential, &r.Credential)
+	known(h.Result, &r.Result)
+	return r, nil
+}
+
+// known sets to to what raw says, if that can be read whole.
+func known[T any](raw json.RawMessage, to *T) {
+	var v T
+	if len(raw) > 0 && json.Unmarshal(raw, &v) == nil {
+		*to = v
+	}
 }
 
 // cut makes blocks of the lines.
