@@ -175,12 +175,7 @@ func (h *host) forward(sinks []v1alpha1.AuditSink, db *store.DB) error {
 		}
 		sh := ship.New(ship.Config{
 			Source: &collector.Forward{Store: db, Sink: s.Name()}, Sink: s, Log: h.log,
-			Aside: func(b ship.Batch, r *ship.RejectedError) error {
-				return h.trail.Write(context.Background(), &audit.Record{Event: &audit.Event{Name: audit.EventShipRejected, Fields: map[string]string{
-					"sink": s.Name(), "producer": b.Producer, "epoch": b.Lines[0].Epoch, "from": strconv.FormatUint(b.Lines[0].Sequence, 10),
-					"lines": strconv.Itoa(r.Count), "reason": r.Reason,
-				}}})
-			},
+			Aside: (&refusedLines{sink: s.Name(), write: h.trail.Write, now: time.Now}).tell,
 		})
 		h.registry.MustRegister(forwarded(sh))
 		if err := h.lead(func(ctx context.Context) error {
@@ -192,6 +187,38 @@ func (h *host) forward(sinks []v1alpha1.AuditSink, db *store.DB) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// refusedLines records what a sink refused for good: at once, and then at most
+// once a minute with the sum, since a sink that refuses refuses much. The store
+// has the lines.
+type refusedLines struct {
+	sink  string
+	write func(context.Context, *audit.Record) error
+	now   func() time.Time
+
+	told  time.Time
+	lines int // since
+}
+
+const refusedEvery = time.Minute
+
+// tell is ship.Config.Aside, which is called by one goroutine.
+func (f *refusedLines) tell(b ship.Batch, r *ship.RejectedError) error {
+	f.lines += r.Count
+	if now := f.now(); now.Sub(f.told) < refusedEvery {
+		return nil
+	}
+	err := f.write(context.Background(), &audit.Record{Event: &audit.Event{Name: audit.EventShipRejected, Fields: map[string]string{
+		"sink": f.sink, "producer": b.Producer, "epoch": b.Lines[0].Epoch, "from": strconv.FormatUint(b.Lines[0].Sequence, 10),
+		"lines": strconv.Itoa(f.lines), "reason": r.Reason,
+	}}})
+	if err != nil {
+		f.lines -= r.Count // the batch comes again
+		return err
+	}
+	f.told, f.lines = f.now(), 0
 	return nil
 }
 

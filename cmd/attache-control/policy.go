@@ -193,7 +193,11 @@ func addRelay(ctx context.Context, h *host) error {
 		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client, Upstream: m.out, Limits: m.limits,
 		Metrics: relay.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e relay.Event) error {
-			h.log.LogAttrs(ctx, slog.LevelInfo, "relay", slog.Any("record", e))
+			level := slog.LevelInfo // the only place there is
+			if h.trail != nil {
+				level = slog.LevelDebug
+			}
+			h.log.LogAttrs(ctx, level, "relay", slog.Any("record", e))
 			return h.trail.Relayed(ctx, e)
 		},
 	})

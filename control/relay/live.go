@@ -2,10 +2,13 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/identity"
@@ -43,6 +46,38 @@ func (s *Server) begin(c *call) *pipeline.Refusal {
 	s.live[c] = struct{}{}
 	s.c.Metrics.live.Inc()
 	return nil
+}
+
+// allowance is what one pod may call.
+type allowance struct {
+	*rate.Limiter
+	told   time.Time // when it was last recorded that there was none
+	untold int       // refusals since
+}
+
+// often refuses a call of a pod that makes too many, before anything else is
+// done for it. tell says whether to record that: once in a while, with the
+// number of those that were not.
+func (s *Server) often(c *call) (f *pipeline.Refusal, tell bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := s.rates.Get(c.PodUID)
+	if !ok {
+		a = &allowance{Limiter: rate.NewLimiter(rate.Limit(s.c.Rate), s.c.Burst)}
+		s.rates.Add(c.PodUID, a)
+	}
+	if a.AllowN(c.Time, 1) {
+		return nil, false
+	}
+	f = &pipeline.Refusal{Status: http.StatusTooManyRequests, Code: pipeline.CodeRateLimited, Reason: "this pod makes too many calls through the relay", RetryAfter: time.Second}
+	if a.untold++; c.Time.Sub(a.told) < tellAgain {
+		return f, false
+	}
+	if a.untold > 1 {
+		f.Err = fmt.Errorf("%d more since the last such record", a.untold-1)
+	}
+	a.told, a.untold = c.Time, 0
+	return f, true
 }
 
 func (s *Server) end(c *call) {

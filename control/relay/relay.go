@@ -24,6 +24,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2/expirable"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"google.golang.org/grpc/credentials"
 	grpcpeer "google.golang.org/grpc/peer"
 
@@ -45,6 +46,12 @@ import (
 const (
 	// maxPerPod is how many calls of one pod may be under way.
 	maxPerPod = 256
+	// DefaultRate is how many calls a second one pod may make on average, and
+	// DefaultBurst at once: each is two records of the control plane's own.
+	DefaultRate  = 100
+	DefaultBurst = 400
+	// tellAgain is how often a pod that calls too often is recorded.
+	tellAgain = time.Minute
 	// attestedFor is how long a pod's attestation stands before it is looked at
 	// again; its certificate is looked at for each call.
 	attestedFor   = 30 * time.Second
@@ -75,6 +82,9 @@ type Config struct {
 	// Namespace of the control plane, where roots of ClusterCredentialProviders
 	// are.
 	Namespace string
+	// Rate and Burst bound the calls of one pod; defaults as above.
+	Rate  float64
+	Burst int
 	// Peer attests who calls. Default: peer.PeerPod.
 	Peer    func(context.Context) (peer.Pod, error)
 	Limits  v1alpha1.Limits // with their defaults
@@ -93,6 +103,8 @@ type Server struct {
 	sets map[string]*set
 	live map[*call]struct{}
 	pods map[string]int // calls under way
+	// rates are the allowances of pods.
+	rates *simplelru.LRU[string, *allowance]
 	// revoked are the revocations in force.
 	revoked []*controlpb.Revocation
 }
@@ -114,10 +126,21 @@ func New(c Config) (*Server, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Rate <= 0 {
+		c.Rate = DefaultRate
+	}
+	if c.Burst <= 0 {
+		c.Burst = DefaultBurst
+	}
+	rates, err := simplelru.NewLRU[string, *allowance](rememberedPod, nil)
+	if err != nil {
+		return nil, err
+	}
 	c.Limits.MaxRequestsPerSec = 0 // one pod's share is counted here
 	return &Server{
 		c: c, attested: lru.NewLRU[string, struct{}](rememberedPod, nil, attestedFor),
-		sets: map[string]*set{}, live: map[*call]struct{}{}, pods: map[string]int{},
+		rates: rates,
+		sets:  map[string]*set{}, live: map[*call]struct{}{}, pods: map[string]int{},
 	}, nil
 }
 
@@ -172,6 +195,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.PodUID, c.Namespace, c.Workload = pod.UID, pod.Namespace, pod.ID.String()
 	if s.old(r, pod) {
 		w = closing{w}
+	}
+	if f, tell := s.often(c); f != nil {
+		if !tell {
+			s.c.Metrics.calls.WithLabelValues(resultDenied).Inc()
+			wire.Refusal{Status: f.Status, Code: f.Code, Reason: f.Reason, RetryAfter: f.RetryAfter}.Write(w)
+			return
+		}
+		s.refuse(r.Context(), w, c, f)
+		return
 	}
 	f := s.admit(c, pod, r)
 	if f != nil {

@@ -5,8 +5,11 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/attache-dev/attache/control/relay"
 )
 
 // The relay puts the key on, the origin gets it, and records on both sides
@@ -221,5 +224,49 @@ func TestTooMany(t *testing.T) {
 	}
 	if a := g.get("https://api.model.test/"); a.status != http.StatusOK {
 		t.Errorf("afterwards: %d", a.status)
+	}
+}
+
+// A pod that calls too often is put off before anything is done for it, and
+// fills no spool: one record a minute says how often.
+func TestTooOften(t *testing.T) {
+	now := time.Now()
+	var mu sync.Mutex
+	g := start(t, func(c *relay.Config) {
+		c.Rate, c.Burst = 1, 3
+		c.Now = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return now
+		}
+	})
+	for range 3 {
+		if a := g.get("https://api.model.test/"); a.status != http.StatusOK {
+			t.Fatalf("within the allowance: %d", a.status)
+		}
+	}
+	for range 20 {
+		g.refused(g.get("https://api.model.test/"), http.StatusTooManyRequests, "rate_limited")
+	}
+	if n := len(g.seen("denied")); n != 1 {
+		t.Errorf("%d refusals are recorded", n)
+	}
+	mu.Lock()
+	now = now.Add(2 * time.Second)
+	mu.Unlock()
+	if a := g.get("https://api.model.test/"); a.status != http.StatusOK {
+		t.Errorf("after a while: %d", a.status)
+	}
+	if n := len(g.seen("sent")); n != 4 {
+		t.Errorf("%d were sent", n)
+	}
+	mu.Lock()
+	now = now.Add(time.Minute)
+	mu.Unlock()
+	for range 10 {
+		g.get("https://api.model.test/")
+	}
+	if l := g.seen("denied"); len(l) != 2 || !strings.Contains(l[1].Reason, "19 more") {
+		t.Errorf("refusals: %+v", l)
 	}
 }

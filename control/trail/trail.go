@@ -8,7 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
@@ -55,7 +59,8 @@ const (
 type Trail struct {
 	spool    *audit.Spool
 	log      *slog.Logger
-	told     *expirable.LRU[string, struct{}]
+	asking   sync.Mutex // one asks Trail.told whether it is the first
+	told     *expirable.LRU[string, *refusals]
 	records  *prometheus.CounterVec
 	failures prometheus.Counter
 	own      prometheus.Counter
@@ -70,7 +75,7 @@ func Open(o Options) (*Trail, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Trail{
-		log: o.Log, told: expirable.NewLRU[string, struct{}](remembered, nil, repeatAfter),
+		log: o.Log,
 		records: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attache_control_records_total", Help: "Records of the control plane's own doing, by event.",
 		}, []string{"event"}),
@@ -81,6 +86,7 @@ func Open(o Options) (*Trail, error) {
 			Name: "attache_policy_changed_by_beneficiary_total", Help: "Changes of policies and providers by a service account that gains by them.",
 		}),
 	}
+	t.told = expirable.NewLRU(remembered, t.more, repeatAfter)
 	var err error
 	if t.spool, err = audit.Open(spoolOptions(o)); err != nil {
 		return nil, fmt.Errorf("records of the control plane: %w", err)
@@ -104,6 +110,7 @@ func (t *Trail) Close() error {
 	if t == nil {
 		return nil
 	}
+	t.told.Purge() // says what was only counted
 	return t.spool.Close()
 }
 
@@ -136,21 +143,47 @@ func event(name string, fields map[string]string) *audit.Record {
 	return &audit.Record{Event: &audit.Event{Name: name, Fields: fields}}
 }
 
-// again reports whether what key names was recorded within the last minute: a
-// peer that is refused goes on asking, and must not fill the spool. What could
-// not be recorded is to be forgotten.
-func (t *Trail) again(key string) bool {
-	if _, ok := t.told.Get(key); ok {
+// refusals are those like one that was recorded.
+type refusals struct {
+	first *audit.Record
+	more  atomic.Int64
+}
+
+// again reports whether the like of r was recorded within the last minute: a
+// peer that is refused goes on asking, and must not fill the spool. It is
+// counted then. What could not be recorded is to be forgotten.
+func (t *Trail) again(key string, r *audit.Record) bool {
+	t.asking.Lock()
+	defer t.asking.Unlock()
+	if n, ok := t.told.Get(key); ok {
+		if id := r.Event.Fields["request"]; id == "" || id != n.first.Event.Fields["request"] { // the API server sends an event again
+			n.more.Add(1)
+		}
 		return true
 	}
-	t.told.Add(key, struct{}{})
+	t.told.Add(key, &refusals{first: r})
 	return false
+}
+
+// more records at the end of the minute how many were only counted: one record,
+// however many they were.
+func (t *Trail) more(_ string, n *refusals) {
+	count := n.more.Load()
+	if count == 0 {
+		return
+	}
+	f := n.first
+	fields := maps.Clone(f.Event.Fields)
+	fields["unrecorded"] = strconv.FormatInt(count, 10)
+	r := event(f.Event.Name, fields)
+	r.Workload, r.Owner, r.Credential = f.Workload, f.Owner, f.Credential
+	_ = t.Write(context.Background(), r) // logged and counted there
 }
 
 // once writes r unless the like of it was recorded within the last minute.
 func (t *Trail) once(ctx context.Context, r *audit.Record, like ...string) error {
 	key := strings.Join(like, "\x00")
-	if t.again(key) {
+	if t.again(key, r) {
 		return nil
 	}
 	err := t.Write(ctx, r)

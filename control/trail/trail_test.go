@@ -252,6 +252,10 @@ func TestIdentitiesAndMints(t *testing.T) {
 	for _, r := range records(t, dir) {
 		count[r.Event.Name]++
 		switch r.Event.Name {
+		case audit.EventIdentityDenied: // one for the first, one for how many more
+			if n := r.Event.Fields["unrecorded"]; n != []string{"", "2"}[count[r.Event.Name]-1] || r.Event.Fields["pod_uid"] != "u" {
+				t.Errorf("%+v", r.Event)
+			}
 		case audit.EventIdentityIssued:
 			if r.Workload.ID != issued.ID || r.Event.Fields["audience"] != "https://api" || r.Event.Fields["jti"] != "j" || !r.Time.Equal(now) {
 				t.Errorf("%+v", r)
@@ -262,7 +266,7 @@ func TestIdentitiesAndMints(t *testing.T) {
 			}
 		}
 	}
-	if count[audit.EventIdentityIssued] != 3 || count[audit.EventIdentityDenied] != 1 || count[audit.EventCredentialMinted] != 1 || count[trail.EventBrokerDenied] != 1 {
+	if count[audit.EventIdentityIssued] != 3 || count[audit.EventIdentityDenied] != 2 || count[audit.EventCredentialMinted] != 1 || count[trail.EventBrokerDenied] != 1 {
 		t.Errorf("%v", count)
 	}
 }
@@ -320,8 +324,15 @@ func TestARefusalThatWasNotRecorded(t *testing.T) {
 	if err := tr.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(records(t, dir)); n != 3 {
-		t.Errorf("%d records, want two of guards and one of the relay", n)
+	list := records(t, dir)
+	more := map[string]string{}
+	for _, r := range list {
+		if n := r.Event.Fields["unrecorded"]; n != "" {
+			more[r.Event.Name] = n
+		}
+	}
+	if len(list) != 5 || more["guard.denied"] != "1" || more["relay.denied"] != "2" {
+		t.Errorf("%d records, want two of guards and one of the relay, and one more of both for what was counted: %v", len(list), more)
 	}
 	g.Name = "y"
 	for range 2 {
