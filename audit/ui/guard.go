@@ -168,6 +168,20 @@ func (s *Server) loginFailed(r *http.Request, why error) error {
 	return err
 }
 
+// accessRejected records that somebody may not see a page. Who is logged in can
+// ask for that without end: beyond a rate of each person's it is only counted.
+func (s *Server) accessRejected(r *http.Request, v *visit) error {
+	n, tell := s.limits.rejected(v.session.Person.Issuer + " " + v.session.Person.Subject)
+	if !tell {
+		return nil
+	}
+	fields := map[string]string{"page": r.URL.Path}
+	if n > 0 {
+		fields["unrecorded"] = strconv.Itoa(n)
+	}
+	return s.event(r.Context(), audit.EventAccessRejected, &v.session.Person, fields)
+}
+
 var errUnrecorded = errors.New("cannot be recorded, so it is not done")
 
 // limits bound what sessions ask for.
@@ -175,13 +189,20 @@ type limits struct {
 	now     func() time.Time
 	queries chan struct{}
 
-	mu   sync.Mutex // guards by, live
-	by   map[string]*rate.Limiter
-	live map[string]int
+	mu      sync.Mutex // guards by, live, refused
+	by      map[string]*rate.Limiter
+	live    map[string]int
+	refused map[string]*refusals
+}
+
+// refusals are those of one person.
+type refusals struct {
+	*rate.Limiter
+	untold int
 }
 
 func newLimits(now func() time.Time) *limits {
-	return &limits{now: now, queries: make(chan struct{}, maxQueries), by: map[string]*rate.Limiter{}, live: map[string]int{}}
+	return &limits{now: now, queries: make(chan struct{}, maxQueries), by: map[string]*rate.Limiter{}, live: map[string]int{}, refused: map[string]*refusals{}}
 }
 
 func (l *limits) allow(key string) bool {
@@ -203,6 +224,27 @@ func (l *limits) allow(key string) bool {
 		l.by[key] = b
 	}
 	return b.AllowN(l.now(), 1)
+}
+
+// rejected reports whether one more refusal of somebody is recorded, and how
+// many before it were not.
+func (l *limits) rejected(key string) (untold int, tell bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.refused[key]
+	if b == nil {
+		if len(l.refused) >= maxLimited { // who logs in is known to an issuer: they are never so many
+			clear(l.refused)
+		}
+		b = &refusals{Limiter: rate.NewLimiter(failuresRate, failuresBurst)}
+		l.refused[key] = b
+	}
+	if !b.AllowN(l.now(), 1) {
+		b.untold++
+		return 0, false
+	}
+	untold, b.untold = b.untold, 0
+	return untold, true
 }
 
 // enter waits for a place among those who ask the store.

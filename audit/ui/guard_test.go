@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -358,4 +359,25 @@ func linkIn(t *testing.T, body, before string) string {
 	}
 	link, _, _ := strings.Cut(rest, `"`)
 	return strings.NewReplacer("&amp;", "&", "&#43;", "+").Replace(link)
+}
+
+// Nor can who is logged in, and may see nothing.
+func TestRefusalsAreBounded(t *testing.T) {
+	h := world(t, grantsFor(subject(Viewer, "viewer", "a")))
+	for _, who := range []string{"nobody", "other"} {
+		h.as(Person{Subject: who})
+		for range 60 {
+			if status, _, _ := h.get("/"); status != http.StatusForbidden && status != http.StatusTooManyRequests {
+				t.Fatalf("%d", status)
+			}
+			h.clock.advance(100 * time.Millisecond)
+		}
+	}
+	h.clock.advance(time.Second)
+	h.get("/")
+	l := h.named(audit.EventAccessRejected)
+	untold, err := strconv.Atoi(l[len(l)-1].Event.Fields["unrecorded"])
+	if len(l) > 2*(30+7) || err != nil || untold < 1 || untold > 30 {
+		t.Errorf("%d are recorded, and %d of one person only counted: %v", len(l), untold, err)
+	}
 }

@@ -213,12 +213,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, v *visit, err erro
 		status, m = http.StatusNotFound, message{Title: "Not found", Text: "There is no such page or record, or it belongs to a namespace that you may not see."}
 	case errors.Is(err, errNoAccess):
 		status, m = http.StatusForbidden, message{Title: "No access", Text: "You are logged in, and no role gives you the records of any namespace. Ask whoever runs this service for a grant to your group.", Bad: true}
-		if recErr := s.event(r.Context(), audit.EventAccessRejected, &v.session.Person, map[string]string{"page": r.URL.Path}); recErr != nil {
+		if recErr := s.accessRejected(r, v); recErr != nil {
 			s.log.ErrorContext(r.Context(), "cannot record a refusal", "error", recErr)
 		}
 	case errors.Is(err, errForbidden):
 		status, m = http.StatusForbidden, message{Title: "Not allowed", Text: "Your role does not allow this in that namespace.", Bad: true}
-		if recErr := s.event(r.Context(), audit.EventAccessRejected, &v.session.Person, map[string]string{"page": r.URL.Path}); recErr != nil {
+		if recErr := s.accessRejected(r, v); recErr != nil {
 			s.log.ErrorContext(r.Context(), "cannot record a refusal", "error", recErr)
 		}
 	case errors.Is(err, errBusy):
