@@ -43,9 +43,9 @@ func (s *sum) public() Count {
 type scan struct {
 	*view
 
-	p *plan
-	m *matcher
-	f fetcher
+	p     *plan
+	m     *matcher
+	f     fetcher
 	read  []tally // of rows that were read: what they add up to, by shape
 	class []byte  // by shape, once it was asked for
 }
@@ -221,16 +221,23 @@ func (x *scan) eachRow(ctx context.Context, low, high int, fn func(n int, shape 
 	if err != nil {
 		return err
 	}
-	var buf [1024]uint32
-	for ; low < high; low += len(buf) {
-		l := buf[:min(len(buf), high-low)]
-		shapes.read(l, low)
-		for i, shape := range l {
-			if x.m.row(low+i, shape) {
-				fn(low+i, shape)
+	if x.m.named {
+		from, _ := slices.BinarySearch(x.m.rows, uint32(low)) //nolint:gosec // a row
+		for _, n := range x.m.rows[from:] {
+			if int(n) >= high {
+				break
+			}
+			if shape := shapes.at(int(n)); x.m.row(int(n), shape) {
+				fn(int(n), shape)
 			}
 		}
+		return nil
 	}
+	shapes.each(low, high, func(n int, shape uint32) {
+		if x.m.row(n, shape) {
+			fn(n, shape)
+		}
+	})
 	return nil
 }
 

@@ -179,6 +179,18 @@ func (c *codes) read(out []uint32, from int) {
 	}
 }
 
+// each calls fn for the numbers of a range.
+func (c *codes) each(low, high int, fn func(n int, code uint32)) {
+	var buf [1024]uint32
+	for ; low < high; low += len(buf) {
+		l := buf[:min(len(buf), high-low)]
+		c.read(l, low)
+		for i, code := range l {
+			fn(low+i, code)
+		}
+	}
+}
+
 // max returns the greatest number; -1 if there is none.
 func (c *codes) max() int {
 	var buf [1024]uint32

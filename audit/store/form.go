@@ -41,6 +41,16 @@ func formKey(k audit.Key) audit.Key {
 	}}
 }
 
+// formOf returns the list of forms of a list of texts.
+func formOf(list string) string {
+	l := parseList(list)
+	for i, v := range l {
+		l[i] = form(v)
+	}
+	return string(appendList(nil, l))
+}
+
+// form returns the form of a text in lower case.
 func form(text string) string {
 	if strings.ContainsAny(text, string(formNumber)+string(formAny)) {
 		return string(formAny)

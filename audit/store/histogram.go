@@ -118,7 +118,7 @@ func (c *barCounter) sure(ctx context.Context, x *scan) error {
 
 // classes counts the rows of a range by class.
 func (x *scan) classes(ctx context.Context, low, high int, class []byte, n *[classes]int64) error {
-	if len(x.m.texts) > 0 {
+	if x.m.named {
 		return x.eachRow(ctx, low, high, func(_ int, shape uint32) { n[class[shape]]++ })
 	}
 	shapes, err := x.rowShapes(ctx, x.f)

@@ -18,7 +18,7 @@ const (
 	partMarks  = "m"  // where minutes begin
 	partShape  = "r"  // shapes of rows
 	partSize   = "b"  // bytes of rows
-	partText   = "x:" // + key: values
+	partText   = "x:" // + key: how many values are in each drawer; + / + drawer: values
 	partCodes  = "c:" // + key: which value a row has
 	partPlaces = "p"
 	partNames  = "n:" // + number of the bucket
@@ -33,6 +33,23 @@ const (
 	// name reads from each segment.
 	bucketNames = 2 << 10
 )
+
+// A drawer has the texts of some forms, so that what forms leave open is looked
+// for in a part of the texts.
+const maxDrawers = 16
+
+// drawersFor is how many drawers a number of values is worth.
+func drawersFor(values int) int {
+	if values < packRows {
+		return 1
+	}
+	return maxDrawers
+}
+
+// drawerOf returns the drawer, of n, of texts with a list of forms.
+func drawerOf(form string, n int) int { return int(nameHash(form) % uint32(n)) } //nolint:gosec // at most maxDrawers
+
+func drawerPart(key string, n int) string { return fmt.Sprintf("%s%s/%x", partText, key, n) }
 
 func bucketPart(n uint32) string { return fmt.Sprintf("%s%04x", partNames, n) }
 
@@ -77,7 +94,16 @@ func (s *segment) encode() map[string][]byte {
 	m[partSize] = b
 	for i := range s.texts {
 		c := &s.texts[i]
-		m[partText+c.key] = appendValues(nil, c.values)
+		head := binary.AppendUvarint(nil, uint64(len(c.counts)))
+		values := c.values
+		for i, n := range c.counts {
+			head = binary.AppendUvarint(head, uint64(n)) //nolint:gosec // a count
+			if n > 0 {
+				m[drawerPart(c.key, i)] = appendValues(nil, values[:n])
+			}
+			values = values[n:]
+		}
+		m[partText+c.key] = head
 		m[partCodes+c.key] = appendCodes(nil, c.codes)
 	}
 	m[partPlaces] = s.encodePlaces()

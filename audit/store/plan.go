@@ -103,12 +103,17 @@ func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) 
 			return nil, nil
 		}
 	}
-	for _, t := range m.forms {
-		if t.decides(m.bases) {
+	for i := range m.forms {
+		if m.forms[i].decides(m.bases) {
 			continue
 		}
-		ok, err := p.matchTexts(ctx, f, m, t.t)
+		ok, err := p.matchTexts(ctx, f, m, &m.forms[i])
 		if err != nil || !ok {
+			return nil, err
+		}
+	}
+	if len(m.texts) > 0 {
+		if ok, err := m.narrow(ctx, f); err != nil || !ok {
 			return nil, err
 		}
 	}
@@ -312,20 +317,36 @@ func (m *matcher) only(l []uint32) {
 }
 
 // matchTexts finds the values that a term matches; false: none does.
-func (p *plan) matchTexts(ctx context.Context, f fetcher, m *matcher, t *audit.Term) (bool, error) {
-	x, err := m.v.texts(ctx, f, t.Key)
+func (p *plan) matchTexts(ctx context.Context, f fetcher, m *matcher, t *formTerm) (bool, error) {
+	key := t.t.Key
+	head, err := m.v.textHead(ctx, f, key)
 	if err != nil {
 		return false, err
 	}
-	if x == nil {
+	if head == nil {
 		m.doubt = true
 		return true, nil
 	}
-	ok, n := x.match(t)
-	if n == 0 {
+	wanted, err := m.drawers(ctx, f, t, len(head.counts))
+	if err != nil {
+		return false, err
+	}
+	ok := make([]bool, head.n())
+	found, from := false, 0
+	for i, n := range head.counts {
+		if n > 0 && wanted[i] {
+			x, err := m.v.drawer(ctx, f, key, i, n)
+			if err != nil {
+				return false, err
+			}
+			found = x.match(t.t, ok[from:from+n]) || found
+		}
+		from += n
+	}
+	if !found {
 		return false, nil
 	}
-	codes, err := m.v.codes(ctx, f, partCodes+t.Key, len(x.ends))
+	codes, err := m.v.codes(ctx, f, partCodes+key, head.n())
 	if err != nil {
 		return false, err
 	}
@@ -333,13 +354,59 @@ func (p *plan) matchTexts(ctx context.Context, f fetcher, m *matcher, t *audit.T
 	return true, nil
 }
 
-// match returns which values a term matches, and how many. It looks for the
+// drawers says in which drawers texts may be that are left.
+func (m *matcher) drawers(ctx context.Context, f fetcher, t *formTerm, n int) ([]bool, error) {
+	all := slices.Repeat([]bool{true}, n)
+	if t.bases == nil || n == 1 {
+		return all, nil
+	}
+	c, err := m.v.few(ctx, f, formPrefix+t.t.Key)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make([]bool, n)
+	for i, code := range c.codes {
+		switch form := c.values[code]; {
+		case !m.bases[i]:
+		case form == anyForm:
+			return all, nil
+		default:
+			wanted[drawerOf(form, n)] = true
+		}
+	}
+	return wanted, nil
+}
+
+// narrow finds the rows whose texts match; false: there is none.
+func (m *matcher) narrow(ctx context.Context, f fetcher) (bool, error) {
+	shapes, err := m.v.rowShapes(ctx, f)
+	if err != nil {
+		return false, err
+	}
+	var l []uint32
+	if m.named {
+		for _, n := range m.rows {
+			if m.row(int(n), shapes.at(int(n))) {
+				l = append(l, n)
+			}
+		}
+	} else {
+		shapes.each(0, m.v.rows, func(n int, shape uint32) {
+			if m.row(n, shape) {
+				l = append(l, uint32(n)) //nolint:gosec // a row
+			}
+		})
+	}
+	m.rows, m.named = l, true
+	return len(l) > 0, nil
+}
+
+// match says which values a term matches, and whether any. It looks for the
 // longest piece without a star of each pattern in all values at once, and tries
 // the pattern only where that is.
-func (x *texts) match(t *audit.Term) ([]bool, int) {
+func (x *texts) match(t *audit.Term, ok []bool) (found bool) {
 	positive := *t
 	positive.Not = false
-	ok := make([]bool, len(x.ends))
 	for _, pattern := range t.Values {
 		one := positive
 		one.Values = []string{pattern}
@@ -361,14 +428,11 @@ func (x *texts) match(t *audit.Term) ([]bool, int) {
 			at = x.ends[n]
 		}
 	}
-	n := 0
 	for i := range ok {
 		ok[i] = ok[i] != t.Not
-		if ok[i] {
-			n++
-		}
+		found = found || ok[i]
 	}
-	return ok, n
+	return found
 }
 
 // longest returns the longest piece of a pattern between stars.

@@ -49,7 +49,8 @@ func (c *fewColumn) of(base []uint32, shape int) uint32 {
 // textColumn is one key of many values: the values, and which one each row has.
 type textColumn struct {
 	key    string
-	values []string // lists
+	values []string // lists, sorted by drawer
+	counts []int    // by drawer: how many values
 	codes  []uint32 // by row
 }
 
@@ -275,13 +276,22 @@ func pick[T any](l []T, order []uint32) []T {
 	return out
 }
 
-// sortValues puts values that begin alike side by side, which packs well.
+// sortValues puts the values into drawers, and those that begin alike side by
+// side, which packs well.
 func (t *textColumn) sortValues() {
+	t.counts = make([]int, drawersFor(len(t.values)))
+	drawer := make([]int, len(t.values))
 	order := make([]uint32, len(t.values))
 	for i := range order {
 		order[i] = uint32(i) //nolint:gosec // far fewer
+		if len(t.counts) > 1 {
+			drawer[i] = drawerOf(formOf(t.values[i]), len(t.counts))
+		}
+		t.counts[drawer[i]]++
 	}
-	slices.SortFunc(order, func(x, y uint32) int { return strings.Compare(t.values[x], t.values[y]) })
+	slices.SortFunc(order, func(x, y uint32) int {
+		return cmp.Or(cmp.Compare(drawer[x], drawer[y]), strings.Compare(t.values[x], t.values[y]))
+	})
 	now := make([]uint32, len(order))
 	for i, o := range order {
 		now[o] = uint32(i) //nolint:gosec // far fewer

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -49,12 +50,12 @@ func memoryView(s *segment) *view {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
 	for _, c := range s.texts {
-		t := &texts{}
-		for _, value := range c.values {
-			t.all += value
-			t.ends = append(t.ends, len(t.all))
+		v.parts[partText+c.key], v.parts[partCodes+c.key] = &textHead{c.counts}, column(c.codes)
+		values := c.values
+		for i, n := range c.counts {
+			v.parts[drawerPart(c.key, i)] = newTexts(values[:n])
+			values = values[n:]
 		}
-		v.parts[partText+c.key], v.parts[partCodes+c.key] = t, column(c.codes)
 	}
 	return v
 }
@@ -211,10 +212,50 @@ func (v *view) sizes(ctx context.Context, f fetcher) ([]int64, error) {
 	})
 }
 
-// texts is the values of a key of many, and where each ends in all.
+// textHead says how many values of a key of many each drawer has.
+type textHead struct{ counts []int }
+
+func (h *textHead) n() int {
+	n := 0
+	for _, c := range h.counts {
+		n += c
+	}
+	return n
+}
+
+// textHead returns the drawers of a key; nil if the segment was written before
+// that key was known.
+func (v *view) textHead(ctx context.Context, f fetcher, key string) (*textHead, error) {
+	return part(ctx, v, f, partText+key, func(b []byte) (*textHead, int64, error) {
+		if b == nil {
+			return nil, 0, nil
+		}
+		r := reader{b: b}
+		h := &textHead{make([]int, r.count(maxDrawers))}
+		for i := range h.counts {
+			h.counts[i] = r.count(v.rows)
+		}
+		if r.err == nil && (len(h.counts) == 0 || h.n() > v.rows) {
+			r.fail()
+		}
+		return h, 8 * int64(len(h.counts)), r.err
+	})
+}
+
+// texts is the values in one drawer, and where each ends in all.
 type texts struct {
 	all  string
 	ends []int
+}
+
+func newTexts(values []string) *texts {
+	t := &texts{all: strings.Join(values, "")}
+	end := 0
+	for _, v := range values {
+		end += len(v)
+		t.ends = append(t.ends, end)
+	}
+	return t
 }
 
 func (t *texts) value(n int) string {
@@ -225,13 +266,9 @@ func (t *texts) value(n int) string {
 	return t.all[from:t.ends[n]]
 }
 
-// texts returns the values of a key; nil if the segment was written before that
-// key was known.
-func (v *view) texts(ctx context.Context, f fetcher, key string) (*texts, error) {
-	return part(ctx, v, f, partText+key, func(b []byte) (*texts, int64, error) {
-		if b == nil {
-			return nil, 0, nil
-		}
+// drawer returns the n values in a drawer of a key.
+func (v *view) drawer(ctx context.Context, f fetcher, key string, drawer, n int) (*texts, error) {
+	return part(ctx, v, f, drawerPart(key, drawer), func(b []byte) (*texts, int64, error) {
 		r := reader{b: b}
 		t := &texts{ends: make([]int, r.count(len(b)))}
 		end := 0
@@ -240,6 +277,9 @@ func (v *view) texts(ctx context.Context, f fetcher, key string) (*texts, error)
 			t.ends[i] = end
 		}
 		t.all = string(r.bytes(end))
+		if len(t.ends) != n {
+			r.fail()
+		}
 		return t, int64(len(b)) + 8*int64(len(t.ends)), r.err
 	})
 }
@@ -293,18 +333,24 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 		s.few = append(s.few, *c)
 	}
 	for _, k := range l.texts {
-		t, e := v.texts(ctx, f, k.Name)
+		head, e := v.textHead(ctx, f, k.Name)
 		if e != nil {
 			return nil, e
 		}
-		if t == nil {
+		if head == nil {
 			return nil, errOtherLayout
 		}
-		c := textColumn{key: k.Name, values: make([]string, len(t.ends))}
-		for i := range c.values {
-			c.values[i] = t.value(i)
+		c := textColumn{key: k.Name, counts: head.counts}
+		for i, n := range head.counts {
+			t, e := v.drawer(ctx, f, k.Name, i, n)
+			if e != nil {
+				return nil, e
+			}
+			for j := range n {
+				c.values = append(c.values, t.value(j))
+			}
 		}
-		codes, e := v.codes(ctx, f, partCodes+k.Name, len(t.ends))
+		codes, e := v.codes(ctx, f, partCodes+k.Name, len(c.values))
 		if e != nil {
 			return nil, e
 		}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -272,13 +273,13 @@ func ingest(ctx context.Context, d *store.DB, o Options) (float64, error) {
 	return float64(o.Records) / took.Seconds(), nil
 }
 
-// appendAll stores batches from eight goroutines; those of one producer stay in
-// order.
+// appendAll stores batches from as many goroutines as a small fleet has producers
+// that ship at one time; those of one producer stay in order.
 func appendAll(ctx context.Context, d *store.DB, l []*seed.Batch) error {
-	const workers = 8
+	const workers = 32
 	queues := make([][]*seed.Batch, workers)
 	for _, b := range l {
-		n := int(b.Producer.ID[0]+b.Producer.ID[1]) % workers
+		n := int(crc32.ChecksumIEEE([]byte(b.Producer.ID)) % workers)
 		queues[n] = append(queues[n], b)
 	}
 	errs := make([]error, workers)
