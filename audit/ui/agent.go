@@ -204,8 +204,9 @@ func (s *Server) authors(ctx context.Context, scope Scope, deeds []deed) error {
 				return err
 			}
 			known[name] = ""
-			if len(l) > 0 {
-				known[name] = l[0].Author
+			// Who removed a policy has not let anything.
+			if i := slices.IndexFunc(l, func(d docView) bool { return d.Digest != "" }); i >= 0 {
+				known[name] = l[i].Author
 			}
 		}
 		deeds[i].Author = known[name]

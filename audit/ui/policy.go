@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
@@ -34,7 +35,8 @@ type documentData struct {
 
 const (
 	maxVersions     = 50
-	documentsAtOnce = 4 // the newest version, by whoever speaks of it
+	documentsAtOnce = 6 // the newest version and its removal, by whoever speaks of them
+	oneRemoval      = 5 * time.Minute
 )
 
 // documentQuery finds the policy that a decision names.
@@ -63,14 +65,19 @@ func (s *Server) documents(ctx context.Context, scope Scope, q store.DocumentQue
 }
 
 // joined makes one of what admission and the control plane say of the same
-// version: the first knows the author, the other that it came into force.
+// version, or of the same removal: the first knows the author, the other that it
+// came into force.
 func joined(l []store.DocumentVersion) []store.DocumentVersion {
-	at := map[[4]string]int{}
+	at := map[[5]string]int{}
 	var out []store.DocumentVersion
 	for _, d := range l {
-		key := [4]string{d.Digest, d.Kind, d.Namespace, d.Name}
+		gone := d.Digest == ""
+		key := [5]string{d.Digest, d.Kind, d.Namespace, d.Name}
+		if gone {
+			key[4] = d.Previous
+		}
 		i, ok := at[key]
-		if !ok || d.Digest == "" {
+		if !ok || gone && (d.Previous == "" || out[i].Time.Sub(d.Time).Abs() > oneRemoval) {
 			at[key] = len(out)
 			out = append(out, d)
 			continue

@@ -52,6 +52,27 @@ func TestWhoLetIt(t *testing.T) {
 	}
 }
 
+// Of a policy that is gone the pages say who wrote it, and once who removed it.
+func TestWhoRemovedIt(t *testing.T) {
+	h := world(t, grantsFor(subject(Viewer, "all", AllNamespaces)))
+	at := h.clock.t.Add(-2 * time.Hour)
+	records := changed("rec_c", "a", "", "digest-a", "@@ -0,0 +1 @@\n+rules\n", at)
+	gone := audit.Change{Kind: "AccessPolicy", Namespace: "a", Name: "invoices", Operation: "delete", VersionBefore: "digest-a", Diff: "@@ -1 +0,0 @@\n-rules\n"}
+	asked := gone
+	asked.By = &audit.Principal{Username: "erik@example.com"}
+	fillAs(t, h.db, controlPlane(), append(records,
+		audit.Record{Type: audit.TypeEvent, ID: "rec_c4", Time: at.Add(time.Minute), Event: &audit.Event{Name: audit.EventChangeRequested}, Change: &asked},
+		audit.Record{Type: audit.TypeEvent, ID: "rec_c5", Time: at.Add(time.Minute + time.Second), Event: &audit.Event{Name: audit.EventPolicyChanged}, Change: &gone})...)
+	h.as(Person{Subject: "all"})
+	if text := textOf(h.page200("/agent?id=spiffe%3A%2F%2Fexample.org%2Fns%2Fa%2Fsa%2Finvoices")); !strings.Contains(text, "inject a/invoices/read-a dora-a@example.com") {
+		t.Errorf("the agent: %s", text)
+	}
+	text := textOf(h.page200("/document?kind=AccessPolicy&namespace=a&name=invoices"))
+	if strings.Count(text, "delete by") != 1 || strings.Count(text, "delete") != 1 || !strings.Contains(text, "delete by erik@example.com") || !strings.Contains(text, "dora-a@example.com") {
+		t.Errorf("its history: %s", text)
+	}
+}
+
 // The policies of one machine have no namespace.
 func TestPolicyURL(t *testing.T) {
 	for name, want := range map[string]string{
