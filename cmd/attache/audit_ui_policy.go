@@ -31,12 +31,12 @@ func (g *global) reviewPolicies(pl *places) ui.Policies {
 	return ui.Policies{
 		Reach: func(_ context.Context, w *audit.Workload) ([]ui.Reach, error) {
 			_, set, err := load()
-			if err != nil {
-				return nil, err
+			var who *identity.Workload
+			if err == nil {
+				who, err = workloadOf(w)
 			}
-			who, err := workloadOf(w)
-			if err != nil {
-				return nil, err
+			if err != nil { // who looks is whose machine it is
+				return nil, ui.Unsaid("What it may do is not known: " + err.Error() + ".")
 			}
 			var out []ui.Reach
 			for _, r := range set.Reach(who) {

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/attache-dev/attache/api"
+	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/identity"
 	"github.com/attache-dev/attache/internal/dataplane"
 	"github.com/attache-dev/attache/internal/sinks"
@@ -22,6 +23,7 @@ type plane struct {
 	first    *api.Bundle // that the run started with
 	workload *identity.Workload
 	spoolDir string
+	spool    *audit.Spool
 	// openSinks makes the configured sinks anew.
 	openSinks func() (dataplane.Sinks, error)
 
@@ -44,7 +46,7 @@ func newPlane(o *Options, b *api.Bundle, src *source, w *identity.Workload, trac
 	if err != nil {
 		return nil, errors.Join(err, to.Close())
 	}
-	p.spoolDir = dir
+	p.spoolDir, p.spool = dir, spool
 	p.Plane, err = dataplane.New(dataplane.Config{
 		Bundle: b, Workload: w, Source: src.Source, Spool: spool, Sinks: to, UsedTokens: filepath.Join(o.State, usedTokens),
 		Tracer: tracer, Unsafe: unsafeFlags(o), Log: o.Log,
@@ -81,7 +83,7 @@ func (p *plane) open(ctx context.Context, d *doors, attestor identity.Attestor) 
 
 // watch reloads the documents until ctx ends.
 func (p *plane) watch(ctx context.Context) {
-	w := api.Watcher{Dir: p.o.Config, Log: p.o.Log, Apply: p.Apply, Rejected: p.Rejected}
+	w := api.Watcher{Dir: p.o.Config, Log: p.o.Log, Apply: p.apply, Rejected: p.Rejected}
 	if err := w.Run(ctx); err != nil {
 		p.o.Log.Error("configuration is not watched any more", "cause", err)
 		p.o.say("edits of the configuration are not seen any more: %v", err)

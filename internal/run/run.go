@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/identity/process"
@@ -117,6 +118,9 @@ func (o *Options) confined(ctx context.Context, b *api.Bundle, src *source, path
 			err = errors.Join(err, fmt.Errorf("close: %w", cerr))
 		}
 	}()
+	if err := p.recordDocuments(b, time.Now()); err != nil {
+		return 1, err
+	}
 	attestor, err := process.New(process.Options{Workload: w, CgroupDir: box.CgroupDir()})
 	if err != nil {
 		return 1, err
