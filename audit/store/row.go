@@ -63,18 +63,28 @@ func (l *layout) fill(r *audit.Record, begin, end place) row {
 	if r.Result != nil {
 		x.bytes = r.Result.BytesUp + r.Result.BytesDown
 	}
-	var buf []byte
+	// All lists are parts of one string: this is done for each record.
+	buf, ends := make([]byte, 0, 1<<10), make([]int, 0, len(l.few)+len(l.texts))
 	for i := range l.few {
-		buf = appendList(buf[:0], l.few[i].Values(r))
-		x.few[i] = string(buf)
+		buf = appendList(buf, l.few[i].Values(r))
+		ends = append(ends, len(buf))
 	}
 	for i := range l.texts {
 		values := l.texts[i].Values(r)
 		for j, v := range values {
 			values[j] = strings.ToLower(v) // as it is looked for
 		}
-		buf = appendList(buf[:0], values)
-		x.texts[i] = string(buf)
+		buf = appendList(buf, values)
+		ends = append(ends, len(buf))
+	}
+	all, from := string(buf), 0
+	for i, end := range ends {
+		if i < len(l.few) {
+			x.few[i] = all[from:end]
+		} else {
+			x.texts[i-len(l.few)] = all[from:end]
+		}
+		from = end
 	}
 	add := func(s string) {
 		if s != "" && len(s) <= maxName {

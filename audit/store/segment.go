@@ -115,6 +115,7 @@ func code(m map[string]uint32, values *[]string, v string) uint32 {
 	c, ok := m[v]
 	if !ok {
 		c = uint32(len(*values)) //nolint:gosec // far fewer
+		v = strings.Clone(v)     // it may be a part of something long
 		m[v] = c
 		*values = append(*values, v)
 	}
