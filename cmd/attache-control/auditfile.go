@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -35,8 +37,9 @@ type retention struct {
 }
 
 type checkpoints struct {
-	Origin string           `json:"origin"` // default: the trust domain
+	Origin string           `json:"origin"` // default: the name of the signing key, which has the trust domain and the cluster
 	Every  string           `json:"every"`  // default 1m
+	Verify string           `json:"verify"` // how often the store is verified here; default 24h, 0 never
 	Sinks  []checkpointSink `json:"sinks"`
 }
 
@@ -48,6 +51,8 @@ type checkpointSink struct {
 	Path string `json:"path"` // directory
 	URL  string `json:"url"`  // witness
 	Key  string `json:"key"`  // witness: its public key, as it prints it
+	// CAFile has the roots of the witness' certificate; default: the system's.
+	CAFile string `json:"caFile"`
 
 	// objectLock; credentials are those of the AWS SDK's default chain.
 	Bucket   string `json:"bucket"`
@@ -93,7 +98,7 @@ func readAuditFile(path string) (*auditFile, error) {
 func (f *auditFile) check() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("--audit-config: "+format, args...)) }
-	for at, text := range map[string]string{"retention.keep": f.Retention.Keep, "checkpoints.every": f.Checkpoints.Every} {
+	for at, text := range map[string]string{"retention.keep": f.Retention.Keep, "checkpoints.every": f.Checkpoints.Every, "checkpoints.verify": f.Checkpoints.Verify} {
 		if text == "" {
 			continue
 		}
@@ -117,6 +122,8 @@ func (f *auditFile) check() error {
 	}
 	for i, s := range f.Checkpoints.Sinks {
 		switch {
+		case s.CAFile != "" && s.Type != "witness":
+			bad("checkpoints.sinks[%d].caFile: is for type witness", i)
 		case s.Type == "directory" && s.Path != "":
 		case s.Type == "witness" && s.URL != "" && s.Key != "":
 		case s.Type == "objectLock" && s.Bucket != "" && duration(s.Retain) >= 0 && (s.Retain == "" || duration(s.Retain) > 0):
@@ -158,9 +165,35 @@ func (c checkpoints) outside(ctx context.Context) ([]checkpoint.Sink, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--audit-config: checkpoints.sinks[%d].key: %w", i, err)
 		}
-		out = append(out, checkpoint.Witnessed{URL: s.URL, Key: key, Client: &http.Client{Timeout: 30 * time.Second}})
+		client, err := witnessClient(s.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("--audit-config: checkpoints.sinks[%d].caFile: %w", i, err)
+		}
+		out = append(out, checkpoint.Witnessed{URL: s.URL, Key: key, Client: client})
 	}
 	return out, nil
+}
+
+// witnessClient trusts the roots of a file alone, or those of the system. The
+// witness' answer is signed; the certificate keeps others from answering in its
+// place that they cannot.
+func witnessClient(caFile string) (*http.Client, error) {
+	c := &http.Client{Timeout: 30 * time.Second}
+	if caFile == "" {
+		return c, nil
+	}
+	pem, err := os.ReadFile(caFile) //nolint:gosec // the operator's file
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", caFile)
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	c.Transport = t
+	return c, nil
 }
 
 // bucketClient reaches an object store with the credentials that the process

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -248,13 +249,14 @@ func (h *host) checkpoint(ctx context.Context, c checkpoints, db *store.DB) erro
 	if err != nil {
 		return err
 	}
-	origin := c.Origin
-	if origin == "" {
-		origin = h.trustDomain
-	}
-	signer, err := h.checkpointKey(ctx, origin)
+	signer, public, err := h.checkpointKey(ctx, c.Origin)
 	if err != nil {
 		return err
+	}
+	h.log.InfoContext(ctx, "checkpoints are signed", "verify_by", public)
+	origin := c.Origin
+	if origin == "" {
+		origin = signer.Name() // as it was when the key was made, also where the default was another
 	}
 	m, err := checkpoint.New(checkpoint.Config{
 		Store: db, Origin: origin, Signer: signer, Every: duration(c.Every), Sinks: sinks, Record: h.trail.Write, Logger: h.log,
@@ -265,7 +267,42 @@ func (h *host) checkpoint(ctx context.Context, c checkpoints, db *store.DB) erro
 	if err := h.registry.Register(checkpoint.Metrics(m)); err != nil {
 		return err
 	}
-	return h.lead(func(ctx context.Context) error { m.Run(ctx); return nil })
+	if err := h.lead(func(ctx context.Context) error { m.Run(ctx); return nil }); err != nil {
+		return err
+	}
+	return h.verify(c, db, origin, public, sinks)
+}
+
+// verify reads the store against its checkpoints once in a while.
+func (h *host) verify(c checkpoints, db *store.DB, origin, public string, sinks []checkpoint.Sink) error {
+	every := duration(c.Verify)
+	if c.Verify != "" && every == 0 {
+		return nil
+	}
+	key, err := note.NewVerifier(public)
+	if err != nil {
+		return fmt.Errorf("public key of checkpoints: %w", err)
+	}
+	w := &checkpoint.Watch{Store: db, Origin: origin, Key: key, Every: every, Record: h.trail.Write, Logger: h.log}
+	for _, s := range sinks {
+		if l, ok := s.(checkpoint.Latest); ok {
+			w.From = append(w.From, l)
+		}
+	}
+	if err := h.registry.Register(checkpoint.WatchMetrics(w)); err != nil {
+		return err
+	}
+	return h.lead(func(ctx context.Context) error { w.Run(ctx); return nil })
+}
+
+// originHere names this cluster's store, unlike that of any other cluster: one
+// witness or bucket may serve many, and all are cluster.local.
+func (h *host) originHere(ctx context.Context, c client.Reader) (string, error) {
+	ns := &corev1.Namespace{}
+	if err := c.Get(ctx, types.NamespacedName{Name: metav1.NamespaceSystem}, ns); err != nil {
+		return "", fmt.Errorf("name this cluster's checkpoints by the uid of namespace %s (or set checkpoints.origin): %w", metav1.NamespaceSystem, err)
+	}
+	return h.trustDomain + "/" + string(ns.UID), nil
 }
 
 // Members of the Secret with the checkpoints' key.
@@ -275,43 +312,50 @@ const (
 )
 
 // checkpointKey reads the signing key from its Secret, and makes it if that is
-// empty; without a Secret, from a file beside this replica's records.
-func (h *host) checkpointKey(ctx context.Context, origin string) (note.Signer, error) {
-	if h.auditKey == "" {
-		s, public, err := checkpoint.KeyFile(strings.TrimRight(h.auditDir, "/")+".checkpoint.key", origin)
-		if err == nil {
-			h.log.InfoContext(ctx, "checkpoints are signed", "verify_by", public)
-		}
-		return s, err
-	}
+// empty; without a Secret, from a file beside this replica's records. A key that
+// is made has the name of origin, or of this cluster where that is empty.
+func (h *host) checkpointKey(ctx context.Context, origin string) (s note.Signer, public string, err error) {
 	c, err := h.live()
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	if h.auditKey == "" {
+		file := strings.TrimRight(h.auditDir, "/") + ".checkpoint.key"
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) && origin == "" {
+			if origin, err = h.originHere(ctx, c); err != nil {
+				return nil, "", err
+			}
+		}
+		return checkpoint.KeyFile(file, origin)
 	}
 	const tries = 5
 	for range tries {
 		sec := &corev1.Secret{}
 		if err := c.Get(ctx, types.NamespacedName{Namespace: h.namespace, Name: h.auditKey}, sec); err != nil {
-			return nil, fmt.Errorf("key of checkpoints in secret %s: %w", h.auditKey, err)
+			return nil, "", fmt.Errorf("key of checkpoints in secret %s: %w", h.auditKey, err)
 		}
 		if text := sec.Data[keyPrivate]; len(text) > 0 {
 			s, err := note.NewSigner(trimSpace(text))
 			if err != nil {
-				return nil, fmt.Errorf("key of checkpoints in secret %s: is none", h.auditKey) // the cause may quote it
+				return nil, "", fmt.Errorf("key of checkpoints in secret %s: is none", h.auditKey) // the cause may quote it
 			}
-			h.log.InfoContext(ctx, "checkpoints are signed", "verify_by", trimSpace(sec.Data[keyPublic]))
-			return s, nil
+			return s, trimSpace(sec.Data[keyPublic]), nil
+		}
+		if origin == "" {
+			if origin, err = h.originHere(ctx, c); err != nil {
+				return nil, "", err
+			}
 		}
 		private, public, err := checkpoint.NewKey(origin)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		sec.Data = map[string][]byte{keyPrivate: []byte(private), keyPublic: []byte(public)}
 		if err = c.Update(ctx, sec); err != nil && !apierrors.IsConflict(err) {
-			return nil, fmt.Errorf("write the key of checkpoints into secret %s: %w", h.auditKey, err)
+			return nil, "", fmt.Errorf("write the key of checkpoints into secret %s: %w", h.auditKey, err)
 		}
 	}
-	return nil, fmt.Errorf("key of checkpoints in secret %s: another replica keeps changing it", h.auditKey)
+	return nil, "", fmt.Errorf("key of checkpoints in secret %s: another replica keeps changing it", h.auditKey)
 }
 
 // secretTLS reads a handed out Secret from the API server.

@@ -51,6 +51,8 @@ func TestAuditFile(t *testing.T) {
 		"a negative one":     {"checkpoints: {every: -1m}", "checkpoints.every"},
 		"negative size":      {"retention: {maxBytes: -1}", "retention.maxBytes"},
 		"two of one name":    {"sinks: [{type: otlp}, {type: otlp}]", "sinks[1].name"},
+		"no time to verify":  {"checkpoints: {verify: daily}", "checkpoints.verify"},
+		"roots of a folder":  {"checkpoints: {sinks: [{name: a, type: directory, path: /x, caFile: /y}]}", "caFile"},
 		"a sink of no place": {"checkpoints: {sinks: [{name: a, type: directory}]}", "checkpoints.sinks[0]"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +295,7 @@ func TestRecordsInCluster(t *testing.T) {
 	if rows := search("event:"+audit.EventChangeRequested, 3); rows[2].Change.Operation != "delete" || rows[2].Change.By.Username != "ana@example.com" || rows[2].Change.Text != "" {
 		t.Errorf("deletion %+v", rows[2].Change)
 	}
-	if rows := search("event:"+trail.EventNamespaceChanged+" "+team, 1); !strings.Contains(rows[len(rows)-1].Change.Diff, "-label attache.dev/inject=enabled") {
+	if rows := search("event:"+trail.EventNamespaceChanged+" "+team, 2); !strings.Contains(rows[len(rows)-1].Change.Diff, "-label attache.dev/inject=enabled") {
 		t.Errorf("opting out: %+v", rows[len(rows)-1].Change)
 	}
 	if rows := search("event:"+audit.EventRevokeOrdered, 1); rows[0].Event.Fields["reason"] != "stolen" || rows[0].Change.By.Username != "ana@example.com" {

@@ -61,7 +61,15 @@ certificate. */ -}}
 
 {{- define "attache.auditConfig" -}}
 {{- $a := .Values.audit -}}
-{{- $out := dict "retention" $a.retention "sinks" $a.sinks "checkpoints" $a.checkpoints -}}
+{{- $places := list -}}
+{{- range $a.checkpoints.sinks -}}
+{{- $s := omit . "claim" -}}
+{{- if .claim -}}
+{{- $_ := set $s "path" (printf "/var/lib/attache-checkpoints/%s/%s" .claim (.path | default "") | trimSuffix "/") -}}
+{{- end -}}
+{{- $places = append $places $s -}}
+{{- end -}}
+{{- $out := dict "retention" $a.retention "sinks" $a.sinks "checkpoints" (set (deepCopy $a.checkpoints) "sinks" $places) -}}
 {{- if $a.ui.enabled -}}
 {{- $ui := omit $a.ui "enabled" "from" "oidc" "sessionKey" -}}
 {{- $oidc := omit $a.ui.oidc "clientSecret" -}}
@@ -75,4 +83,11 @@ certificate. */ -}}
 {{- $_ := set $out "ui" $ui -}}
 {{- end -}}
 {{- toYaml $out -}}
+{{- end }}
+
+{{- /* Claims that checkpoints go to, each once. */ -}}
+{{- define "attache.checkpointClaims" -}}
+{{- $claims := list -}}
+{{- range .Values.audit.checkpoints.sinks }}{{ with .claim }}{{ $claims = append $claims . }}{{ end }}{{ end -}}
+{{- $claims | uniq | toJson -}}
 {{- end }}

@@ -1,0 +1,149 @@
+package checkpoint_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/checkpoint"
+	"github.com/attache-dev/attache/audit/store"
+)
+
+// LastCheckpoint makes a copy one that can be watched.
+func (s *snapshot) LastCheckpoint(context.Context) (store.Checkpoint, error) {
+	if len(s.checkpoints) == 0 {
+		return store.Checkpoint{}, store.ErrNotFound
+	}
+	return s.checkpoints[len(s.checkpoints)-1], nil
+}
+
+type latest struct {
+	note []byte
+	err  error
+}
+
+func (latest) Name() string { return "witness:x" }
+
+func (l latest) Latest(context.Context, string) ([]byte, error) { return l.note, l.err }
+
+// swapped is a store that becomes another one.
+type swapped struct{ *snapshot }
+
+func TestWatchFindsWhatChanged(t *testing.T) {
+	w := newWorld(t)
+	w.lines("a", 20)
+	w.checkpoint()
+	w.lines("a", 20)
+	w.checkpoint()
+	whole := w.take()
+	cut := whole.clone()
+	for e, l := range cut.lines {
+		cut.lines[e] = append(l[:5:5], l[6:]...)
+	}
+	rolledBack := whole.clone()
+	rolledBack.checkpoints = rolledBack.checkpoints[:1]
+	emptied := &snapshot{}
+	unsigned := whole.clone()
+	unsigned.checkpoints[1].Note = []byte(strings.Replace(string(unsigned.checkpoints[1].Note), "— ", "— x", 1))
+	for name, c := range map[string]struct {
+		then *snapshot
+		from []checkpoint.Latest
+		want bool // whole
+	}{
+		"as it was":                {whole, nil, true},
+		"a line is gone":           {cut, nil, false},
+		"rolled back":              {rolledBack, nil, false},
+		"emptied":                  {emptied, nil, false},
+		"a note that is no note":   {unsigned, nil, false},
+		"a witness that is away":   {whole, []checkpoint.Latest{latest{err: errors.New("away")}}, true},
+		"a witness that agrees":    {whole, []checkpoint.Latest{latest{note: whole.checkpoints[0].Note}}, true},
+		"a witness with another's": {whole, []checkpoint.Latest{latest{note: []byte("nonsense")}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &swapped{whole}
+			v := &checkpoint.Watch{Store: s, Origin: "attache/test", Key: w.key, Logger: slog.New(slog.DiscardHandler)}
+			if r, err := v.Pass(t.Context()); err != nil || !r.OK() || r.Lines != 40 {
+				t.Fatalf("before: %+v, %v", r, err)
+			}
+			s.snapshot, v.From = c.then, c.from
+			r, err := v.Pass(t.Context())
+			if err != nil || r.OK() != c.want {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if s.snapshot = whole; c.want {
+				return
+			}
+			v.From = nil
+			if r, err := v.Pass(t.Context()); err != nil || !r.OK() {
+				t.Errorf("when it is whole again: %+v, %v", r, err)
+			}
+		})
+	}
+	// A rollback that a restarted process cannot know of is found by the witness.
+	v := &checkpoint.Watch{
+		Store: rolledBack, Origin: "attache/test", Key: w.key, Logger: slog.New(slog.DiscardHandler),
+		From: []checkpoint.Latest{latest{note: whole.checkpoints[1].Note}},
+	}
+	if r, err := v.Pass(t.Context()); err != nil || r.OK() {
+		t.Errorf("rolled back, after a restart: %+v, %v", r, err)
+	}
+}
+
+// A finding counts when it stands some minutes later: what retention takes is
+// in the next checkpoint.
+func TestWatchTellsOfWhatStands(t *testing.T) {
+	w := newWorld(t)
+	w.lines("a", 20)
+	w.checkpoint()
+	whole := w.take()
+	cut := whole.clone()
+	for e, l := range cut.lines {
+		cut.lines[e] = l[:10]
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, events := &swapped{whole}, []*audit.Record(nil)
+		v := &checkpoint.Watch{
+			Store: s, Origin: "attache/test", Key: w.key, Every: time.Hour, Logger: slog.New(slog.DiscardHandler),
+			Record: func(_ context.Context, r *audit.Record) error { events = append(events, r); return nil },
+		}
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(checkpoint.WatchMetrics(v))
+		began := time.Now()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go v.Run(ctx)
+		expect := func(after time.Duration, want map[string]float64) {
+			t.Helper()
+			time.Sleep(after) // in the bubble
+			synctest.Wait()
+			list, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range list {
+				n := f.GetMetric()[0].GetCounter().GetValue() + f.GetMetric()[0].GetGauge().GetValue()
+				if x, ok := want[strings.TrimPrefix(f.GetName(), "attache_audit_verify_")]; ok && n != x {
+					t.Errorf("%s is %v, want %v", f.GetName(), n, x)
+				}
+			}
+		}
+		expect(time.Second, map[string]float64{"passes_total": 0, "success_timestamp_seconds": float64(began.Unix())})
+		expect(4*time.Minute, map[string]float64{"passes_total": 1, "failures_total": 0, "lines": 20, "success_timestamp_seconds": float64(began.Add(3 * time.Minute).Unix())})
+		s.snapshot = cut
+		expect(time.Hour, map[string]float64{"passes_total": 1, "failures_total": 0}) // looked at again in three minutes
+		s.snapshot = whole
+		expect(3*time.Minute, map[string]float64{"passes_total": 2, "failures_total": 0, "problems": 0})
+		s.snapshot = cut
+		expect(time.Hour+4*time.Minute, map[string]float64{"passes_total": 3, "failures_total": 1, "problems": 1})
+		if len(events) != 1 || events[0].Event.Fields["sink"] != "verify" || !strings.Contains(events[0].Event.Fields["error"], "deleted") {
+			t.Errorf("recorded %+v", events)
+		}
+	})
+}
