@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/attache-dev/attache/audit"
@@ -87,7 +88,8 @@ func (v *indexCheck) segments(ctx context.Context) error {
 // segment compares a segment with one that is made anew of the lines that its
 // rows name.
 func (v *indexCheck) segment(ctx context.Context, i segmentInfo) error {
-	s, err := newView(i).load(ctx, v.t.fetch, &v.d.layout)
+	x := newView(i)
+	s, err := x.load(ctx, v.t.fetch, &v.d.layout)
 	switch {
 	case errors.Is(err, errOtherLayout):
 		return v.tell(Ref{}, "segment %d was written by another version and cannot be compared", i.id)
@@ -95,6 +97,13 @@ func (v *indexCheck) segment(ctx context.Context, i segmentInfo) error {
 		return v.tell(Ref{}, "segment %d: %v", i.id, err)
 	case err != nil:
 		return err
+	}
+	if what, err := s.misfiled(ctx, v.t.fetch, x); err != nil {
+		return err
+	} else if what != "" {
+		if err := v.tell(Ref{}, "segment %d has %s", i.id, what); err != nil {
+			return err
+		}
 	}
 	names := make([][]uint32, len(s.time))
 	for _, n := range s.names {
@@ -128,6 +137,30 @@ func (v *indexCheck) segment(ctx context.Context, i segmentInfo) error {
 		return v.tell(Ref{}, "segment %d says that it covers other records than it does", i.id)
 	}
 	return nil
+}
+
+// misfiled says what of a segment leads questions past its rows, though the rows
+// are right.
+func (s *segment) misfiled(ctx context.Context, f fetcher, v *view) (string, error) {
+	m, err := v.marks(ctx, f)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return "", err
+	}
+	if err != nil || !reflect.DeepEqual(m, newMarks(s.time)) {
+		return "marks that are not those of its times", nil
+	}
+	for _, c := range s.texts {
+		values := c.values
+		for drawer, n := range c.counts {
+			for _, text := range values[:n] {
+				if len(c.counts) > 1 && drawerOf(formOf(text), len(c.counts)) != drawer {
+					return "texts where nobody looks for them", nil
+				}
+			}
+			values = values[n:]
+		}
+	}
+	return "", nil
 }
 
 // row makes the index row of the lines at two places; nil if it was told that

@@ -342,6 +342,9 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 		}
 		c := textColumn{key: k.Name, counts: head.counts}
 		for i, n := range head.counts {
+			if n == 0 {
+				continue // it has no part
+			}
 			t, e := v.drawer(ctx, f, k.Name, i, n)
 			if e != nil {
 				return nil, e
@@ -381,14 +384,22 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	misplaced := false
 	for i := range v.buckets {
 		b, err := v.raw(ctx, f, bucketPart(uint32(i))) //nolint:gosec // a bucket
 		if err != nil {
 			return nil, err
 		}
-		if err := eachName(b, v.rows, func(n nameAt) { s.names = append(s.names, n) }); err != nil {
+		err = eachName(b, v.rows, func(n nameAt) {
+			misplaced = misplaced || bucketOf(n.hash, v.buckets) != uint32(i) //nolint:gosec // a bucket
+			s.names = append(s.names, n)
+		})
+		if err != nil {
 			return nil, err
 		}
+	}
+	if misplaced {
+		return nil, damaged("segment %d has names where nobody looks for them", v.id)
 	}
 	return s, nil
 }
