@@ -27,7 +27,8 @@ build: ## Build bin/attache, bin/attache-sidecar and bin/attache-control
 
 .PHONY: demo
 demo: build deps-demo ## Run the main job end to end and show the records
-	@$(GO) run ./test/demo -attache $(BIN)/attache
+	@rm -rf $(CACHE)/demo
+	@$(GO) run ./test/demo -attache $(BIN)/attache -records $(CACHE)/demo/records
 
 .PHONY: quickstart
 quickstart: build deps-demo ## Keep the servers of examples/quickstart running, to try it by hand
@@ -35,7 +36,7 @@ quickstart: build deps-demo ## Keep the servers of examples/quickstart running, 
 
 .PHONY: test
 test: deps-test vault minio otelcol cluster-api build ## Pass every test (race detector on)
-	@MAKE="$(MAKE)" test/suites.sh unit cluster-short fuzz-short compat-short aws-short demo bench-short audit-short
+	@MAKE="$(MAKE)" test/suites.sh unit cluster-short fuzz-short compat-short aws-short demo ui-short bench-short audit-short
 
 # Vault 1.13.0 is built once, about six minutes, and cached.
 .PHONY: vault
@@ -150,14 +151,14 @@ aws-short: build minio ## A short form of aws
 	@$(GO) run ./test/aws -attache $(BIN)/attache -short
 
 .PHONY: ui
-ui: build deps-demo ## The review page in a real browser, over the demo's records and behind an OpenID provider
+ui: build deps-demo ## The review page in a real browser, over the records of demo and e2e and behind an OpenID provider
 	@test/deps.sh ui
-	@$(GO) run ./test/ui -attache $(BIN)/attache
+	@$(GO) run ./test/ui -attache $(BIN)/attache $(UIFLAGS)
 
 .PHONY: ui-short
-ui-short: build deps-demo ## A short form of ui
+ui-short: build deps-demo ## A short form of ui, over the records that demo left within the hour
 	@test/deps.sh ui
-	@$(GO) run ./test/ui -attache $(BIN)/attache -short
+	@$(GO) run ./test/ui -attache $(BIN)/attache -short -demo $(CACHE)/demo/records
 
 .PHONY: bench
 bench: build ## Measure against peers in one interleaved run

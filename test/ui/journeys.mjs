@@ -35,6 +35,11 @@ function check(ok, text) {
   if (!ok) throw new Error(text);
 }
 
+// until asks again until something holds; each time is a page of its own.
+async function until(holds, text) {
+  for (const end = Date.now() + 20_000; !(await holds());) check(Date.now() < end, text);
+}
+
 // accessible runs axe: nothing serious, in any theme.
 async function accessible(page, name) {
   await page.evaluate(axe); // through the debugger: the page's own policy would refuse it
@@ -53,6 +58,8 @@ async function shot(page, name) {
 
 const journeys = [];
 const journey = (name, run, short = false) => journeys.push({ name, run, short });
+// Over what make e2e left: records of real pods, their policies, and who wrote those.
+const e2e = (name, run) => { if (conf.e2e) journey(`e2e: ${name}`, run); };
 
 const signIn = async (page, who, to = '/') => {
   await page.goto(conf.cluster + to);
@@ -172,8 +179,11 @@ journey('export: a file of each kind, no cell is a formula', async () => {
     check(text.includes(mark) && text.split('\n').length > 40, `${kind}: ${text.slice(0, 200)}`);
     if (kind === 'CSV') check(!/(^|,)"?[=+@-]/m.test(text), 'a formula');
   }
-  await home.goto(laptop.origin + '/search?q=event%3Aaudit.export');
-  await home.getByText('audit.export').first().waitFor();
+  // The spool is imported each second.
+  await until(async () => {
+    await home.goto(laptop.origin + '/search?q=event%3Aaudit.export');
+    return await home.locator('tbody tr').filter({ hasText: 'audit.export' }).count() >= 3;
+  }, 'the exports are not recorded');
 });
 
 journey('hostile records do nothing', async () => {
@@ -222,6 +232,87 @@ journey('without script every page works', async () => {
   await page.getByRole('button', { name: 'Search' }).click();
   check(page.url().includes('verdict'), page.url());
   await page.context().close();
+});
+
+let e2ePage; // logged in over the records of make e2e
+const e2eAgent = 'spiffe://cluster.test/ns/agents/sa/agent';
+const e2eSearch = (query) => e2ePage.goto(new URL(conf.e2e).origin + '/search?q=' + encodeURIComponent(query));
+
+e2e('the twenty calls of the Job are found, and one tells its story', async () => {
+  e2ePage = await open();
+  await e2ePage.goto(conf.e2e);
+  await e2eSearch('type:request path:/v1/records');
+  const rows = e2ePage.getByRole('region', { name: 'Records', exact: true }).locator('tbody tr');
+  check(await rows.count() === 20, `${await rows.count()} rows`);
+  await accessible(e2ePage, 'the search over a cluster');
+  await rows.first().locator('a.mono').first().click();
+  const words = await e2ePage.locator('.story .word').allInnerTexts();
+  for (const want of ['asked', 'attested', 'decided', 'minted', 'used', 'answered', 'ended', 'revoked']) check(words.includes(want), `the story lacks ${want}: ${words}`);
+  const lead = await e2ePage.locator('.lead').innerText();
+  check(lead.includes('agents/agent') && lead.includes('cluster:agents/reports'), lead);
+  check(await e2ePage.getByText('hash holds').count() === 2, 'begin and end are not both in the chain');
+  check((await e2ePage.locator('body').innerText()).includes(e2eAgent), 'no SPIFFE ID');
+  await accessible(e2ePage, 'the record of a pod');
+  await e2ePage.getByRole('link', { name: 'Credential', exact: true }).click();
+  const life = await e2ePage.getByRole('region', { name: 'Its life' }).innerText();
+  check(life.includes('minted') && life.includes('revoked') && /\d+ requests/.test(life), life);
+  await accessible(e2ePage, 'the credential of a pod');
+});
+
+e2e('the agent: what it did, and what it was refused', async () => {
+  await e2ePage.goto(new URL(conf.e2e).origin + '/?p=30d');
+  await e2ePage.getByRole('region', { name: 'Agents' }).getByRole('link', { name: 'agents/agent', exact: true }).click();
+  const did = e2ePage.getByRole('region', { name: 'What it did' });
+  const let_ = await did.getByRole('row').filter({ hasText: 'cluster:agents/reports' }).first().innerText();
+  check(let_.includes('reports.vendor.test') && let_.includes('GET'), let_);
+  check(await did.getByRole('row').filter({ hasText: 'agents/author/closed' }).getByText('ana@example.com').count() === 1, 'not who wrote the rule that denied');
+  check(await did.getByRole('row').filter({ hasText: 'evil.vendor.test' }).getByText('by default').count() === 1, 'no refusal by default');
+  await accessible(e2ePage, 'the agent of a cluster');
+});
+
+e2e('denied: the reason, the policy’s text as it stood, and its author', async () => {
+  await e2ePage.goto(new URL(conf.e2e).origin + '/denied?p=30d');
+  const row = e2ePage.getByRole('row').filter({ hasText: '/v1/author' });
+  check((await row.first().innerText()).includes('closed by ana'), 'no reason');
+  check(await e2ePage.getByRole('row').filter({ hasText: '/v1/denied' }).count() === 2, 'not both refusals of the Job');
+  await accessible(e2ePage, 'the denials of a cluster');
+  await row.getByRole('link', { name: /Explain/ }).first().click();
+  check(await e2ePage.getByText('closed by ana').count() > 0, 'no reason on its page');
+  await e2ePage.getByRole('link', { name: 'The record' }).click();
+  await e2ePage.getByRole('link', { name: 'Texts' }).click();
+  const text = await e2ePage.locator('main').innerText();
+  for (const want of ['ana@example.com', 'reason: closed by ana', 'ClusterAccessPolicy agents']) check(text.includes(want), `the version lacks ${want}`);
+  await accessible(e2ePage, 'a policy version of a cluster');
+});
+
+e2e('what an operator ordered is there, with the order’s reason', async () => {
+  await e2eSearch('event:revoke.ordered');
+  await e2ePage.locator('tbody tr a.mono').first().click();
+  const text = await e2ePage.locator('main').innerText();
+  check(text.includes('a drill') && text.includes('reports'), text.slice(0, 400));
+  await accessible(e2ePage, 'an order to revoke');
+  await e2ePage.goto(new URL(conf.e2e).origin + '/producers');
+  check(await e2ePage.getByRole('row').filter({ hasText: 'sidecar' }).count() > 2 && await e2ePage.getByRole('row').filter({ hasText: 'attache-control-' }).count() > 0, 'not the producers of the cluster');
+  check(await e2ePage.getByText('last checkpoint').count() === 1, 'no checkpoint');
+  await accessible(e2ePage, 'the producers of a cluster');
+});
+
+e2e('exports hold the Job’s calls, each once', async () => {
+  const ids = new Set();
+  for (const kind of ['CSV', 'JSON', 'OCSF']) {
+    await e2eSearch('type:request path:/v1/records outcome:ok');
+    const [download] = await Promise.all([e2ePage.waitForEvent('download'), e2ePage.getByRole('link', { name: kind, exact: true }).click()]);
+    const lines = fs.readFileSync(await download.path(), 'utf8').trim().split('\n');
+    if (kind === 'CSV') {
+      check(lines.length === 21 && lines.slice(1).every((l) => l.includes(e2eAgent) && l.includes('reports.vendor.test')), `CSV: ${lines.length} lines, ${lines[1]}`);
+      continue;
+    }
+    const records = lines.map((l) => JSON.parse(l));
+    const found = new Set(records.map((r) => r.id ?? r.metadata.uid));
+    check(records.length === 20 && found.size === 20, `${kind}: ${records.length} records, ${found.size} ids`);
+    if (kind === 'JSON') for (const id of found) ids.add(id);
+    else check([...found].every((id) => ids.has(id)) && records.every((r) => r.class_uid === 6003), 'OCSF has other records than JSON');
+  }
 });
 
 journey('cluster: log-in by OpenID Connect, back where one wanted to go', async () => {

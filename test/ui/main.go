@@ -1,11 +1,11 @@
 // Command ui drives a real browser over the review page: the laptop's, over
-// records that the demo made, and the cluster's, behind a real OpenID provider.
-// It ends with "N passed, N failed".
+// records that the demo makes and over the store that make e2e left, and the
+// cluster's, behind a real OpenID provider. It ends with "N passed, N failed".
 //
 //	ui -attache bin/attache                   every journey
-//	ui -attache bin/attache -short            a few
+//	ui -attache bin/attache -short            a few, without those of make e2e
 //	ui -attache bin/attache -shots docs/img   also take the screenshots of the docs
-//	ui -attache bin/attache -records DIR      with the spools of another suite, e.g. e2e
+//	ui -attache bin/attache -without-e2e      where no Kubernetes node can run
 package main
 
 import (
@@ -29,15 +29,17 @@ import (
 const limit = 10 * time.Minute
 
 type options struct {
-	bin, shots, records string
-	short               bool
+	bin, shots, e2e, demo string
+	short, without        bool
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "attache", "bin/attache", "the attache program")
 	flag.StringVar(&o.shots, "shots", "", "folder for the screenshots of the docs")
-	flag.StringVar(&o.records, "records", "", "folder whose folders are spools to show too")
+	flag.StringVar(&o.demo, "demo", "", "folder with the records that make demo left; they are taken if they are of the last hour (default: the demo runs)")
+	flag.StringVar(&o.e2e, "e2e", filepath.Join(".cache", "e2e", "records"), "folder with the records.db that make e2e left")
+	flag.BoolVar(&o.without, "without-e2e", false, "leave out the journeys over the records of make e2e")
 	flag.BoolVar(&o.short, "short", false, "a few journeys only")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -56,18 +58,19 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := demo(ctx, o, dir); err != nil {
+	config, err := demo(ctx, o, dir)
+	if err != nil {
 		return err
 	}
 	if err := seed(filepath.Join(dir, "state", "audit", "invoices")); err != nil {
 		return err
 	}
-	if o.records != "" {
-		if err := os.CopyFS(filepath.Join(dir, "state", "audit", "more"), os.DirFS(o.records)); err != nil {
-			return err
-		}
+	laptop, end, err := startLaptop(ctx, o.bin, "--state", filepath.Join(dir, "state"), "--config", config)
+	if err != nil {
+		return err
 	}
-	laptop, end, err := startLaptop(ctx, o.bin, dir)
+	defer end()
+	e2e, end, err := startE2E(ctx, o, dir)
 	if err != nil {
 		return err
 	}
@@ -77,24 +80,48 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer end()
-	return browse(ctx, o, map[string]any{"laptop": laptop, "cluster": cluster, "short": o.short, "shots": o.shots, "spool": filepath.Join(dir, "state", "audit", "invoices")})
+	return browse(ctx, o, map[string]any{"laptop": laptop, "e2e": e2e, "cluster": cluster, "short": o.short, "shots": o.shots, "spool": filepath.Join(dir, "state", "audit", "invoices")})
 }
 
-// demo makes the records that the journeys begin from.
-func demo(ctx context.Context, o options, dir string) error {
+// freshDemo is how old records of the demo may be: those of the same make test.
+const freshDemo = time.Hour
+
+// demo puts the records that the journeys begin from into dir, and returns the
+// folder of the documents that they were made by.
+func demo(ctx context.Context, o options, dir string) (config string, err error) {
+	if st, err := os.Stat(filepath.Join(o.demo, "state")); o.demo != "" && err == nil && time.Since(st.ModTime()) < freshDemo {
+		return filepath.Join(o.demo, "config"), os.CopyFS(filepath.Join(dir, "state"), os.DirFS(filepath.Join(o.demo, "state")))
+	}
 	c := exec.CommandContext(ctx, "go", "run", "./test/demo", "-attache", o.bin, "-records", dir)
 	out, err := c.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("the demo: %w\n%s", err, out[max(0, len(out)-2000):])
+		return "", fmt.Errorf("the demo: %w\n%s", err, out[max(0, len(out)-2000):])
 	}
-	return nil
+	return filepath.Join(dir, "config"), nil
 }
 
 var printed = regexp.MustCompile(`http://127\.0\.0\.1:\d+/login/finish\?token=\S+`)
 
+// startE2E shows a copy of the store that make e2e left; its link is empty where
+// nobody wants to see that, or there is none.
+func startE2E(ctx context.Context, o options, dir string) (link string, end func(), err error) {
+	none := func() {}
+	if o.short || o.without {
+		return "", none, nil
+	}
+	if _, err := os.Stat(filepath.Join(o.e2e, "records.db")); errors.Is(err, os.ErrNotExist) {
+		return "", none, nil
+	}
+	state := filepath.Join(dir, "e2e")
+	if err := os.CopyFS(state, os.DirFS(o.e2e)); err != nil {
+		return "", nil, err
+	}
+	return startLaptop(ctx, o.bin, "--state", state, "--store", "sqlite:"+filepath.Join(state, "records.db"))
+}
+
 // startLaptop runs attache audit ui, and returns the link that it prints.
-func startLaptop(ctx context.Context, bin, dir string) (link string, end func(), err error) {
-	c := exec.CommandContext(ctx, bin, "audit", "ui", "--state", filepath.Join(dir, "state"), "--config", filepath.Join(dir, "config"))
+func startLaptop(ctx context.Context, bin string, args ...string) (link string, end func(), err error) {
+	c := exec.CommandContext(ctx, bin, append([]string{"audit", "ui"}, args...)...)
 	c.Env = append(os.Environ(), "TZ=UTC")
 	c.Stderr = os.Stderr
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
@@ -141,6 +168,10 @@ func browse(ctx context.Context, o options, conf map[string]any) error {
 		return fmt.Errorf("start the browser: %w", err)
 	}
 	passed, failed := 0, 0
+	if conf["e2e"] == "" && !o.short && !o.without {
+		fmt.Printf("FAIL the records of make e2e: none in %s; run make e2e before (root), or make ui UIFLAGS=-without-e2e\n", o.e2e)
+		failed++
+	}
 	s := bufio.NewScanner(out)
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
