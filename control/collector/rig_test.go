@@ -119,6 +119,7 @@ type rig struct {
 	registry *prometheus.Registry
 	grpcAt   string
 	httpAt   string
+	kill     func() // cuts all calls
 
 	mu     sync.Mutex
 	events []*audit.Record
@@ -126,7 +127,13 @@ type rig struct {
 
 func start(t *testing.T, change ...func(*collector.Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, ca: xdstest.NewAuthority(t), store: newMemory(), registry: prometheus.NewRegistry()}
+	return startBy(t, xdstest.NewAuthority(t), change...)
+}
+
+// startBy starts one collector of several.
+func startBy(t *testing.T, ca *xdstest.Authority, change ...func(*collector.Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, ca: ca, store: newMemory(), registry: prometheus.NewRegistry()}
 	c := collector.Config{
 		Store: r.store, Namespace: "attache-system", Registry: r.registry,
 		Authorities: func() (*x509.CertPool, error) { return r.ca.Pool(), nil },
@@ -164,7 +171,8 @@ func start(t *testing.T, change ...func(*collector.Config)) *rig {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { _ = g.Serve(gl) })
 	tasks.Go(func() { _ = h.ServeTLS(hl, "", "") })
-	t.Cleanup(func() { g.Stop(); _ = h.Close(); tasks.Wait() })
+	r.kill = func() { g.Stop(); _ = h.Close(); tasks.Wait() }
+	t.Cleanup(r.kill)
 	return r
 }
 
