@@ -221,7 +221,7 @@ func review(ctx context.Context, r *run) error {
 		{"/denied?id=" + ids[nsTransparent+" deny"], http.StatusNotFound, nil, []string{"/v1/review"}},
 		{"/export?format=csv&q=", http.StatusForbidden, nil, []string{"/v1/review"}},
 	} {
-		if body, err = page(ctx, vic, p.path, p.status, p.want, p.not); err != nil {
+		if _, err = page(ctx, vic, p.path, p.status, p.want, p.not); err != nil {
 			return fmt.Errorf("vic: %w", err)
 		}
 	}
