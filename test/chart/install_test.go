@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -40,19 +41,31 @@ func TestInstall(t *testing.T) {
 			e := own(t)
 			ctx := t.Context()
 			c := kubernetes.NewForConfigOrDie(e.Config)
-			run := func(args ...string) {
+			run := func(args ...string) string {
 				t.Helper()
-				if out, err := e.Run(ctx, "", name, append(args, "--namespace", release)...); err != nil {
+				out, err := e.Run(ctx, "", name, append(args, "--namespace", release)...)
+				if err != nil {
 					t.Fatal(out, err)
 				}
+				return out
 			}
-			run("install", "attache", chartDir, "--create-namespace")
+			const noClass = "this cluster has no default StorageClass"
+			if out := run("install", "attache", chartDir, "--create-namespace"); !strings.Contains(out, noClass) {
+				t.Errorf("nothing says that the store's volume will not be made: %s", out)
+			}
+			class := &storagev1.StorageClass{Provisioner: "example.com/disks", ObjectMeta: metav1.ObjectMeta{Name: "disks", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}}}
+			if _, err := c.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
 			rotate(t, ctx, c)
 			if err := defaults.Run(ctx, e.Config, defaults.Options{Namespace: release, Log: slog.New(slog.DiscardHandler)}); err != nil {
 				t.Fatal(err)
 			}
-			run("upgrade", "attache", chartDir, "--set", "sidecar.image.tag=v2", "--set", "control.replicas=1", "--set", "networkPolicy.enabled=true",
+			out := run("upgrade", "attache", chartDir, "--set", "sidecar.image.tag=v2", "--set", "control.replicas=1", "--set", "networkPolicy.enabled=true",
 				"--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring")
+			if strings.Contains(out, noClass) {
+				t.Errorf("with a default StorageClass: %s", out)
+			}
 			keptAfterUpgrade(t, ctx, c)
 			if l, err := c.NetworkingV1().NetworkPolicies(release).List(ctx, metav1.ListOptions{}); err != nil || len(l.Items) == 0 {
 				t.Errorf("network policies: %v, %v", l, err)
