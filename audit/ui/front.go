@@ -23,6 +23,7 @@ type frontData struct {
 	Histogram *histogram
 	Denied    []row
 	Health    health
+	Query     string // that the search field begins with
 	AllURL    string
 	DeniedURL string
 }
@@ -83,7 +84,7 @@ func (s *Server) front(w http.ResponseWriter, r *http.Request, v *visit) error {
 	if err != nil {
 		return err
 	}
-	d := frontData{Period: p, Periods: all, Total: f.Total, Partial: f.Partial, AllURL: searchURL(requests), DeniedURL: "/denied?p=" + p.Key, Histogram: h, Denied: rowsOf(newest.Rows), Health: state}
+	d := frontData{Period: p, Periods: all, Total: f.Total, Partial: f.Partial, Query: query("type:request", p.short()), AllURL: searchURL(requests), DeniedURL: "/denied?p=" + p.Key, Histogram: h, Denied: rowsOf(newest.Rows), Health: state}
 	for _, facet := range f.Facets {
 		switch facet.Key {
 		case "workload":

@@ -131,6 +131,7 @@ func scale(n, most int64) int {
 	return max(2, int(n*(histHeight-4)/most))
 }
 
+// spell is a length of time in whole units, where it has them.
 func spell(d time.Duration) string {
 	switch {
 	case d%(24*time.Hour) == 0:

@@ -52,6 +52,16 @@ func (p period) terms() string {
 	return t
 }
 
+// short is the period as a person would type it, where the language has a word
+// for it.
+func (p period) short() string {
+	switch p.Key {
+	case "today", "yesterday":
+		return p.terms()
+	}
+	return term("since", p.Key)
+}
+
 // widthFor is how wide bars are over a span, so that there are at most 96.
 func widthFor(span time.Duration) time.Duration {
 	for _, w := range []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour} {

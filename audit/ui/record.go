@@ -188,7 +188,7 @@ func mintStep(r *audit.Record, t time.Time, related []store.Row) []step {
 		x.Text += ", scope " + strings.Join(u.ScopeGranted, " ")
 	}
 	if u.TTLSeconds > 0 {
-		x.Small = "for " + (time.Duration(u.TTLSeconds) * time.Second).String()
+		x.Small = "for " + spell(time.Duration(u.TTLSeconds)*time.Second)
 	}
 	if u.Static {
 		x.Small = join(x.Small, "a vendor's own key, not minted")

@@ -391,7 +391,7 @@ journey('dark and light, wide and narrow: no serious finding on any page', async
       }
     }
     await page.setViewportSize({ width: 1360, height: 900 });
-    await page.goto(conf.cluster + '/?p=7d');
+    await page.goto(conf.cluster + '/?p=yesterday');
     await shot(page, `audit-ui-overview-${colorScheme}`);
     if (colorScheme === 'dark') {
       await page.goto(conf.cluster + '/search?q=' + encodeURIComponent('type:request since:3d'));

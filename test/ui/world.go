@@ -43,7 +43,7 @@ func payments(namespace string) []audit.Record {
 			Task:     &audit.Task{ID: "task-" + namespace + "-" + who, Purpose: "close the books of May", OpenedBy: "launcher"},
 			Request:  &audit.Request{Door: "aws", Scheme: "https", Host: "s3.eu-west-1.amazonaws.com", Port: 443, Method: "GET", Path: fmt.Sprintf("/payments/2026/may-%02d.csv", i), Protocol: "http", HTTPVersion: "1.1"},
 			Decision: &audit.Decision{Verdict: "inject", Policy: namespace + "/invoices", Rule: "read-payments", Version: "sha256:1f6c" + hex.EncodeToString([]byte(namespace)), Reason: "rule read-payments allows GET"},
-			Credential: &audit.Use{Handle: handle, Provider: "payments-bucket", Kind: "aws-session", TTLSeconds: 900, Cached: i >= len(people), Expires: at.Add(15 * time.Minute),
+			Credential: &audit.Use{Handle: handle, Provider: "payments-bucket", Kind: "aws-session", TTLSeconds: 12 * 3600, Cached: i >= len(people), Expires: yesterday(20),
 				AWS: &audit.AWSUse{Service: "s3", Operation: "GetObject", Region: "eu-west-1", Account: "111122223333", Actions: []string{"s3:GetObject"}, Resources: []string{fmt.Sprintf("arn:aws:s3:::payments/2026/may-%02d.csv", i)}, Scope: "request"}},
 			Result: &audit.Result{Outcome: audit.OutcomeOK, Status: 200, BytesDown: 18_000 + int64(i)*512, UpstreamRequestID: fmt.Sprintf("7XQ9%02dK2M1", i)},
 		}
@@ -75,8 +75,9 @@ func payments(namespace string) []audit.Record {
 func hostile(namespace string) audit.Record {
 	evil := `"><img src=x onerror="document.title='owned'"><script>document.title='owned'</script>` + "\u202e\u200b"
 	return audit.Record{
-		Type: audit.TypeEnd, ID: "rec_e11" + hex.EncodeToString([]byte(namespace)), Time: yesterday(20), Workload: &audit.Workload{ID: "spiffe://example.org/ns/" + namespace + "/sa/" + evil, Namespace: namespace},
-		Owner: evil, Human: &audit.Human{Subject: evil, Issuer: evil, Email: evil}, Task: &audit.Task{ID: evil, Purpose: evil, OpenedBy: "agent"},
+		Type: audit.TypeEnd, ID: "rec_e11" + hex.EncodeToString([]byte(namespace)), Time: yesterday(20 - 72), // not among those of yesterday, which the pictures show
+		Workload: &audit.Workload{ID: "spiffe://example.org/ns/" + namespace + "/sa/" + evil, Namespace: namespace},
+		Owner:    evil, Human: &audit.Human{Subject: evil, Issuer: evil, Email: evil}, Task: &audit.Task{ID: evil, Purpose: evil, OpenedBy: "agent"},
 		Request:  &audit.Request{Host: "evil.example.com", Method: "GET", Path: "/" + evil, UserAgent: evil, Protocol: "http"},
 		Decision: &audit.Decision{Verdict: "deny", Reason: evil, Code: "denied"}, Result: &audit.Result{Outcome: audit.OutcomeDenied, Status: 403},
 	}
