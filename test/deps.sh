@@ -6,6 +6,7 @@
 #   test/deps.sh test    every client of the compatibility matrix
 #   test/deps.sh aws     the clients of the AWS suite
 #   test/deps.sh ui      a browser, and what drives it
+#   test/deps.sh clickhouse ClickHouse as a library, for make audit
 #   test/deps.sh bench   the peers of the benchmark
 #   test/deps.sh dockerfile a builder of images, and qemu
 #   test/deps.sh cluster what a Kubernetes node needs beside Kubernetes' own programs
@@ -142,6 +143,7 @@ apt_install
 # test/servers installs the packages of the token server by itself.
 case $what in
 ui) npm_tree ui ;;
+clickhouse) npm_tree clickhouse ;;
 test | aws | cluster)
 	npm_tree clients # has the newer node that the SDK wants
 	[ "$what" = cluster ] || npm_tree aws

@@ -20,6 +20,7 @@ func cases() []testCase {
 		{"tampering at every record's boundary, by who holds store and key too", false, goTest("./audit/checkpoint", "Test(EachBoundaryIsGuarded|RemovedProducer|RolledBackStore|CheckpointLog|LaterCheckpointsExcuseNothing)")},
 		{"tampering at random bytes of lines, hashes, checkpoints and the store's file", false, goTest("./audit/checkpoint", "TestRandomBytes(OfTheFile)?")},
 		{"the collector: forgers, gaps, outages, lost producers, from a spool into SQLite", true, goTest("./control/collector", ".")},
+		{"the statements of docs/audit-clickhouse.md in ClickHouse, its answers against the store's", false, clickhouse},
 		{"questions to many records in SQLite: p95, rate of ingest, bytes a record", true, questions(false)},
 		{"questions to many records in PostgreSQL: p95, rate of ingest, bytes a record", true, questions(true)},
 	}
@@ -63,6 +64,14 @@ func kills(ctx context.Context, r *run) error {
 		r.note("%s", report)
 	}
 	return err
+}
+
+// clickhouse installs ClickHouse, from the registry of npm, and asks it.
+func clickhouse(ctx context.Context, r *run) error {
+	if out, err := exec.CommandContext(ctx, "test/deps.sh", "clickhouse").CombinedOutput(); err != nil {
+		return fmt.Errorf("install ClickHouse: %w\n%s", err, out)
+	}
+	return goTest("./test/audit/clickhouse", "TestSavedQuestions")(ctx, r)
 }
 
 // goTest is a case that is a Go test. AUDIT_FULL=1 asks it for its full form.
