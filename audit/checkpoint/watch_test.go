@@ -3,8 +3,10 @@ package checkpoint_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,7 +36,29 @@ func (latest) Name() string { return "witness:x" }
 func (l latest) Latest(context.Context, string) ([]byte, error) { return l.note, l.err }
 
 // swapped is a store that becomes another one.
-type swapped struct{ *snapshot }
+type swapped struct{ now atomic.Pointer[snapshot] }
+
+func of(s *snapshot) *swapped {
+	w := &swapped{}
+	w.now.Store(s)
+	return w
+}
+
+func (s *swapped) Heads(ctx context.Context) ([]store.Head, error) { return s.now.Load().Heads(ctx) }
+func (s *swapped) Removed(ctx context.Context) ([]store.Removal, error) {
+	return s.now.Load().Removed(ctx)
+}
+func (s *swapped) Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[audit.Line, error] {
+	return s.now.Load().Lines(ctx, epoch, from)
+}
+
+func (s *swapped) Checkpoints(ctx context.Context, from uint64, limit int) ([]store.Checkpoint, error) {
+	return s.now.Load().Checkpoints(ctx, from, limit)
+}
+
+func (s *swapped) LastCheckpoint(ctx context.Context) (store.Checkpoint, error) {
+	return s.now.Load().LastCheckpoint(ctx)
+}
 
 func TestWatchFindsWhatChanged(t *testing.T) {
 	w := newWorld(t)
@@ -67,17 +91,18 @@ func TestWatchFindsWhatChanged(t *testing.T) {
 		"a witness with another's": {whole, []checkpoint.Latest{latest{note: []byte("nonsense")}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &swapped{whole}
+			s := of(whole)
 			v := &checkpoint.Watch{Store: s, Origin: "attache/test", Key: w.key, Logger: slog.New(slog.DiscardHandler)}
 			if r, err := v.Pass(t.Context()); err != nil || !r.OK() || r.Lines != 40 {
 				t.Fatalf("before: %+v, %v", r, err)
 			}
-			s.snapshot, v.From = c.then, c.from
+			s.now.Store(c.then)
+			v.From = c.from
 			r, err := v.Pass(t.Context())
 			if err != nil || r.OK() != c.want {
 				t.Errorf("%+v, %v", r, err)
 			}
-			if s.snapshot = whole; c.want {
+			if s.now.Store(whole); c.want {
 				return
 			}
 			v.From = nil
@@ -108,7 +133,7 @@ func TestWatchTellsOfWhatStands(t *testing.T) {
 		cut.lines[e] = l[:10]
 	}
 	synctest.Test(t, func(t *testing.T) {
-		s, events := &swapped{whole}, []*audit.Record(nil)
+		s, events := of(whole), []*audit.Record(nil)
 		v := &checkpoint.Watch{
 			Store: s, Origin: "attache/test", Key: w.key, Every: time.Hour, Logger: slog.New(slog.DiscardHandler),
 			Record: func(_ context.Context, r *audit.Record) error { events = append(events, r); return nil },
@@ -136,11 +161,11 @@ func TestWatchTellsOfWhatStands(t *testing.T) {
 		}
 		expect(time.Second, map[string]float64{"passes_total": 0, "success_timestamp_seconds": float64(began.Unix())})
 		expect(4*time.Minute, map[string]float64{"passes_total": 1, "failures_total": 0, "lines": 20, "success_timestamp_seconds": float64(began.Add(3 * time.Minute).Unix())})
-		s.snapshot = cut
+		s.now.Store(cut)
 		expect(time.Hour, map[string]float64{"passes_total": 1, "failures_total": 0}) // looked at again in three minutes
-		s.snapshot = whole
+		s.now.Store(whole)
 		expect(3*time.Minute, map[string]float64{"passes_total": 2, "failures_total": 0, "problems": 0})
-		s.snapshot = cut
+		s.now.Store(cut)
 		expect(time.Hour+4*time.Minute, map[string]float64{"passes_total": 3, "failures_total": 1, "problems": 1})
 		if len(events) != 1 || events[0].Event.Fields["sink"] != "verify" || !strings.Contains(events[0].Event.Fields["error"], "deleted") {
 			t.Errorf("recorded %+v", events)
