@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -148,6 +149,11 @@ func (d *DB) newSearch(ctx context.Context, t *tx, q *Query, after *position, ab
 	s.rest, err = d.snapshot(ctx, t, s.p)
 	if err != nil {
 		return nil, err
+	}
+	if after != nil { // what is wholly before it was seen already
+		s.rest = slices.DeleteFunc(s.rest, func(v *view) bool {
+			return q.Oldest && v.high < after.time || !q.Oldest && v.low > after.time
+		})
 	}
 	sort.SliceStable(s.rest, func(i, j int) bool {
 		if q.Oldest {

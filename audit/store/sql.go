@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +25,8 @@ type engine struct {
 	write    *sql.DB // SQLite: one connection, whose transactions begin as writers
 	read     *sql.DB
 	path     string // SQLite: the file
+	writes   statements
+	reads    statements
 }
 
 // sqlitePragmas of every connection. A commit is synced before it is
@@ -136,11 +140,88 @@ func (e *engine) close() error {
 	return errors.Join(errs...)
 }
 
+// statements keeps SQLite's prepared statements: to parse one costs more than to
+// run it. pgx keeps PostgreSQL's.
+type statements struct {
+	mu     sync.Mutex // guards what follows
+	ready  map[string]*sql.Stmt
+	wanted map[string]bool
+}
+
+// prepare prepares the statements that transactions wanted. It is called outside
+// of transactions: SQLite's only writing connection cannot do both.
+func (s *statements) prepare(ctx context.Context, db *sql.DB) {
+	s.mu.Lock()
+	l := slices.Collect(maps.Keys(s.wanted))
+	s.wanted = nil
+	s.mu.Unlock()
+	for _, q := range l {
+		p, err := db.PrepareContext(ctx, q)
+		if err != nil {
+			continue // who asks it will be told
+		}
+		s.mu.Lock()
+		if s.ready == nil {
+			s.ready = map[string]*sql.Stmt{}
+		}
+		if s.ready[q] != nil {
+			p, s.ready[q] = s.ready[q], p // another one was as fast
+			defer p.Close()               //nolint:errcheck // nobody has it
+		} else {
+			s.ready[q] = p
+		}
+		s.mu.Unlock()
+	}
+}
+
+// get returns a prepared statement; nil if there is none yet.
+func (s *statements) get(q string) *sql.Stmt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.ready[q]; p != nil {
+		return p
+	}
+	if s.wanted == nil {
+		s.wanted = map[string]bool{}
+	}
+	s.wanted[q] = true
+	return nil
+}
+
 // tx is a transaction that takes ? for parameters on both engines.
 type tx struct {
 	*sql.Tx
 	e        *engine
-	fetching sync.Mutex // held by fetch
+	prepared *statements          // nil: none are kept
+	mine     map[string]*sql.Stmt // those of prepared, of this transaction
+	fetching sync.Mutex           // held by fetch
+}
+
+// statement returns a prepared statement of this transaction; nil if there is
+// none.
+func (t *tx) statement(ctx context.Context, q string) *sql.Stmt {
+	if t.prepared == nil {
+		return nil
+	}
+	if p := t.mine[q]; p != nil {
+		return p
+	}
+	p := t.prepared.get(q)
+	if p == nil {
+		return nil
+	}
+	if t.mine == nil {
+		t.mine = map[string]*sql.Stmt{}
+	}
+	t.mine[q] = t.StmtContext(ctx, p)
+	return t.mine[q]
+}
+
+func (t *tx) query(ctx context.Context, q string, args ...any) (*sql.Rows, error) {
+	if p := t.statement(ctx, q); p != nil {
+		return p.QueryContext(ctx, args...)
+	}
+	return t.QueryContext(ctx, t.e.text(q), args...)
 }
 
 // text turns ? into $1, $2 … for PostgreSQL. No statement has a ? in a literal.
@@ -162,7 +243,13 @@ func (e *engine) text(q string) string {
 }
 
 func (t *tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
-	res, err := t.ExecContext(ctx, t.e.text(q), args...)
+	var res sql.Result
+	var err error
+	if p := t.statement(ctx, q); p != nil {
+		res, err = p.ExecContext(ctx, args...)
+	} else {
+		res, err = t.ExecContext(ctx, t.e.text(q), args...)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -171,7 +258,7 @@ func (t *tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
 
 // each calls fn for every row of a query.
 func (t *tx) each(ctx context.Context, fn func(scan func(...any) error) error, q string, args ...any) error {
-	rows, err := t.QueryContext(ctx, t.e.text(q), args...)
+	rows, err := t.query(ctx, q, args...)
 	if err != nil {
 		return err
 	}
@@ -186,11 +273,18 @@ func (t *tx) each(ctx context.Context, fn func(scan func(...any) error) error, q
 
 // one scans the first row of a query; false: there is none.
 func (t *tx) one(ctx context.Context, q string, args []any, dest ...any) (bool, error) {
-	err := t.QueryRowContext(ctx, t.e.text(q), args...).Scan(dest...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+	rows, err := t.query(ctx, q, args...)
+	if err != nil {
+		return false, err
 	}
-	return err == nil, err
+	defer rows.Close() //nolint:errcheck // Err says it
+	if !rows.Next() {
+		return false, rows.Err()
+	}
+	if err := rows.Scan(dest...); err != nil {
+		return false, err
+	}
+	return true, rows.Close()
 }
 
 // writing runs fn in a transaction that no other writer runs beside, in any
@@ -199,11 +293,12 @@ func (e *engine) writing(ctx context.Context, fn func(*tx) error) error {
 	if e.write == nil {
 		return ErrReadOnly
 	}
+	kept := e.keeps(ctx, e.write, &e.writes)
 	t, err := e.write.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	x := &tx{Tx: t, e: e}
+	x := &tx{Tx: t, e: e, prepared: kept}
 	if e.postgres {
 		_, err = x.exec(ctx, "SELECT pg_advisory_xact_lock(?)", writerLock)
 	}
@@ -214,6 +309,15 @@ func (e *engine) writing(ctx context.Context, fn func(*tx) error) error {
 		return errors.Join(err, ignoreDone(t.Rollback()))
 	}
 	return t.Commit()
+}
+
+// keeps returns the statements that are kept of a database, if any are.
+func (e *engine) keeps(ctx context.Context, db *sql.DB, s *statements) *statements {
+	if e.postgres {
+		return nil
+	}
+	s.prepare(ctx, db)
+	return s
 }
 
 // writerLock is the key of PostgreSQL's advisory lock: "attache" in ASCII.
@@ -232,10 +336,11 @@ func (e *engine) reading(ctx context.Context, fn func(*tx) error) error {
 	if e.postgres {
 		o.Isolation = sql.LevelRepeatableRead
 	}
+	kept := e.keeps(ctx, e.read, &e.reads)
 	t, err := e.read.BeginTx(ctx, o)
 	if err != nil {
 		return err
 	}
-	err = fn(&tx{Tx: t, e: e})
+	err = fn(&tx{Tx: t, e: e, prepared: kept})
 	return errors.Join(err, ignoreDone(t.Rollback()))
 }
