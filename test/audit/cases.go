@@ -71,13 +71,13 @@ func clickhouse(ctx context.Context, r *run) error {
 	if out, err := exec.CommandContext(ctx, "test/deps.sh", "clickhouse").CombinedOutput(); err != nil {
 		return fmt.Errorf("install ClickHouse: %w\n%s", err, out)
 	}
-	return goTest("./test/audit/clickhouse", "TestSavedQuestions")(ctx, r)
+	return goTest("./test/audit/clickhouse", "TestSavedQuestions", "-tags=clickhouse")(ctx, r)
 }
 
 // goTest is a case that is a Go test. AUDIT_FULL=1 asks it for its full form.
-func goTest(pkg, name string) func(context.Context, *run) error {
+func goTest(pkg, name string, flags ...string) func(context.Context, *run) error {
 	return func(ctx context.Context, r *run) error {
-		cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=60m", "-run", "^"+name+"$", pkg) //nolint:gosec // our own table
+		cmd := exec.CommandContext(ctx, "go", append(append([]string{"test"}, flags...), "-count=1", "-timeout=60m", "-run", "^"+name+"$", pkg)...) //nolint:gosec // our own table
 		cmd.Env = append(os.Environ(), "ATTACHE_REQUIRE_SERVERS=1", "TMPDIR="+r.dir)
 		if !r.short {
 			cmd.Env = append(cmd.Env, "AUDIT_FULL=1")

@@ -1,5 +1,8 @@
+//go:build clickhouse
+
 // Package clickhouse runs the statements of docs/audit-clickhouse.md in
-// ClickHouse, and compares its answers with those of the record store.
+// ClickHouse, and compares its answers with those of the record store. It is of
+// make audit alone, which installs ClickHouse (half a gigabyte).
 package clickhouse
 
 import (
@@ -144,9 +147,6 @@ func fill(t *testing.T, dir string, n int) (*store.DB, string, time.Time, string
 // TestSavedQuestions: each statement of the page runs, and each saved question
 // is answered as the record store answers it, also when every line came twice.
 func TestSavedQuestions(t *testing.T) {
-	if os.Getenv("AUDIT_FULL") == "" {
-		t.Skip("is part of make audit, which installs ClickHouse (half a gigabyte)")
-	}
 	const n = 20_000 // of more there is nothing that was not seen before
 	dir := t.TempDir()
 	tables, questions := read(t)
