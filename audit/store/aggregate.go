@@ -14,11 +14,6 @@ import (
 	"github.com/attache-dev/attache/audit"
 )
 
-// DefaultFacets are the keys that Facets counts unless told.
-func DefaultFacets() []string {
-	return []string{"verdict", "outcome", "agent", "owner", "human", "namespace", "host", "provider", "policy", "rule", "code", "method", "service", "operation", "bucket", "status", "event"}
-}
-
 // sum is a tally with what its base says.
 type sum struct {
 	tally
@@ -73,7 +68,7 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 			return err
 		}
 		slices.SortStableFunc(views, func(a, b *view) int { return cmp.Compare(b.high, a.high) })
-		counters := make([]C, min(len(views), runtime.GOMAXPROCS(0)))
+		counters := make([]C, min(len(views), parallel()))
 		doubtful := make([]*scan, len(views))
 		err = each(ctx, len(counters), len(views), func(ctx context.Context, worker, i int) error {
 			m, err := p.match(ctx, t.fetch, views[i])
@@ -109,6 +104,10 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 	return all, partial, err
 }
 
+// parallel is how many segments are looked at at once: more than there are cores,
+// since they wait for the disk too.
+func parallel() int { return 2 * runtime.GOMAXPROCS(0) }
+
 // each calls fn for 0 to n-1, in ascending order but several at once, each by one
 // of the workers; begin is called for each worker first. It returns the first
 // error.
@@ -139,7 +138,7 @@ func readRows[C counter[C]](ctx context.Context, s *search, x *scan, c C) (parti
 	if err != nil {
 		return false, err
 	}
-	for ; w.found && !partial; w.next() {
+	for w.found {
 		if s.tired() {
 			partial = true
 			break
@@ -148,10 +147,12 @@ func readRows[C counter[C]](ctx context.Context, s *search, x *scan, c C) (parti
 		if err != nil {
 			return false, err
 		}
-		if !s.p.q.Filter.Match(&r.Record) {
-			continue
+		if s.p.q.Filter.Match(&r.Record) {
+			if err := c.row(ctx, x, w.row); err != nil {
+				return false, err
+			}
 		}
-		if err := c.row(ctx, x, w.row); err != nil {
+		if err := w.next(ctx); err != nil {
 			return false, err
 		}
 	}
@@ -243,7 +244,7 @@ func (x *scan) eachRow(ctx context.Context, low, high int, fn func(n int, shape 
 
 // keep adds a row that was read to x.read.
 func (x *scan) keep(ctx context.Context, n int) error {
-	times, err := x.times(ctx, x.f)
+	page, err := x.page(ctx, x.f, n/pageRows)
 	if err != nil {
 		return err
 	}
@@ -258,7 +259,7 @@ func (x *scan) keep(ctx context.Context, n int) error {
 	if x.read == nil {
 		x.read = make([]tally, x.shapes)
 	}
-	x.read[shapes.at(n)].add(times[n], sizes[n])
+	x.read[shapes.at(n)].add(page.times[n%pageRows], sizes[n])
 	return nil
 }
 
@@ -287,110 +288,6 @@ func (d *DB) fewKeys(keys []string) error {
 	for _, k := range keys {
 		if !slices.Contains(names, k) {
 			return fmt.Errorf("audit query: %q cannot be counted by; use %s", clip(k), strings.Join(names, ", "))
-		}
-	}
-	return nil
-}
-
-// Facets counts what q matches, by the values of each key; keys nil means
-// DefaultFacets. At most limit values a key, the most frequent ones; 0 means 10.
-func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Facets, error) {
-	if keys == nil {
-		keys = DefaultFacets()
-	}
-	if limit <= 0 {
-		limit = 10
-	}
-	if err := d.fewKeys(keys); err != nil {
-		return Facets{}, err
-	}
-	all, partial, err := aggregate(ctx, d, &q, func() *facetCounter {
-		c := &facetCounter{keys: keys, counts: make([]map[string]sum, len(keys))}
-		for i := range c.counts {
-			c.counts[i] = map[string]sum{}
-		}
-		return c
-	})
-	if err != nil {
-		return Facets{}, err
-	}
-	out := Facets{Total: all.total.public(), Partial: partial}
-	for i, k := range keys {
-		out.Facets = append(out.Facets, topValues(k, all.counts[i], limit))
-	}
-	return out, nil
-}
-
-// facetCounter counts by the values of each key.
-type facetCounter struct {
-	keys   []string
-	total  sum
-	counts []map[string]sum // by key
-}
-
-func (c *facetCounter) sure(ctx context.Context, x *scan) error {
-	l, err := x.tallied(ctx)
-	if err != nil {
-		return err
-	}
-	return c.add(ctx, x, l)
-}
-
-func (c *facetCounter) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
-
-func (c *facetCounter) done(ctx context.Context, x *scan) error {
-	if x.read == nil {
-		return nil
-	}
-	return c.add(ctx, x, x.read)
-}
-
-func (c *facetCounter) join(o *facetCounter) {
-	c.total.join(o.total)
-	for i, m := range o.counts {
-		for value, s := range m {
-			y := c.counts[i][value]
-			y.join(s)
-			c.counts[i][value] = y
-		}
-	}
-}
-
-func (c *facetCounter) add(ctx context.Context, x *scan, l []tally) error {
-	byShape, byBase, err := x.sums(ctx, l, slices.ContainsFunc(c.keys, wide))
-	if err != nil {
-		return err
-	}
-	for i := range byBase {
-		c.total.join(byBase[i])
-	}
-	for i, k := range c.keys {
-		col, err := x.few(ctx, x.f, k)
-		if err != nil {
-			return err
-		}
-		if col == nil {
-			continue // of a version that did not know this key
-		}
-		from := byBase
-		if wide(k) {
-			from = byShape
-		}
-		sums := make([]sum, len(col.values))
-		for n, code := range col.codes {
-			if from[n].count > 0 {
-				sums[code].join(from[n])
-			}
-		}
-		for code, s := range sums {
-			if s.count == 0 {
-				continue
-			}
-			for _, value := range shown(k, parseList(col.values[code])) {
-				y := c.counts[i][value]
-				y.join(s)
-				c.counts[i][value] = y
-			}
 		}
 	}
 	return nil
@@ -433,22 +330,4 @@ func (x *scan) sums(ctx context.Context, l []tally, shapes bool) (byShape, byBas
 		flag(&byShape[i], b.of[i])
 	}
 	return byShape, byBase, nil
-}
-
-func topValues(key string, counts map[string]sum, limit int) Facet {
-	f := Facet{Key: key, Values: []FacetValue{}}
-	for v, s := range counts {
-		f.Values = append(f.Values, FacetValue{v, s.public()})
-	}
-	slices.SortFunc(f.Values, func(a, b FacetValue) int {
-		return cmp.Or(cmp.Compare(b.Count.Count, a.Count.Count), strings.Compare(a.Value, b.Value))
-	})
-	if len(f.Values) > limit {
-		for _, v := range f.Values[limit:] {
-			f.Others += v.Count.Count
-		}
-		f.More = len(f.Values) - limit
-		f.Values = f.Values[:limit]
-	}
-	return f
 }

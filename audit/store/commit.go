@@ -237,6 +237,8 @@ func newStoredSegment(s *segment) *storedSegment {
 		low: s.time[0], high: s.time[len(s.time)-1], blow: low, bhi: high, packed: len(s.time) < packRows}
 	if x.packed {
 		x.parts = map[string][]byte{partAll: packAll(x.parts)}
+	} else {
+		group(x.parts)
 	}
 	for name, raw := range x.parts {
 		x.parts[name] = pack(raw)

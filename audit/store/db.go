@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -202,10 +203,18 @@ func (t *tx) segmentList(ctx context.Context, where string, args ...any) ([]segm
 // fetch reads parts within a snapshot. Several goroutines may, while none does
 // anything else with t.
 func (t *tx) fetch(ctx context.Context, segment int64, name string) ([]byte, error) {
+	const q = "SELECT data FROM part WHERE segment = ? AND name = ?"
+	// Parts never change and their numbers are never given again, so another
+	// connection may read them, several at once. What it does not find may be of a
+	// segment that was merged since.
 	var b []byte
-	t.fetching.Lock()
-	ok, err := t.one(ctx, "SELECT data FROM part WHERE segment = ? AND name = ?", []any{segment, name}, &b)
-	t.fetching.Unlock()
+	err := t.e.aside.QueryRowContext(ctx, t.e.text(q), segment, name).Scan(&b)
+	ok := err == nil
+	if errors.Is(err, sql.ErrNoRows) {
+		t.fetching.Lock()
+		ok, err = t.one(ctx, q, []any{segment, name}, &b)
+		t.fetching.Unlock()
+	}
 	if err != nil || !ok {
 		return nil, err
 	}

@@ -156,7 +156,7 @@ func (c *barCounter) row(ctx context.Context, x *scan, n int) error {
 	if err != nil {
 		return err
 	}
-	times, err := x.times(ctx, x.f)
+	page, err := x.page(ctx, x.f, n/pageRows)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (c *barCounter) row(ctx context.Context, x *scan, n int) error {
 	}
 	var one [classes]int64
 	one[class[shapes.at(n)]] = 1
-	c.add(times[n], &one)
+	c.add(page.times[n%pageRows], &one)
 	return nil
 }
 

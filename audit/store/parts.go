@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 )
 
 // A segment is stored in parts, so that a question reads only those it needs.
@@ -14,13 +15,13 @@ const (
 	partShapes = "s"  // tallies
 	partBase   = "a"  // number of bases, bases of shapes
 	partFew    = "k:" // + key: values and codes of bases or shapes
-	partTime   = "t"
 	partMarks  = "m"  // where minutes begin
 	partShape  = "r"  // shapes of rows
 	partSize   = "b"  // bytes of rows
 	partText   = "x:" // + key: how many values are in each drawer; + / + drawer: values
 	partCodes  = "c:" // + key: which value a row has
-	partPlaces = "p"
+	partPage   = "w:" // + number: times and places of some rows
+	partCore   = "+"  // small parts that most questions need, in one
 	partNames  = "n:" // + number of the bucket
 )
 
@@ -33,23 +34,6 @@ const (
 	// name reads from each segment.
 	bucketNames = 2 << 10
 )
-
-// A drawer has the texts of some forms, so that what forms leave open is looked
-// for in a part of the texts.
-const maxDrawers = 16
-
-// drawersFor is how many drawers a number of values is worth.
-func drawersFor(values int) int {
-	if values < packRows {
-		return 1
-	}
-	return maxDrawers
-}
-
-// drawerOf returns the drawer, of n, of texts with a list of forms.
-func drawerOf(form string, n int) int { return int(nameHash(form) % uint32(n)) } //nolint:gosec // at most maxDrawers
-
-func drawerPart(key string, n int) string { return fmt.Sprintf("%s%s/%x", partText, key, n) }
 
 func bucketPart(n uint32) string { return fmt.Sprintf("%s%04x", partNames, n) }
 
@@ -78,13 +62,9 @@ func (s *segment) encode() map[string][]byte {
 		c := &s.few[i]
 		m[partFew+c.key] = appendCodes(appendValues(nil, c.values), c.codes)
 	}
-	b = nil
-	last := t0
-	for _, t := range s.time {
-		b = binary.AppendUvarint(b, uint64(t-last)) //nolint:gosec // ascending
-		last = t
+	for n := range pagesOf(len(s.time)) {
+		m[pagePart(n)] = s.encodePage(n)
 	}
-	m[partTime] = b
 	m[partMarks] = encodeMarks(s.time)
 	m[partShape] = appendCodes(nil, s.shape)
 	b = nil
@@ -106,7 +86,6 @@ func (s *segment) encode() map[string][]byte {
 		m[partText+c.key] = head
 		m[partCodes+c.key] = appendCodes(nil, c.codes)
 	}
-	m[partPlaces] = s.encodePlaces()
 	s.encodeNames(m)
 	return m
 }
@@ -142,108 +121,6 @@ func (r *reader) values() []string {
 		l[i], all = all[:size], all[size:]
 	}
 	return l
-}
-
-// encodePlaces writes, each as a column: block and line of the end, how far
-// back the block of the begin is (zigzag plus one; 0: none), its line.
-func (s *segment) encodePlaces() []byte {
-	low, _ := s.blocks()
-	col := make([][]uint32, 4)
-	for i := range col {
-		col[i] = make([]uint32, len(s.end))
-	}
-	for i, e := range s.end {
-		col[0][i] = uint32(e.block - low) //nolint:gosec // blocks of one day
-		col[1][i] = uint32(e.line)
-		if b := s.begin[i]; b.block != 0 {
-			back := e.block - b.block
-			col[2][i] = uint32(uint64(back)<<1^uint64(back>>63)) + 1 //nolint:gosec // see begins of another day
-			col[3][i] = uint32(b.line)
-		}
-	}
-	b := appendVarint(nil, low)
-	far := s.farBegins()
-	for _, n := range far {
-		col[2][n] = farBegin
-	}
-	for _, c := range col {
-		b = appendCodes(b, c)
-	}
-	// Begins of another day are too far back for 32 bits.
-	b = binary.AppendUvarint(b, uint64(len(far)))
-	for _, n := range far {
-		b = binary.AppendUvarint(b, uint64(n))
-		b = appendVarint(b, s.begin[n].block)
-	}
-	return b
-}
-
-// farBegin marks a begin whose block is listed by itself.
-const farBegin = 1<<32 - 1
-
-func (s *segment) farBegins() []uint32 {
-	var l []uint32
-	for i, b := range s.begin {
-		if d := s.end[i].block - b.block; b.block != 0 && (d > 1<<30 || d < -1<<30) {
-			l = append(l, uint32(i)) //nolint:gosec // bounded by maxRows
-		}
-	}
-	return l
-}
-
-// places is the part partPlaces: it is read by row, since a question needs few
-// of them.
-type places struct {
-	low int64
-	col [4]codes
-	far map[int]int64 // block of the begin
-	mem *segment      // if not nil, the places are its own: it is not stored
-}
-
-func decodePlaces(raw []byte, rows int) (*places, error) {
-	r := reader{b: raw}
-	p := &places{low: r.varint(), far: map[int]int64{}}
-	for i := range p.col {
-		p.col[i] = r.column(rows)
-	}
-	for range r.count(rows) {
-		n := r.count(rows - 1)
-		p.far[n] = r.varint()
-	}
-	return p, r.err
-}
-
-func (p *places) end(n int) place {
-	if p.mem != nil {
-		return p.mem.end[n]
-	}
-	return place{p.low + int64(p.col[0].at(n)), uint16(p.col[1].at(n))} //nolint:gosec // as written
-}
-
-func (p *places) begin(n int) place {
-	if p.mem != nil {
-		return p.mem.begin[n]
-	}
-	z := p.col[2].at(n)
-	if z == 0 {
-		return place{}
-	}
-	b := place{line: uint16(p.col[3].at(n))} //nolint:gosec // as written
-	if z == farBegin {
-		b.block = p.far[n]
-		return b
-	}
-	z--
-	b.block = p.low + int64(p.col[0].at(n)) - (int64(z>>1) ^ -int64(z&1))
-	return b
-}
-
-// first is segment.first.
-func (p *places) first(n int) place {
-	if b := p.begin(n); b.block != 0 {
-		return b
-	}
-	return p.end(n)
 }
 
 // encodeNames writes the names in buckets by hash: each a count, then hash and
@@ -284,6 +161,27 @@ func eachName(raw []byte, rows int, fn func(nameAt)) error {
 		fn(nameAt{hash, uint32(row)}) //nolint:gosec // below rows
 	}
 	return r.err
+}
+
+// maxCore bounds the parts that are in the core: what one question reads to see
+// one column.
+const maxCore = 24 << 10
+
+// inCore reports whether a part is in the core, if it is small.
+func inCore(name string) bool {
+	return name == partBase || name == partMarks || strings.HasPrefix(name, partFew) || strings.HasPrefix(name, partText) && !strings.Contains(name, "/")
+}
+
+// group moves small parts into the core.
+func group(m map[string][]byte) {
+	core := map[string][]byte{}
+	for name, b := range m {
+		if inCore(name) && len(b) <= maxCore {
+			core[name] = b
+			delete(m, name)
+		}
+	}
+	m[partCore] = packAll(core)
 }
 
 // packAll joins parts into one.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"sort"
 	"strings"
@@ -57,59 +56,61 @@ func parseCursor(c Cursor, kind byte) (position, error) {
 
 // walker goes through the rows of one segment that match, in time's order.
 type walker struct {
+	p      *plan
 	m      *matcher
-	times  []int64
+	f      fetcher
+	after  *position // nil: the beginning
 	shapes *codes
-	places *places
 	at     int // index of the next row to look at, in m.rows if named
 	end    int // exclusive
 	step   int
-	found  bool
-	pos    position
-	row    int
+	// Of the row that was found.
+	found      bool
+	pos        position
+	row        int
+	begun, are place // where its lines stand
 }
 
 // newWalker begins behind a position, which may be nil.
 func (p *plan) newWalker(ctx context.Context, f fetcher, m *matcher, after *position) (*walker, error) {
-	w := &walker{m: m, step: -1}
+	w := &walker{p: p, m: m, f: f, after: after, step: -1}
 	var err error
-	if w.times, err = m.v.times(ctx, f); err != nil {
-		return nil, err
-	}
 	if w.shapes, err = m.v.rowShapes(ctx, f); err != nil {
 		return nil, err
 	}
-	if w.places, err = m.v.places(ctx, f); err != nil {
+	marks, err := m.v.marks(ctx, f)
+	if err != nil {
 		return nil, err
 	}
-	n := len(w.times)
-	index := func(i int) int { return i }
+	// The marks say about where to look; next looks at the times.
+	low, high := p.low, p.high
+	if after != nil && p.q.Oldest {
+		low = max(low, after.time)
+	} else if after != nil {
+		high = min(high, after.time+1)
+	}
+	from, until := 0, m.v.rows
+	if marks != nil && low > m.v.low {
+		from = marks.row(low, m.v.rows)
+	}
+	if marks != nil && high <= m.v.high {
+		until = marks.row(high+marks.step, m.v.rows)
+	}
 	if m.named {
-		n = len(m.rows)
-		index = func(i int) int { return int(m.rows[i]) }
+		from, _ = slices.BinarySearch(m.rows, uint32(from))   //nolint:gosec // a row
+		until, _ = slices.BinarySearch(m.rows, uint32(until)) //nolint:gosec // a row
 	}
-	low := sort.Search(n, func(i int) bool { return w.times[index(i)] >= p.low })
-	high := sort.Search(n, func(i int) bool { return w.times[index(i)] >= p.high })
-	at := func(i int) position { return position{w.times[index(i)], w.places.first(index(i))} }
+	until = max(from, until)
 	if p.q.Oldest {
-		if after != nil {
-			low = max(low, sort.Search(n, func(i int) bool { return after.before(at(i)) }))
-		}
-		w.at, w.end, w.step = low, high, 1
+		w.at, w.end, w.step = from, until, 1
 	} else {
-		if after != nil {
-			high = min(high, sort.Search(n, func(i int) bool { return !at(i).before(*after) }))
-		}
-		w.at, w.end = high-1, low-1
+		w.at, w.end = until-1, from-1
 	}
-	if w.step > 0 && w.at > w.end || w.step < 0 && w.at < w.end {
-		w.at = w.end
-	}
-	w.next()
-	return w, nil
+	return w, w.next(ctx)
 }
 
-func (w *walker) next() {
+// next goes to the next row that matches, if there is one.
+func (w *walker) next(ctx context.Context) error {
 	w.found = false
 	for w.at != w.end {
 		n := w.at
@@ -117,10 +118,34 @@ func (w *walker) next() {
 		if w.m.named {
 			n = int(w.m.rows[n])
 		}
-		if w.m.row(n, w.shapes.at(n)) {
-			w.found, w.row, w.pos = true, n, position{w.times[n], w.places.first(n)}
-			return
+		if !w.m.row(n, w.shapes.at(n)) {
+			continue
 		}
+		x, err := w.m.v.page(ctx, w.f, n/pageRows)
+		if err != nil {
+			return err
+		}
+		i := n % pageRows
+		pos := position{x.times[i], x.places.first(i)}
+		if pos.time < w.p.low || pos.time >= w.p.high || !w.behind(pos) {
+			continue
+		}
+		w.found, w.row, w.pos = true, n, pos
+		w.begun, w.are = x.places.begin(i), x.places.end(i)
+		return nil
+	}
+	return nil
+}
+
+// behind reports whether a position comes behind w.after.
+func (w *walker) behind(pos position) bool {
+	switch {
+	case w.after == nil:
+		return true
+	case w.p.q.Oldest:
+		return w.after.before(pos)
+	default:
+		return pos.before(*w.after)
 	}
 }
 
@@ -225,7 +250,7 @@ func (s *search) openAhead(ctx context.Context, found bool) error {
 	}
 	n = min(n, len(s.rest))
 	s.ready = make([]*walker, n)
-	return each(ctx, min(n, runtime.GOMAXPROCS(0)), n, func(ctx context.Context, _, i int) error {
+	return each(ctx, min(n, parallel()), n, func(ctx context.Context, _, i int) error {
 		m, err := s.p.match(ctx, s.t.fetch, s.rest[i])
 		if err != nil || m == nil {
 			return err
@@ -288,7 +313,9 @@ func (d *DB) search(ctx context.Context, q Query, about string) (Page, error) {
 			if err != nil {
 				return err
 			}
-			w.next()
+			if err := w.next(ctx); err != nil {
+				return err
+			}
 			if q.Filter.Match(&row.Record) && (about == "" || concerns(&row.Record, about)) {
 				row.Cursor = pos.cursor(cursorTime)
 				page.Rows = append(page.Rows, row)
@@ -315,7 +342,7 @@ func pageSize(n int) (int, error) {
 
 // read returns the record at a walker's row.
 func (s *search) read(ctx context.Context, w *walker) (Row, error) {
-	return s.lines.row(ctx, w.places.begin(w.row), w.places.end(w.row))
+	return s.lines.row(ctx, w.begun, w.are)
 }
 
 var errNoBlock = errors.New("block is not there")

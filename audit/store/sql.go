@@ -5,11 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +22,8 @@ type engine struct {
 	postgres bool
 	write    *sql.DB // SQLite: one connection, whose transactions begin as writers
 	read     *sql.DB
-	path     string // SQLite: the file
+	aside    *sql.DB // reads parts, beside the snapshot of a question
+	path     string  // SQLite: the file
 	writes   statements
 	reads    statements
 }
@@ -100,6 +99,13 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (*engine, error
 	}
 	e.read.SetMaxOpenConns(8)
 	e.read.SetMaxIdleConns(8)
+	// Its cache is small: a part is read once.
+	e.aside, err = sql.Open("sqlite", file+"?"+strings.Replace(sqlitePragmas, "cache_size(-32000)", "cache_size(-2000)", 1)+"&mode=ro&_pragma=query_only(1)")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("audit store %s: %w", path, err), e.close())
+	}
+	e.aside.SetMaxOpenConns(8)
+	e.aside.SetMaxIdleConns(8)
 	return e, nil
 }
 
@@ -122,7 +128,14 @@ func openPostgres(ctx context.Context, where string, readOnly bool) (*engine, er
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("audit store %s: %w", redact(where), err), db.Close())
 	}
-	e := &engine{postgres: true, write: db, read: db}
+	aside, err := sql.Open("pgx", where)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("audit store %s: %w", redact(where), err), db.Close())
+	}
+	aside.SetMaxOpenConns(4)
+	aside.SetMaxIdleConns(4)
+	aside.SetConnMaxIdleTime(5 * time.Minute)
+	e := &engine{postgres: true, write: db, read: db, aside: aside}
 	if readOnly {
 		e.write = nil
 	}
@@ -134,58 +147,13 @@ func (e *engine) close() error {
 	if e.read != nil {
 		errs = append(errs, e.read.Close())
 	}
+	if e.aside != nil {
+		errs = append(errs, e.aside.Close())
+	}
 	if e.write != nil && e.write != e.read {
 		errs = append(errs, e.write.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// statements keeps SQLite's prepared statements: to parse one costs more than to
-// run it. pgx keeps PostgreSQL's.
-type statements struct {
-	mu     sync.Mutex // guards what follows
-	ready  map[string]*sql.Stmt
-	wanted map[string]bool
-}
-
-// prepare prepares the statements that transactions wanted. It is called outside
-// of transactions: SQLite's only writing connection cannot do both.
-func (s *statements) prepare(ctx context.Context, db *sql.DB) {
-	s.mu.Lock()
-	l := slices.Collect(maps.Keys(s.wanted))
-	s.wanted = nil
-	s.mu.Unlock()
-	for _, q := range l {
-		p, err := db.PrepareContext(ctx, q)
-		if err != nil {
-			continue // who asks it will be told
-		}
-		s.mu.Lock()
-		if s.ready == nil {
-			s.ready = map[string]*sql.Stmt{}
-		}
-		if s.ready[q] != nil {
-			p, s.ready[q] = s.ready[q], p // another one was as fast
-			defer p.Close()               //nolint:errcheck // nobody has it
-		} else {
-			s.ready[q] = p
-		}
-		s.mu.Unlock()
-	}
-}
-
-// get returns a prepared statement; nil if there is none yet.
-func (s *statements) get(q string) *sql.Stmt {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.ready[q]; p != nil {
-		return p
-	}
-	if s.wanted == nil {
-		s.wanted = map[string]bool{}
-	}
-	s.wanted[q] = true
-	return nil
 }
 
 // tx is a transaction that takes ? for parameters on both engines.
@@ -309,15 +277,6 @@ func (e *engine) writing(ctx context.Context, fn func(*tx) error) error {
 		return errors.Join(err, ignoreDone(t.Rollback()))
 	}
 	return t.Commit()
-}
-
-// keeps returns the statements that are kept of a database, if any are.
-func (e *engine) keeps(ctx context.Context, db *sql.DB, s *statements) *statements {
-	if e.postgres {
-		return nil
-	}
-	s.prepare(ctx, db)
-	return s
 }
 
 // writerLock is the key of PostgreSQL's advisory lock: "attache" in ASCII.

@@ -96,14 +96,14 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 	h := &arrivals{}
 	for _, i := range infos {
 		v := d.views.of(i)
-		places, err := v.places(ctx, t.fetch)
-		if err != nil {
-			return nil, from, err
-		}
-		for n := range v.rows {
-			if e := places.end(n); end.before(e) {
-				end = e
+		if err := v.eachPage(ctx, t.fetch, func(_ int, x *page) {
+			for n := range x.times {
+				if e := x.places.end(n); end.before(e) {
+					end = e
+				}
 			}
+		}); err != nil {
+			return nil, from, err
 		}
 		m, err := p.match(ctx, t.fetch, v)
 		if err != nil || m == nil {
@@ -116,18 +116,23 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 		if err != nil {
 			return nil, from, err
 		}
-		for n := range v.rows {
-			e := places.end(n)
-			if !from.before(e) || !m.row(n, shapes.at(n)) {
-				continue
-			}
-			if len(h.l) == maxTail {
-				if !e.before(h.l[0].end) {
+		err = v.eachPage(ctx, t.fetch, func(first int, x *page) {
+			for n := range x.times {
+				e := x.places.end(n)
+				if !from.before(e) || !m.row(first+n, shapes.at(first+n)) {
 					continue
 				}
-				heap.Pop(h)
+				if len(h.l) == maxTail {
+					if !e.before(h.l[0].end) {
+						continue
+					}
+					heap.Pop(h)
+				}
+				heap.Push(h, arrival{x.places.begin(n), e})
 			}
-			heap.Push(h, arrival{places.begin(n), e})
+		})
+		if err != nil {
+			return nil, from, err
 		}
 	}
 	slices.SortFunc(h.l, func(a, b arrival) int { return comparePlaces(a.end, b.end) })

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -28,6 +27,7 @@ type view struct {
 
 	mu    sync.Mutex // guards what follows
 	all   map[string][]byte
+	core  map[string][]byte
 	parts map[string]any
 	held  int64 // bytes kept, about
 }
@@ -42,10 +42,13 @@ func memoryView(s *segment) *view {
 		low: s.time[0], high: s.time[len(s.time)-1], blow: low, bhi: high})
 	v.all = map[string][]byte{}
 	s.encodeNames(v.all)
-	v.parts[partPlaces] = &places{mem: s}
+	for n := range pagesOf(len(s.time)) {
+		from, until := n*pageRows, min((n+1)*pageRows, len(s.time))
+		v.parts[pagePart(n)] = &page{s.time[from:until], places{begins: s.begin[from:until], ends: s.end[from:until]}}
+	}
 	v.parts[partBase] = &bases{s.base, s.bases}
 	v.parts[partMarks] = newMarks(s.time)
-	v.parts[partShapes], v.parts[partTime], v.parts[partShape], v.parts[partSize] = s.shapes, s.time, column(s.shape), s.size
+	v.parts[partShapes], v.parts[partShape], v.parts[partSize] = s.shapes, column(s.shape), s.size
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
@@ -78,6 +81,22 @@ func (v *view) raw(ctx context.Context, f fetcher, name string) ([]byte, error) 
 	}
 	if v.all != nil {
 		return v.all[name], nil
+	}
+	if !inCore(name) {
+		return f(ctx, v.id, name)
+	}
+	if v.core == nil {
+		b, err := f(ctx, v.id, partCore)
+		if err != nil {
+			return nil, err
+		}
+		if v.core, err = unpackAll(b); err != nil {
+			return nil, err
+		}
+		v.held += int64(len(b))
+	}
+	if b, ok := v.core[name]; ok {
+		return b, nil
 	}
 	return f(ctx, v.id, name)
 }
@@ -161,19 +180,6 @@ func (v *view) few(ctx context.Context, f fetcher, key string) (*fewColumn, erro
 	})
 }
 
-func (v *view) times(ctx context.Context, f fetcher) ([]int64, error) {
-	return part(ctx, v, f, partTime, func(b []byte) ([]int64, int64, error) {
-		r := reader{b: b}
-		l := make([]int64, v.rows)
-		t := v.low
-		for i := range l {
-			t += int64(r.uvarint()) //nolint:gosec // as written
-			l[i] = t
-		}
-		return l, int64(len(l)) * 8, r.err
-	})
-}
-
 // marks returns where minutes begin; nil if the segment does not say.
 func (v *view) marks(ctx context.Context, f fetcher) (*marks, error) {
 	return part(ctx, v, f, partMarks, func(b []byte) (*marks, int64, error) {
@@ -209,85 +215,6 @@ func (v *view) sizes(ctx context.Context, f fetcher) ([]int64, error) {
 			l[i] = r.varint()
 		}
 		return l, int64(len(l)) * 8, r.err
-	})
-}
-
-// textHead says how many values of a key of many each drawer has.
-type textHead struct{ counts []int }
-
-func (h *textHead) n() int {
-	n := 0
-	for _, c := range h.counts {
-		n += c
-	}
-	return n
-}
-
-// textHead returns the drawers of a key; nil if the segment was written before
-// that key was known.
-func (v *view) textHead(ctx context.Context, f fetcher, key string) (*textHead, error) {
-	return part(ctx, v, f, partText+key, func(b []byte) (*textHead, int64, error) {
-		if b == nil {
-			return nil, 0, nil
-		}
-		r := reader{b: b}
-		h := &textHead{make([]int, r.count(maxDrawers))}
-		for i := range h.counts {
-			h.counts[i] = r.count(v.rows)
-		}
-		if r.err == nil && (len(h.counts) == 0 || h.n() > v.rows) {
-			r.fail()
-		}
-		return h, 8 * int64(len(h.counts)), r.err
-	})
-}
-
-// texts is the values in one drawer, and where each ends in all.
-type texts struct {
-	all  string
-	ends []int
-}
-
-func newTexts(values []string) *texts {
-	t := &texts{all: strings.Join(values, "")}
-	end := 0
-	for _, v := range values {
-		end += len(v)
-		t.ends = append(t.ends, end)
-	}
-	return t
-}
-
-func (t *texts) value(n int) string {
-	from := 0
-	if n > 0 {
-		from = t.ends[n-1]
-	}
-	return t.all[from:t.ends[n]]
-}
-
-// drawer returns the n values in a drawer of a key.
-func (v *view) drawer(ctx context.Context, f fetcher, key string, drawer, n int) (*texts, error) {
-	return part(ctx, v, f, drawerPart(key, drawer), func(b []byte) (*texts, int64, error) {
-		r := reader{b: b}
-		t := &texts{ends: make([]int, r.count(len(b)))}
-		end := 0
-		for i := range t.ends {
-			end += r.count(len(b))
-			t.ends[i] = end
-		}
-		t.all = string(r.bytes(end))
-		if len(t.ends) != n {
-			r.fail()
-		}
-		return t, int64(len(b)) + 8*int64(len(t.ends)), r.err
-	})
-}
-
-func (v *view) places(ctx context.Context, f fetcher) (*places, error) {
-	return part(ctx, v, f, partPlaces, func(b []byte) (*places, int64, error) {
-		p, err := decodePlaces(b, v.rows)
-		return p, int64(len(b)), err
 	})
 }
 
@@ -360,18 +287,16 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 		c.codes = codes.unfold()
 		s.texts = append(s.texts, c)
 	}
-	p, err := v.places(ctx, f)
+	err = v.eachPage(ctx, f, func(_ int, x *page) {
+		s.time = append(s.time, x.times...)
+		for n := range x.times {
+			s.begin, s.end = append(s.begin, x.places.begin(n)), append(s.end, x.places.end(n))
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
-	s.begin, s.end = make([]place, v.rows), make([]place, v.rows)
-	for n := range v.rows {
-		s.begin[n], s.end[n] = p.begin(n), p.end(n)
-	}
 	if s.shapes, err = v.tallies(ctx, f); err != nil {
-		return nil, err
-	}
-	if s.time, err = v.times(ctx, f); err != nil {
 		return nil, err
 	}
 	shapes, err := v.rowShapes(ctx, f)

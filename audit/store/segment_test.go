@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -90,8 +91,8 @@ func TestDrawers(t *testing.T) {
 func manyTexts(l *layout) (*segment, []string) {
 	b := newBuilder(l)
 	var paths []string
-	for i := range 3 * packRows {
-		r := audit.Record{ID: fmt.Sprint("rec_", i), Time: time.Unix(int64(i), 0), Type: audit.TypeEnd, Request: &audit.Request{Path: fmt.Sprintf("/v1/%s/%d", []string{"orders", "refunds", "o-3f2a9", "tickets"}[i%4], i)}}
+	for i := range 5 * packRows {
+		r := audit.Record{ID: fmt.Sprint("rec_", i), Time: time.Unix(int64(i/3), 0), Type: audit.TypeEnd, Request: &audit.Request{Path: fmt.Sprintf("/v1/%s/%d", []string{"orders", "refunds", "o-3f2a9", "tickets"}[i%4], i)}}
 		if i%50 == 0 {
 			r.Request.Path = fmt.Sprintf("/%s-%d", []string{"refund", "zebra"}[i/50%2], i)
 		}
@@ -99,6 +100,16 @@ func manyTexts(l *layout) (*segment, []string) {
 		b.add(l.fill(&r, place{}, place{1 + int64(i)/100, uint16(i % 100)})) //nolint:gosec // few
 	}
 	return b.finish(), paths
+}
+
+// anew stores a segment's parts again, changed.
+func anew(s *segment, parts map[string][]byte, change func(map[string][]byte)) {
+	m := s.encode()
+	change(m)
+	group(m)
+	for name, raw := range m {
+		parts[name] = pack(raw)
+	}
 }
 
 // Who leads questions past rows that are right in themselves is found.
@@ -114,17 +125,17 @@ func TestMisfiled(t *testing.T) {
 			for i := range times {
 				times[i] += 1e9
 			}
-			parts[partMarks] = pack(encodeMarks(times))
+			anew(s, parts, func(raw map[string][]byte) { raw[partMarks] = encodeMarks(times) })
 		}, "marks"},
-		"no marks that can be read": {func(_ *segment, parts map[string][]byte) { parts[partMarks] = pack([]byte{1}) }, "marks"},
+		"no marks that can be read": {func(s *segment, parts map[string][]byte) {
+			anew(s, parts, func(raw map[string][]byte) { raw[partMarks] = []byte{1} })
+		}, "marks"},
 		"a text in another drawer": {func(s *segment, parts map[string][]byte) {
 			c := s.texts[slices.IndexFunc(s.texts, func(c textColumn) bool { return c.key == "path" })].counts
 			from := slices.IndexFunc(c, func(n int) bool { return n > 1 })
 			c[from]--
 			c[from+1]++
-			for name, raw := range s.encode() {
-				parts[name] = pack(raw)
-			}
+			anew(s, parts, func(map[string][]byte) {})
 		}, "texts"},
 		"names in another bucket": {func(_ *segment, parts map[string][]byte) {
 			parts[bucketPart(0)], parts[bucketPart(1)] = parts[bucketPart(1)], parts[bucketPart(0)]
@@ -150,6 +161,77 @@ func TestMisfiled(t *testing.T) {
 		}
 		if x.want == "" && what != "" || !strings.Contains(what, x.want) {
 			t.Errorf("%s: %q, want %q", name, what, x.want)
+		}
+	}
+}
+
+// A walk over rows of several pages shows each that it should, in order, from
+// wherever it begins.
+func TestWalker(t *testing.T) {
+	l := newLayout()
+	s, paths := manyTexts(&l)
+	x := newStoredSegment(s)
+	if x.rows <= pageRows {
+		t.Fatal("the segment has one page")
+	}
+	fetch := func(_ context.Context, _ int64, name string) ([]byte, error) {
+		if p, ok := x.parts[name]; ok {
+			return unpack(p)
+		}
+		return nil, nil
+	}
+	rnd := rand.New(rand.NewPCG(3, 4))
+	d := &DB{layout: l}
+	v := newView(x.segmentInfo)
+	for range 300 {
+		text := []string{"type:all", "path:*refunds*", "path:*refund-1*", "path:*77*"}[rnd.IntN(4)]
+		f, err := audit.ParseFilter(text, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := d.plan(&Query{Filter: f, Oldest: rnd.IntN(2) == 0})
+		if rnd.IntN(2) == 0 {
+			p.low = s.time[rnd.IntN(len(s.time))] + int64(rnd.IntN(3)-1)
+		}
+		if rnd.IntN(2) == 0 {
+			p.high = s.time[rnd.IntN(len(s.time))] + int64(rnd.IntN(3)-1)
+		}
+		at := func(n int) position { return position{s.time[n], s.first(uint32(n))} } //nolint:gosec // a row
+		var after *position
+		if rnd.IntN(2) == 0 {
+			pos := at(rnd.IntN(len(s.time)))
+			after = &pos
+		}
+		var want []int
+		for n := range s.time {
+			pos := at(n)
+			beyond := after == nil || p.q.Oldest && after.before(pos) || !p.q.Oldest && pos.before(*after)
+			if pos.time >= p.low && pos.time < p.high && beyond && f.Match(&audit.Record{Type: audit.TypeEnd, Request: &audit.Request{Path: paths[n]}}) {
+				want = append(want, n)
+			}
+		}
+		if !p.q.Oldest {
+			slices.Reverse(want)
+		}
+		m, err := p.match(t.Context(), fetch, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []int
+		if m != nil {
+			w, err := p.newWalker(t.Context(), fetch, m, after)
+			for ; err == nil && w.found; err = w.next(t.Context()) {
+				got = append(got, w.row)
+				if w.are != s.end[w.row] || w.begun != s.begin[w.row] {
+					t.Fatalf("row %d stands at %v", w.row, w.are)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%s, oldest %t, %d to %d, after %v: %d rows, want %d", text, p.q.Oldest, p.low, p.high, after, len(got), len(want))
 		}
 	}
 }
