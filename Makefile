@@ -18,7 +18,7 @@ CLUSTER_PKGS = $$($(GO) list -test -f '{{if .ForTest}}{{.ForTest}} {{join .Deps 
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/attache, bin/attache-sidecar and bin/attache-control
@@ -79,7 +79,7 @@ otelcol:
 	@test/servers/otelcol/build.sh
 
 .PHONY: audit
-audit: otelcol minio ## Everything that records must survive: kills, outages, a real collector, millions of records
+audit: otelcol minio ## Everything that records must survive: kills, outages, a real collector, millions of records; ClickHouse (half a gigabyte from npm)
 	@$(GO) run ./test/audit
 
 .PHONY: audit-short
@@ -151,12 +151,12 @@ aws-short: build minio ## A short form of aws
 	@$(GO) run ./test/aws -attache $(BIN)/attache -short
 
 .PHONY: ui
-ui: build deps-demo ## The review page in a real browser, over the records of demo and e2e and behind an OpenID provider
+ui: build deps-demo ## The review page in a real browser; needs the records of make e2e (root), or UIFLAGS=-without-e2e
 	@test/deps.sh ui
 	@$(GO) run ./test/ui -attache $(BIN)/attache $(UIFLAGS)
 
 .PHONY: ui-short
-ui-short: build deps-demo ## A short form of ui, over the records that demo left within the hour
+ui-short: build deps-demo ## A short form of ui, over the records that demo left within the hour; else it runs demo
 	@test/deps.sh ui
 	@$(GO) run ./test/ui -attache $(BIN)/attache -short -demo $(CACHE)/demo/records
 
