@@ -72,6 +72,9 @@ func one(ctx context.Context, c testCase, short bool) (note string, err error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o711); err != nil { // PostgreSQL, which root runs as another user, has its files below
+		return "", err
+	}
 	err = c.run(ctx, &run{short: short, dir: dir, note: func(format string, args ...any) {
 		note += "\n     " + fmt.Sprintf(format, args...)
 	}})
