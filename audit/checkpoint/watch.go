@@ -42,6 +42,15 @@ type Latest interface {
 	Latest(ctx context.Context, origin string) ([]byte, error)
 }
 
+// Kept is where a [Watch] keeps a value: a [store.DB].
+type Kept interface {
+	State(ctx context.Context, name string) ([]byte, error)
+	PutState(ctx context.Context, name string, value []byte) error
+}
+
+// keptName is the name of what a Watch keeps.
+const keptName = "checkpoint/verified"
+
 // Watch verifies a store again and again where it is kept, against the newest
 // checkpoint, the one that it saw before, and those of witnesses. It finds what
 // fails by itself, and who changes the store without the key or without this
@@ -54,6 +63,8 @@ type Watch struct {
 	Every  time.Duration // 0 means DefaultVerifyEvery
 	// Record writes an event into the control plane's own spool; nil: none.
 	Record func(ctx context.Context, r *audit.Record) error
+	// Kept holds over restarts when the store was last found whole; nil: nothing does.
+	Kept   Kept
 	Logger *slog.Logger
 
 	seen                       []byte // newest checkpoint at the last good pass
@@ -63,10 +74,8 @@ type Watch struct {
 
 // Run verifies until ctx ends.
 func (w *Watch) Run(ctx context.Context) {
-	every := w.Every
-	if every <= 0 {
-		every = DefaultVerifyEvery
-	}
+	every := w.every()
+	w.recall(ctx)
 	wait := time.NewTimer(min(verifyAgain, every))
 	defer wait.Stop()
 	var found *Report // at the pass before
@@ -76,21 +85,66 @@ func (w *Watch) Run(ctx context.Context) {
 			return
 		case <-wait.C:
 		}
+		w.recall(ctx) // if it could not before
 		r, err := w.Pass(ctx)
+		next := every
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			w.Logger.ErrorContext(ctx, "the record store cannot be verified", "cause", err)
+			w.Logger.ErrorContext(ctx, "the record store cannot be verified", "cause", err, "found_before", found != nil)
+			if found != nil { // still to be looked at again
+				next = min(verifyAgain, every)
+			}
 		case !r.OK() && found == nil:
-			found = r
-			wait.Reset(verifyAgain)
-			continue
+			w.Logger.WarnContext(ctx, "the record store seems not to be as its checkpoints say; it is looked at again", "problems", len(r.Problems)+r.More, "first", r.Problems[0].String(), "in", verifyAgain.String())
+			found, next = r, verifyAgain
 		default:
 			w.conclude(ctx, r)
+			found = nil
 		}
-		found = nil
-		wait.Reset(every)
+		wait.Reset(next)
+	}
+}
+
+func (w *Watch) every() time.Duration {
+	if w.Every <= 0 {
+		return DefaultVerifyEvery
+	}
+	return w.Every
+}
+
+// recall learns when the store was last found whole, by this process or one
+// before it. A store that never was begins with now, once: a process that starts
+// again and again is told of as late.
+func (w *Watch) recall(ctx context.Context) {
+	if w.at.Load() != 0 {
+		return
+	}
+	now := time.Now().Unix()
+	if w.Kept == nil {
+		w.at.Store(now)
+		return
+	}
+	text, err := w.Kept.State(ctx, keptName)
+	if err != nil {
+		w.Logger.WarnContext(ctx, "cannot read when the record store was last found whole", "cause", err)
+		return
+	}
+	if at, err := strconv.ParseInt(string(text), 10, 64); err == nil && at > 0 && at <= now {
+		w.at.Store(at)
+		return
+	}
+	w.keep(ctx, now)
+}
+
+func (w *Watch) keep(ctx context.Context, at int64) {
+	w.at.Store(at)
+	if w.Kept == nil {
+		return
+	}
+	if err := w.Kept.PutState(ctx, keptName, strconv.AppendInt(nil, at, 10)); err != nil {
+		w.Logger.WarnContext(ctx, "cannot keep when the record store was last found whole", "cause", err)
 	}
 }
 
@@ -140,7 +194,7 @@ func (w *Watch) conclude(ctx context.Context, r *Report) {
 	w.lines.Store(int64(r.Lines)) //nolint:gosec // a count
 	w.problems.Store(int64(len(r.Problems) + r.More))
 	if r.OK() {
-		w.at.Store(time.Now().Unix())
+		w.keep(ctx, time.Now().Unix())
 		w.Logger.InfoContext(ctx, "the record store is as its checkpoints say", "lines", r.Lines, "checkpoints", r.Checkpoints)
 		return
 	}
@@ -186,9 +240,8 @@ func (s *slow) Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[a
 }
 
 // WatchMetrics returns what a Watch finds, for a registry. The time of the last
-// good pass begins with now: a store that was never verified is told of as late.
+// good pass is of the replica that runs it.
 func WatchMetrics(w *Watch) prometheus.Collector {
-	w.at.CompareAndSwap(0, time.Now().Unix())
 	one := func(name, help string) *prometheus.Desc {
 		return prometheus.NewDesc("attache_audit_verify_"+name, help, nil, nil)
 	}
@@ -198,18 +251,20 @@ func WatchMetrics(w *Watch) prometheus.Collector {
 		problems: one("problems", "What the last verification found to be changed."),
 		passes:   one("passes_total", "Verifications that were completed."),
 		lines:    one("lines", "Lines that the last one read."),
-		at:       one("success_timestamp_seconds", "When the store was last found whole, or this process began, in Unix seconds."),
+		at:       one("success_timestamp_seconds", "When the store was last found whole, or first to be verified, in Unix seconds."),
+		every:    one("interval_seconds", "How long after a verification the next one begins."),
 	}
 }
 
 type watchMetrics struct {
 	w                                     *Watch
 	failures, problems, passes, lines, at *prometheus.Desc
+	every                                 *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (m *watchMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.failures, m.problems, m.passes, m.lines, m.at} {
+	for _, d := range []*prometheus.Desc{m.failures, m.problems, m.passes, m.lines, m.at, m.every} {
 		out <- d
 	}
 }
@@ -223,5 +278,8 @@ func (m *watchMetrics) Collect(out chan<- prometheus.Metric) {
 	send(m.passes, prometheus.CounterValue, &m.w.passes)
 	send(m.problems, prometheus.GaugeValue, &m.w.problems)
 	send(m.lines, prometheus.GaugeValue, &m.w.lines)
-	send(m.at, prometheus.GaugeValue, &m.w.at)
+	if m.w.at.Load() != 0 {
+		send(m.at, prometheus.GaugeValue, &m.w.at)
+	}
+	out <- prometheus.MustNewConstMetric(m.every, prometheus.GaugeValue, m.w.every().Seconds())
 }

@@ -1,11 +1,13 @@
 package checkpoint_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -35,8 +37,11 @@ func (latest) Name() string { return "witness:x" }
 
 func (l latest) Latest(context.Context, string) ([]byte, error) { return l.note, l.err }
 
-// swapped is a store that becomes another one.
-type swapped struct{ now atomic.Pointer[snapshot] }
+// swapped is a store that becomes another one, or fails.
+type swapped struct {
+	now  atomic.Pointer[snapshot]
+	fail atomic.Bool
+}
 
 func of(s *snapshot) *swapped {
 	w := &swapped{}
@@ -57,7 +62,33 @@ func (s *swapped) Checkpoints(ctx context.Context, from uint64, limit int) ([]st
 }
 
 func (s *swapped) LastCheckpoint(ctx context.Context) (store.Checkpoint, error) {
+	if s.fail.Load() {
+		return store.Checkpoint{}, errors.New("the store is away")
+	}
 	return s.now.Load().LastCheckpoint(ctx)
+}
+
+// kept is what a store holds for its callers.
+type kept struct {
+	mu   sync.Mutex
+	m    map[string]string
+	fail atomic.Bool
+}
+
+func (k *kept) State(_ context.Context, name string) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fail.Load() {
+		return nil, errors.New("the store is away")
+	}
+	return []byte(k.m[name]), nil
+}
+
+func (k *kept) PutState(_ context.Context, name string, value []byte) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.m[name] = string(value)
+	return nil
 }
 
 func TestWatchFindsWhatChanged(t *testing.T) {
@@ -134,8 +165,9 @@ func TestWatchTellsOfWhatStands(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		s, events := of(whole), []*audit.Record(nil)
+		var log bytes.Buffer
 		v := &checkpoint.Watch{
-			Store: s, Origin: "attache/test", Key: w.key, Every: time.Hour, Logger: slog.New(slog.DiscardHandler),
+			Store: s, Origin: "attache/test", Key: w.key, Every: time.Hour, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			Record: func(_ context.Context, r *audit.Record) error { events = append(events, r); return nil },
 		}
 		reg := prometheus.NewRegistry()
@@ -167,8 +199,111 @@ func TestWatchTellsOfWhatStands(t *testing.T) {
 		expect(3*time.Minute, map[string]float64{"passes_total": 2, "failures_total": 0, "problems": 0})
 		s.now.Store(cut)
 		expect(time.Hour+4*time.Minute, map[string]float64{"passes_total": 3, "failures_total": 1, "problems": 1})
+		if !strings.Contains(log.String(), "level=WARN msg=\"the record store seems not to be") {
+			t.Errorf("the first look says nothing: %s", log.String())
+		}
 		if len(events) != 1 || events[0].Event.Fields["sink"] != "verify" || !strings.Contains(events[0].Event.Fields["error"], "deleted") {
 			t.Errorf("recorded %+v", events)
+		}
+	})
+}
+
+// A look again that the store does not answer is made anew, soon.
+func TestWatchLooksAgainAfterAnError(t *testing.T) {
+	w := newWorld(t)
+	w.lines("a", 20)
+	w.checkpoint()
+	cut := w.take()
+	for e, l := range cut.lines {
+		cut.lines[e] = l[:10]
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := of(cut)
+		var events atomic.Int64
+		v := &checkpoint.Watch{
+			Store: s, Origin: "attache/test", Key: w.key, Logger: slog.New(slog.DiscardHandler),
+			Record: func(context.Context, *audit.Record) error { events.Add(1); return nil },
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go v.Run(ctx)
+		time.Sleep(4 * time.Minute) // in the bubble: found once
+		synctest.Wait()
+		s.fail.Store(true)
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		s.fail.Store(false)
+		if n := events.Load(); n != 0 {
+			t.Errorf("%d events of what was seen once", n)
+		}
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		if n := events.Load(); n != 1 {
+			t.Errorf("%d events of what stands", n)
+		}
+	})
+}
+
+// A process that starts again and again before it verified is late all the same.
+func TestWatchIsLateOverRestarts(t *testing.T) {
+	w := newWorld(t)
+	w.lines("a", 20)
+	w.checkpoint()
+	whole := w.take()
+	synctest.Test(t, func(t *testing.T) {
+		k := &kept{m: map[string]string{}}
+		// start runs a process for a while and returns its time of success, 0 if
+		// it says none.
+		start := func(life time.Duration) (at float64) {
+			v := &checkpoint.Watch{Store: of(whole), Origin: "attache/test", Key: w.key, Kept: k, Logger: slog.New(slog.DiscardHandler)}
+			reg := prometheus.NewRegistry()
+			reg.MustRegister(checkpoint.WatchMetrics(v))
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			go v.Run(ctx)
+			time.Sleep(life)
+			synctest.Wait()
+			list, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range list {
+				switch n := f.GetMetric()[0].GetGauge().GetValue(); f.GetName() {
+				case "attache_audit_verify_success_timestamp_seconds":
+					at = n
+				case "attache_audit_verify_interval_seconds":
+					if n != 86400 {
+						t.Errorf("interval %v", n)
+					}
+				}
+			}
+			return at
+		}
+		first := float64(time.Now().Unix())
+		for range 3 {
+			if at := start(time.Minute); at != first {
+				t.Errorf("at %v, want %v", at, first)
+			}
+		}
+		began := float64(time.Now().Unix())
+		if at := start(4 * time.Minute); at != began+180 {
+			t.Errorf("verified at %v, want %v", at, began+180)
+		}
+		if at := start(time.Minute); at != began+180 {
+			t.Errorf("after a restart %v, want %v", at, began+180)
+		}
+		k.fail.Store(true)
+		if at := start(time.Minute); at != 0 {
+			t.Errorf("%v where the store does not say", at)
+		}
+		k.fail.Store(false)
+		k.mu.Lock()
+		for n := range k.m {
+			k.m[n] = "99999999999" // no excuse for a thousand years
+		}
+		k.mu.Unlock()
+		if now := float64(time.Now().Unix()); start(time.Minute) != now {
+			t.Error("a time to come is believed")
 		}
 	})
 }

@@ -283,7 +283,7 @@ func (h *host) verify(c checkpoints, db *store.DB, origin, public string, sinks 
 	if err != nil {
 		return fmt.Errorf("public key of checkpoints: %w", err)
 	}
-	w := &checkpoint.Watch{Store: db, Origin: origin, Key: key, Every: every, Record: h.trail.Write, Logger: h.log}
+	w := &checkpoint.Watch{Store: db, Origin: origin, Key: key, Every: every, Record: h.trail.Write, Kept: db, Logger: h.log}
 	for _, s := range sinks {
 		if l, ok := s.(checkpoint.Latest); ok {
 			w.From = append(w.From, l)
