@@ -168,9 +168,15 @@ func TestSavedQuestions(t *testing.T) {
 		}
 		l = append(l, s)
 	}
+	l = append(l, statement{SQL: "SELECT version() AS version"})
 	out := clickhouse(t, filepath.Join(dir, "ch"), l)
 	if t.Failed() {
 		return
+	}
+	// The page says of which version all this is true.
+	said := "ClickHouse " + strings.Join(strings.Split(fmt.Sprint(out[len(l)-1].Rows[0]["version"]), ".")[:2], ".")
+	if b, err := os.ReadFile(page); err != nil || !bytes.Contains(b, []byte(said+" ")) {
+		t.Errorf("the page does not say %s (%v)", said, err)
 	}
 	for i, q := range questions {
 		rows := out[first+i].Rows
