@@ -31,7 +31,9 @@ func markOf(sessionID string) string {
 type ends struct {
 	mu    sync.Mutex // held by who asks
 	next  time.Time
-	after store.Cursor // "": nothing was read yet
+	after store.Cursor // "": those of the time before were not all read yet
+	// While they are: where the new ones begin, and behind which row to go on.
+	from, back store.Cursor
 }
 
 // learnEnds brings s.sessions up to date, if it was not just done. What the
@@ -56,22 +58,9 @@ func (s *Server) learnEnds(ctx context.Context) {
 func (s *Server) readEnds(ctx context.Context, now time.Time) error {
 	text := query(term("event", audit.EventLogout))
 	if s.ends.after == "" {
-		from, err := s.c.Store.End(ctx)
-		if err != nil {
+		if err := s.readEndsBefore(ctx, now, text); err != nil {
 			return err
 		}
-		// An older session is dead by its age.
-		q, err := s.ask(Scope{All: true}, query(text, term("since", now.Add(-absoluteLimit).UTC().Format(time.RFC3339))))
-		if err != nil {
-			return err
-		}
-		q.Limit = store.MaxLimit
-		page, err := s.c.Store.Search(ctx, q)
-		if err != nil {
-			return err
-		}
-		s.forget(page.Rows)
-		s.ends.after = from
 	}
 	q, err := s.ask(Scope{All: true}, text)
 	if err != nil {
@@ -92,10 +81,41 @@ func (s *Server) readEnds(ctx context.Context, now time.Time) error {
 	}
 }
 
+// readEndsBefore reads those of the time before this process, newest first. One
+// that is broken off goes on where it was.
+func (s *Server) readEndsBefore(ctx context.Context, now time.Time, text string) error {
+	if s.ends.from == "" {
+		from, err := s.c.Store.End(ctx)
+		if err != nil {
+			return err
+		}
+		s.ends.from = from
+	}
+	// An older session is dead by its age.
+	q, err := s.ask(Scope{All: true}, query(text, term("since", now.Add(-absoluteLimit).UTC().Format(time.RFC3339))))
+	if err != nil {
+		return err
+	}
+	q.Limit = store.MaxLimit
+	for {
+		q.After = s.ends.back
+		page, err := s.c.Store.Search(ctx, q)
+		if err != nil {
+			return err
+		}
+		s.forget(page.Rows)
+		if page.Next == "" {
+			s.ends.after = s.ends.from
+			return nil
+		}
+		s.ends.back = page.Next
+	}
+}
+
 func (s *Server) forget(rows []store.Row) {
 	for i := range rows {
 		if e := rows[i].Event; e != nil && e.Fields["session"] != "" {
-			s.sessions.forget(e.Fields["session"])
+			s.sessions.forget(e.Fields["session"], rows[i].Time)
 		}
 	}
 }

@@ -3,10 +3,14 @@ package ui
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/audit/store"
 )
 
 // A log-out ends the session at every replica that shares key and store, within
@@ -65,6 +69,63 @@ func TestLogoutHoldsAtReplicas(t *testing.T) {
 		if got := at(h, bob); got != http.StatusOK {
 			t.Errorf("somebody else was logged out: %d", got)
 		}
+	}
+}
+
+// A thousand log-outs hide none before them from a replica that starts.
+func TestAllLogoutsAreReadAtTheStart(t *testing.T) {
+	c := newClock()
+	db := newDB(t, c)
+	logout := func(mark string) audit.Record {
+		return audit.Record{Type: audit.TypeEvent, Time: c.now(), Event: &audit.Event{Name: audit.EventLogout, Fields: map[string]string{"session": mark}}}
+	}
+	h := serve(t, db, c, func(h *harness, conf *Config) {
+		grantsFor(subject(Viewer, "ada", AllNamespaces))(h, conf)
+		conf.SessionKey = key(7)
+	})
+	h.as(Person{Subject: "ada"})
+	v := httptest.NewRequest(http.MethodGet, "/", nil)
+	home, err := url.Parse(h.srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range h.c.Jar.Cookies(home) {
+		v.AddCookie(k)
+	}
+	stolen, err := h.page.sessions.read(httptest.NewRecorder(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fillAs(t, db, controlPlane(), logout(markOf(stolen.ID)))
+	c.advance(time.Minute)
+	many := make([]audit.Record, 2*store.MaxLimit+10)
+	for i := range many {
+		many[i] = logout(markOf(strconv.Itoa(i)))
+	}
+	fillAs(t, db, controlPlane(), many...)
+	if status, _, _ := h.get("/"); status != http.StatusUnauthorized {
+		t.Errorf("a cookie of before %d log-outs is taken: %d", len(many), status)
+	}
+	if n := len(h.page.sessions.ended); n != len(many)+1 {
+		t.Errorf("%d log-outs are known, want %d", n, len(many)+1)
+	}
+}
+
+// Of more log-outs than are remembered the newest are kept.
+func TestOldestLogoutsAreDropped(t *testing.T) {
+	c := newClock()
+	s := &sessions{now: c.now}
+	v := func(i int) *session { return &session{ID: strconv.Itoa(i), Began: c.now()} }
+	for i := range maxEnded + 1 {
+		s.forget(markOf(strconv.Itoa(i)), c.now().Add(time.Duration(i-maxEnded)*time.Millisecond))
+	}
+	for i := maxEnded; i > maxEnded/2; i-- {
+		if s.alive(v(i)) {
+			t.Fatalf("log-out %d of %d is forgotten", i, maxEnded)
+		}
+	}
+	if len(s.ended) > maxEnded || !s.alive(v(0)) {
+		t.Errorf("%d are kept, the oldest among them: %v", len(s.ended), !s.alive(v(0)))
 	}
 }
 

@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -162,24 +164,27 @@ func (s *sessions) alive(v *session) bool {
 // others when they have read of it in the store.
 func (s *sessions) end(w http.ResponseWriter, v *session) {
 	http.SetCookie(w, s.cookie("", -1))
-	s.forget(markOf(v.ID))
+	s.forget(markOf(v.ID), s.now())
 }
 
-// forget ends the session of a mark.
-func (s *sessions) forget(mark string) {
-	now := s.now()
+// forget ends the session of a mark, as it was logged out at a time. Of too many
+// the oldest are dropped: their sessions are nearest to their end.
+func (s *sessions) forget(mark string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended == nil || len(s.ended) >= maxEnded {
-		keep := map[string]time.Time{}
-		for m, t := range s.ended {
-			if now.Sub(t) < absoluteLimit && len(keep) < maxEnded/2 {
-				keep[m] = t
-			}
-		}
-		s.ended = keep
+	if s.ended == nil {
+		s.ended = map[string]time.Time{}
 	}
-	if _, known := s.ended[mark]; !known {
-		s.ended[mark] = now
+	if _, known := s.ended[mark]; known {
+		return
+	}
+	if s.ended[mark] = at; len(s.ended) <= maxEnded {
+		return
+	}
+	now := s.now()
+	maps.DeleteFunc(s.ended, func(_ string, t time.Time) bool { return now.Sub(t) > absoluteLimit })
+	oldest := slices.SortedFunc(maps.Keys(s.ended), func(a, b string) int { return s.ended[a].Compare(s.ended[b]) })
+	for _, m := range oldest[:max(len(oldest)-maxEnded*9/10, 0)] { // not for each one anew
+		delete(s.ended, m)
 	}
 }
