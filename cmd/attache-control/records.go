@@ -18,6 +18,7 @@ import (
 	"github.com/attache-dev/attache/control/collector"
 	"github.com/attache-dev/attache/control/issuer"
 	"github.com/attache-dev/attache/control/trail"
+	"github.com/attache-dev/attache/internal/storeurl"
 	"github.com/attache-dev/attache/internal/version"
 )
 
@@ -31,7 +32,8 @@ type recordOptions struct {
 	auditEvents string // token file of the API server's audit webhook
 
 	auditConfig, auditCertDir string
-	store, storeFile          string
+	store                     storeurl.Flag
+	storeFile                 string // the same as --store=@FILE
 
 	collectorListen, collectorHTTPListen, uiListen string
 }
@@ -46,8 +48,8 @@ func (o *recordOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.auditEvents, "kubernetes-audit-token", "", "file with the bearer token that the API server's audit webhook backend shows at /k8s-audit of the webhook's port: what guards refuse is recorded then (role webhook)")
 	f.StringVar(&o.auditConfig, "audit-config", "", "file with retention, sinks, checkpoints and the review page's log-in (roles collector and ui)")
 	f.StringVar(&o.auditCertDir, "audit-cert-dir", "", "folder with that Secret, for a replica without the role issuer")
-	f.StringVar(&o.store, "store", "", "record store: sqlite:PATH or a postgres:// URL without a password")
-	f.StringVar(&o.storeFile, "store-file", "", "file with the URL of the record store, where it has a password")
+	f.Var(&o.store, "store", "record store: "+storeurl.Forms)
+	f.StringVar(&o.storeFile, "store-file", "", "file with the URL of the record store; the same as --store=@FILE")
 	f.StringVar(&o.collectorListen, "collector-listen", ":8445", "records by OTLP over gRPC")
 	f.StringVar(&o.collectorHTTPListen, "collector-http-listen", ":4318", "records by OTLP over HTTP")
 	f.StringVar(&o.uiListen, "ui-listen", ":8446", "review page")
@@ -56,13 +58,13 @@ func (o *recordOptions) flags(f *pflag.FlagSet) {
 // storeURL is where the store is.
 func (o *recordOptions) storeURL() (string, error) {
 	if o.storeFile == "" {
-		return o.store, nil
+		return string(o.store), nil
 	}
-	text, err := os.ReadFile(o.storeFile)
+	url, err := storeurl.Read(o.storeFile)
 	if err != nil {
 		return "", fmt.Errorf("--store-file: %w", err)
 	}
-	return trimSpace(text), nil
+	return url, nil
 }
 
 func (o *recordOptions) check(has func(string) bool) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/internal/run"
+	"github.com/attache-dev/attache/internal/storeurl"
 )
 
 // places says where the records are.
@@ -23,7 +24,7 @@ type places struct {
 	g      *global
 	dir    string   // one spool
 	config string   // folder of documents, which may name one
-	store  storeURL // of a record store; empty: spools are read
+	store  storeurl.Flag // of a record store; empty: spools are read
 }
 
 func auditCommand(g *global) *cobra.Command {

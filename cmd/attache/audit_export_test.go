@@ -19,6 +19,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/export"
 	"github.com/attache-dev/attache/internal/reads"
+	"github.com/attache-dev/attache/internal/storeurl"
 )
 
 // separate runs the command and returns what it printed, apart.
@@ -198,7 +199,7 @@ func TestAuditExportFails(t *testing.T) {
 func TestAuditExportInterrupted(t *testing.T) {
 	state, url := written(t, 1)
 	dir := t.TempDir()
-	for _, from := range []*reading{{p: &places{g: &global{state: state}, store: storeURL(url)}}, {p: &places{g: &global{state: state}}, dirs: []string{filepath.Join(state, "audit", "0")}}} {
+	for _, from := range []*reading{{p: &places{g: &global{state: state}, store: storeurl.Flag(url)}}, {p: &places{g: &global{state: state}}, dirs: []string{filepath.Join(state, "audit", "0")}}} {
 		ctx, cancel := context.WithCancel(t.Context())
 		to, err := openOutput(nil, filepath.Join(dir, "x"))
 		if err != nil {

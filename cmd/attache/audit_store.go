@@ -16,44 +16,10 @@ import (
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
+	"github.com/attache-dev/attache/internal/storeurl"
 )
 
-const storeHelp = "ask a record store, sqlite:PATH, postgres://USER@HOST/DATABASE, or @FILE that holds one of these, in place of spools"
-
-// maxStoreFile bounds a file with a store's URL.
-const maxStoreFile = 8 << 10
-
-// storeURL is the flag, a value of --store: a URL with a password is kept in a
-// file, not in the list of processes.
-type storeURL string
-
-// Set implements pflag.Value.
-func (s *storeURL) Set(text string) error {
-	file, ok := strings.CutPrefix(text, "@")
-	if !ok {
-		*s = storeURL(text)
-		return nil
-	}
-	f, err := os.Open(file) //nolint:gosec // the caller's own file
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // read only
-	b, err := io.ReadAll(io.LimitReader(f, maxStoreFile))
-	if err != nil {
-		return err
-	}
-	if *s = storeURL(strings.TrimSpace(string(b))); *s == "" || strings.ContainsAny(string(*s), "\n\r\x00") {
-		return fmt.Errorf("%s holds no URL of a store", file)
-	}
-	return nil
-}
-
-// String implements pflag.Value.
-func (s *storeURL) String() string { return string(*s) }
-
-// Type implements pflag.Value.
-func (*storeURL) Type() string { return "URL" }
+const storeHelp = "ask a record store in place of spools: " + storeurl.Forms
 
 // searchStore prints the newest limit records (0: all), oldest first.
 func searchStore(c *cobra.Command, d *store.DB, f audit.Filter, limit int, print func(audit.Record) error) error {

@@ -20,6 +20,7 @@ import (
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/audit/ui"
 	"github.com/attache-dev/attache/internal/run"
+	"github.com/attache-dev/attache/internal/storeurl"
 )
 
 // importEvery is how often spools are looked at for new lines.
@@ -27,7 +28,7 @@ const importEvery = time.Second
 
 func auditUI(g *global, pl *places) *cobra.Command {
 	var port int
-	var url storeURL
+	var url storeurl.Flag
 	c := &cobra.Command{
 		Use: "ui", Short: "Review records in a browser", Args: cobra.NoArgs,
 		Long:    "Serve the review page on 127.0.0.1 and print a link that works once. The records of\nthis machine's runs are imported into a store of the state folder as they are written.\nPolicies for explanations and patches come from --config or $ATTACHE_CONFIG.",
@@ -42,7 +43,7 @@ func auditUI(g *global, pl *places) *cobra.Command {
 		},
 	}
 	c.Flags().IntVar(&port, "port", 0, "port of 127.0.0.1 (default any that is free)")
-	c.Flags().Var(&url, "store", "read this store (sqlite:PATH, postgres://… or @FILE) instead of this machine's spools")
+	c.Flags().Var(&url, "store", "read a record store in place of this machine's spools: "+storeurl.Forms)
 	return unused(c, "output")
 }
 

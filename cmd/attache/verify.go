@@ -21,11 +21,12 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/checkpoint"
 	"github.com/attache-dev/attache/audit/store"
+	"github.com/attache-dev/attache/internal/storeurl"
 )
 
 // verifying is what `attache audit verify` was asked.
 type verifying struct {
-	store     storeURL
+	store     storeurl.Flag
 	keys      []string
 	outside   []string
 	origin    string
@@ -67,7 +68,7 @@ something is missing, doubled, altered or forged; 2: it could not be looked at.`
 		},
 	}
 	f := c.Flags()
-	f.Var(&v.store, "store", "record store: sqlite:PATH, postgres://… or @FILE that holds one of these")
+	f.Var(&v.store, "store", "record store, in place of spools: "+storeurl.Forms)
 	f.StringArrayVar(&v.keys, "key", nil, "public key that must have signed the checkpoints (text or file; may be repeated)")
 	f.StringArrayVar(&v.outside, "checkpoint", nil, "where checkpoints from outside are (may be repeated)")
 	f.StringVar(&v.origin, "origin", "", "the store's origin, for a second signer's address")
