@@ -41,6 +41,9 @@ own records.`,
 			if err != nil {
 				return failure{err, 2}
 			}
+			if file == "-" { // standard output, as elsewhere
+				file = ""
+			}
 			r, err := pl.read(c, args)
 			if err != nil {
 				return err
@@ -78,19 +81,19 @@ func exportFormat(format, file string) (string, error) {
 func (r *reading) export(ctx context.Context, c *cobra.Command, format, file string) error {
 	r.event.Event, r.event.Format = audit.EventAuditExport, format
 	record := func(ctx context.Context) error {
-		if os.Getenv(reads.Env) != "" {
-			return r.tell(ctx)
+		if socket := os.Getenv(reads.Env); socket != "" {
+			return reads.Tell(ctx, socket, r.event)
 		}
-		if err := recordHere(ctx, r.p.g, r.event); err != nil {
-			return fmt.Errorf("nothing is exported, since that cannot be recorded: %w; name a folder for it with --state", err)
-		}
-		return nil
+		return recordHere(ctx, r.p.g, r.event)
 	}
 	if err := r.places(ctx); err != nil { // a mistake is no export
 		return err
 	}
 	if err := record(ctx); err != nil {
-		return err
+		if os.Getenv(reads.Env) != "" {
+			return unshown(err)
+		}
+		return fmt.Errorf("nothing is exported, since that cannot be recorded: %w; name a folder for it with --state", err)
 	}
 	to, err := openOutput(c.OutOrStdout(), file)
 	if err != nil {
@@ -173,7 +176,7 @@ type output struct {
 }
 
 func openOutput(stdout io.Writer, file string) (*output, error) {
-	if file == "" || file == "-" {
+	if file == "" {
 		return &output{Writer: stdout}, nil
 	}
 	if fi, err := os.Stat(file); err == nil && !fi.Mode().IsRegular() {

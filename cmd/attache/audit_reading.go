@@ -70,9 +70,13 @@ func (r *reading) tell(ctx context.Context) error {
 		return nil
 	}
 	if err := reads.Tell(ctx, socket, r.event); err != nil {
-		return failure{fmt.Errorf("nothing is shown, since it cannot be recorded that you look ($%s): %w; the review page records it too", reads.Env, err), 1}
+		return unshown(err)
 	}
 	return nil
+}
+
+func unshown(err error) error {
+	return failure{fmt.Errorf("nothing is shown, since it cannot be recorded that you look ($%s): %w; the review page records it too", reads.Env, err), 1}
 }
 
 // withStore runs fn with the store that --store names, opened to read only.
