@@ -190,6 +190,11 @@ func compare(o options) (bool, error) {
 		return false, err
 	}
 	all.print()
+	if o.goals && o.only == "" {
+		if all.recording, err = recordings(); err != nil {
+			return false, err
+		}
+	}
 	return all.verdict(o.goals), nil
 }
 

@@ -21,6 +21,8 @@ type figures struct {
 	order []cell
 	m     map[cell][]row
 	fails int
+
+	recording []float64 // CPU of a record, in nanoseconds, a round
 }
 
 func (b *bench) measureAll(ts []*target, ss []scenario, o options) *figures {
@@ -220,5 +222,6 @@ func (f *figures) goals() (passed, failed int) {
 	steady := f.m[cell{"attache", s}]
 	dials := pick(steady, func(r row) float64 { return float64(r.dials) })
 	check("upstream dials in the steady state, 1k h1 c32, worst round", slices.Max(append(dials, 0)), 0, len(steady) > 0)
+	check("CPU of recording a request: begin, end and chain, µs", median(f.recording)/1000, recordingLimit/1000, len(f.recording) > 0)
 	return passed, failed
 }
