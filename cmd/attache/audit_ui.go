@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +21,7 @@ import (
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/audit/ui"
+	"github.com/attache-dev/attache/internal/reads"
 	"github.com/attache-dev/attache/internal/run"
 	"github.com/attache-dev/attache/internal/storeurl"
 )
@@ -34,6 +37,9 @@ func auditUI(g *global, pl *places) *cobra.Command {
 		Long:    "Serve the review page on 127.0.0.1 and print a link that works once. The records of\nthis machine's runs are imported into a store of the state folder as they are written.\nPolicies for explanations and patches come from --config or $ATTACHE_CONFIG.",
 		Example: "  attache audit ui\n  attache audit ui --config examples/quickstart",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if os.Getenv(reads.Env) != "" {
+				return failure{fmt.Errorf("in a pod of the control plane ($%s) who looks is recorded there, which this page does not do: use the control plane's own, or attache audit search", reads.Env), 2}
+			}
 			if url != "" && pl.dir != "" {
 				return failure{errors.New("--store and --dir are two places; name one"), 2}
 			}
@@ -64,11 +70,6 @@ func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url s
 	if imports {
 		url = "sqlite:" + filepath.Join(dir, "records.db")
 	}
-	db, err := store.Open(ctx, url, store.Options{Logger: log, ReadOnly: !imports})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
 	// Who looks at records is recorded, in a spool like any other. Two pages of
 	// one state folder at the same time would write into one another's.
 	spool, err := audit.Open(audit.Options{Dir: filepath.Join(state, "audit", "review")})
@@ -79,6 +80,17 @@ func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url s
 		return err
 	}
 	defer func() { err = errors.Join(err, spool.Close()) }()
+	db, err := store.Open(ctx, url, store.Options{Logger: log, ReadOnly: !imports})
+	if imports && err != nil && ofOlderVersion(err) {
+		if err := setAside(filepath.Join(dir, "records.db"), c.ErrOrStderr()); err != nil {
+			return err
+		}
+		db, err = store.Open(ctx, url, store.Options{Logger: log})
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
 
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
@@ -123,6 +135,28 @@ func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url s
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	fmt.Fprintf(c.OutOrStdout(), "Open this once, in your browser; Ctrl-C ends the page.\n\n  %s\n\n", link.URL())
 	return serveUntil(ctx, srv, ln)
+}
+
+// ofOlderVersion reports whether a store was written by a program before the
+// first release.
+func ofOlderVersion(err error) bool {
+	return strings.Contains(err.Error(), "of a program before the first release")
+}
+
+// setAside renames the page's own store, which is made anew of the spools. What
+// it has of spools that are gone the program that wrote it can still read.
+func setAside(file string, told io.Writer) error {
+	to := file + ".v1"
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("the review page's store is of an older version, and %s is there already: move one of them away", to)
+	}
+	for _, end := range []string{"-wal", "-shm", ""} { // the store last: broken off, this is done again
+		if err := os.Rename(file+end, to+end); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("set the older store of the review page aside: %w", err)
+		}
+	}
+	fmt.Fprintf(told, "attache: the review page's store was written by an older version: it is now %s, and a new one is made of the records of this machine's runs\n", to)
+	return nil
 }
 
 // serveUntil serves until ctx ends, and lets answers that were begun finish.
