@@ -22,8 +22,8 @@ import (
 // places says where the records are.
 type places struct {
 	g      *global
-	dir    string   // one spool
-	config string   // folder of documents, which may name one
+	dir    string        // one spool
+	config string        // folder of documents, which may name one
 	store  storeurl.Flag // of a record store; empty: spools are read
 }
 
@@ -74,6 +74,9 @@ func wrapped(words []string, begun, width int) string {
 // else those of the state folder.
 func (p *places) spools() ([]string, error) {
 	if p.dir != "" {
+		if fi, err := os.Stat(p.dir); err != nil || !fi.IsDir() { // a word mistyped is no folder without records
+			return nil, failure{fmt.Errorf("--dir %s: is no folder with a spool", p.dir), 2}
+		}
 		return []string{p.dir}, nil
 	}
 	config := p.config

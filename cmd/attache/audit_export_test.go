@@ -394,6 +394,13 @@ func TestOneDocument(t *testing.T) {
 			t.Errorf("%v: %v %s", args, err, out)
 		}
 	}
+	for _, args := range [][]string{{"verify"}, {"search"}, {"import", "--store", url}} {
+		_, _, err := separate(t, append([]string{"audit", "--state", state, "--dir", filepath.Join(state, "none")}, args...)...)
+		var got failure
+		if !errors.As(err, &got) || got.status != 2 || !strings.Contains(err.Error(), "is no folder with a spool") {
+			t.Errorf("%v of a folder that is not: %v", args, err)
+		}
+	}
 	typo := filepath.Join(t.TempDir(), "typo")
 	if _, _, err := separate(t, "audit", "import", "--state", state, "--store", "sqlite:"+typo+"/x.db"); err == nil || !strings.Contains(err.Error(), "there is no folder "+typo) {
 		t.Errorf("a folder mistyped: %v", err)

@@ -49,11 +49,6 @@ func (p *places) reading(c *cobra.Command, args []string, f audit.Filter) (*read
 		if r.dirs, err = p.spools(); err != nil {
 			return nil, err
 		}
-		for _, d := range r.dirs { // a word mistyped is no folder without records
-			if fi, err := os.Stat(d); p.dir != "" && (err != nil || !fi.IsDir()) {
-				return nil, failure{fmt.Errorf("--dir %s: is no folder with a spool", d), 2}
-			}
-		}
 	}
 	r.event = reads.Read{Event: audit.EventAuditQuery, Page: c.CommandPath(), Query: r.terms}
 	if c.Name() == "export" {
