@@ -63,16 +63,17 @@ func TestBadFlags(t *testing.T) {
 	for name, c := range map[string]struct {
 		flag, want string
 	}{
-		"role":      {"--roles=webhook,kitchen", `--roles has "kitchen"; must be of webhook`},
-		"no role":   {"--roles=", "--roles is empty"},
-		"namespace": {"--namespace=", "--namespace is missing"},
-		"image":     {"--sidecar-image=", "--sidecar-image is missing"},
-		"authority": {"--ca-source=vault", "--ca-source is \"vault\"; must be secret or spire"},
-		"SPIRE":     {"--ca-source=spire", "--spire-server is missing"},
-		"listen":    {"--webhook-listen=10250", `--webhook-listen is "10250"; must be HOST:PORT`},
-		"drain":     {"--drain=1h", "--drain is 1h0m0s; must be 0 to 5m"},
-		"log":       {"--log-level=loud", `--log-level is "loud"`},
-		"output":    {"--output=xml", `--output is "xml"`},
+		"role":       {"--roles=webhook,kitchen", `--roles has "kitchen"; must be of webhook`},
+		"no role":    {"--roles=", "--roles is empty"},
+		"namespace":  {"--namespace=", "--namespace is missing"},
+		"image":      {"--sidecar-image=", "--sidecar-image is missing"},
+		"authority":  {"--ca-source=vault", "--ca-source is \"vault\"; must be secret or spire"},
+		"SPIRE":      {"--ca-source=spire", "--spire-server is missing"},
+		"listen":     {"--webhook-listen=10250", `--webhook-listen is "10250"; must be HOST:PORT`},
+		"relay rate": {"--relay-rate=0", "--relay-rate is 0; must be 1 to 100000"},
+		"drain":      {"--drain=1h", "--drain is 1h0m0s; must be 0 to 5m"},
+		"log":        {"--log-level=loud", `--log-level is "loud"`},
+		"output":     {"--output=xml", `--output is "xml"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := execute(t, append(good, c.flag)...)

@@ -31,6 +31,7 @@ type options struct {
 	image, imagePullPolicy string
 
 	apiListen, webhookListen, discoveryListen, relayListen, metricsListen string
+	relayRate                                                             int
 
 	webhookSecret, webhookCertDir, webhookConfiguration string
 	webhookNames                                        []string
@@ -57,6 +58,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.webhookListen, "webhook-listen", ":10250", "admission webhook")
 	f.StringVar(&o.discoveryListen, "discovery-listen", ":8444", "OpenID discovery of the issuer")
 	f.StringVar(&o.relayListen, "relay-listen", ":"+relay.Port, "calls whose credential is put on here (inject.by: relay)")
+	f.IntVar(&o.relayRate, "relay-rate", defaultRelayRate, "calls a second that one pod may make through the relay on average, and four times as many at once")
 	f.StringVar(&o.metricsListen, "metrics-listen", ":8080", "/metrics, /healthz and /readyz; plain http")
 	f.StringVar(&o.webhookSecret, "webhook-secret", "attache-webhook-cert", "Secret of the webhook's certificate, which this program rotates")
 	f.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "folder with tls.crt and tls.key that something else rotates, such as cert-manager; then --webhook-secret is unused")
@@ -108,6 +110,9 @@ func (o *options) check() error {
 		if _, _, err := net.SplitHostPort(l.addr); err != nil {
 			return bad(l.flag, "is %q; must be HOST:PORT or :PORT", l.addr)
 		}
+	}
+	if o.relayRate < 1 || o.relayRate > maxRelayRate {
+		return bad("relay-rate", "is %d; must be 1 to %d", o.relayRate, maxRelayRate)
 	}
 	if err := o.recordOptions.check(o.has); err != nil {
 		return err

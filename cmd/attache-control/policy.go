@@ -183,6 +183,12 @@ func (h *host) minting(ctx context.Context) (minting, error) {
 	return minting{policies: s, pods: pods, roots: h.roots(cluster), out: out, limits: limits}, nil
 }
 
+// Bounds of --relay-rate.
+const (
+	defaultRelayRate = relay.DefaultRate
+	maxRelayRate     = 100_000
+)
+
 // addRelay puts credentials on calls of pods that must not hold them.
 func addRelay(ctx context.Context, h *host) error {
 	m, err := h.minting(ctx)
@@ -190,7 +196,7 @@ func addRelay(ctx context.Context, h *host) error {
 		return err
 	}
 	r, err := relay.New(relay.Config{
-		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client, Upstream: m.out, Limits: m.limits,
+		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client, Upstream: m.out, Limits: m.limits, Rate: h.relayRate,
 		Metrics: relay.NewMetrics(h.registry), Log: h.log,
 		Record: func(ctx context.Context, e relay.Event) error {
 			level := slog.LevelInfo // the only place there is

@@ -63,7 +63,7 @@ func (s *Server) often(c *call) (f *pipeline.Refusal, tell bool) {
 	defer s.mu.Unlock()
 	a, ok := s.rates.Get(c.PodUID)
 	if !ok {
-		a = &allowance{Limiter: rate.NewLimiter(rate.Limit(s.c.Rate), s.c.Burst)}
+		a = &allowance{Limiter: rate.NewLimiter(rate.Limit(s.c.Rate), burst*s.c.Rate)}
 		s.rates.Add(c.PodUID, a)
 	}
 	if a.AllowN(c.Time, 1) {

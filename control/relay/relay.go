@@ -47,9 +47,9 @@ const (
 	// maxPerPod is how many calls of one pod may be under way.
 	maxPerPod = 256
 	// DefaultRate is how many calls a second one pod may make on average, and
-	// DefaultBurst at once: each is two records of the control plane's own.
-	DefaultRate  = 100
-	DefaultBurst = 400
+	// burst times as many at once: each is two records of the control plane's own.
+	DefaultRate = 100
+	burst       = 4
 	// tellAgain is how often a pod that calls too often is recorded.
 	tellAgain = time.Minute
 	// attestedFor is how long a pod's attestation stands before it is looked at
@@ -82,9 +82,8 @@ type Config struct {
 	// Namespace of the control plane, where roots of ClusterCredentialProviders
 	// are.
 	Namespace string
-	// Rate and Burst bound the calls of one pod; defaults as above.
-	Rate  float64
-	Burst int
+	// Rate is how many calls a second one pod may make. Default: DefaultRate.
+	Rate int
 	// Peer attests who calls. Default: peer.PeerPod.
 	Peer    func(context.Context) (peer.Pod, error)
 	Limits  v1alpha1.Limits // with their defaults
@@ -128,9 +127,6 @@ func New(c Config) (*Server, error) {
 	}
 	if c.Rate <= 0 {
 		c.Rate = DefaultRate
-	}
-	if c.Burst <= 0 {
-		c.Burst = DefaultBurst
 	}
 	rates, err := simplelru.NewLRU[string, *allowance](rememberedPod, nil)
 	if err != nil {
