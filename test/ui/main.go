@@ -86,10 +86,21 @@ func run(ctx context.Context, o options) error {
 // freshDemo is how old records of the demo may be: those of the same make test.
 const freshDemo = time.Hour
 
+// endedWell reports whether a demo that left its records in dir ended well, and
+// lately: one that was broken off or failed left some of them, too.
+func endedWell(dir string, now time.Time) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "ended")) // written by test/demo
+	if err != nil {
+		return false
+	}
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(text)))
+	return err == nil && !now.Before(at) && now.Sub(at) < freshDemo
+}
+
 // demo puts the records that the journeys begin from into dir, and returns the
 // folder of the documents that they were made by.
 func demo(ctx context.Context, o options, dir string) (config string, err error) {
-	if st, err := os.Stat(filepath.Join(o.demo, "state")); o.demo != "" && err == nil && time.Since(st.ModTime()) < freshDemo {
+	if o.demo != "" && endedWell(o.demo, time.Now()) {
 		return filepath.Join(o.demo, "config"), os.CopyFS(filepath.Join(dir, "state"), os.DirFS(filepath.Join(o.demo, "state")))
 	}
 	c := exec.CommandContext(ctx, "go", "run", "./test/demo", "-attache", o.bin, "-records", dir)
