@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
@@ -72,12 +70,6 @@ type Member struct {
 	Spec                  json.RawMessage
 }
 
-// Bounds of an event's fields, of package audit.
-const (
-	maxField  = 2048
-	maxFields = 24 // for documents
-)
-
 // Bundle records what a policy version consists of: sidecars' records name it
 // as decision.version.
 func (t *Trail) Bundle(ctx context.Context, version, namespace string, members []Member) error {
@@ -96,45 +88,9 @@ func (t *Trail) Bundle(ctx context.Context, version, namespace string, members [
 		}
 		list[i] = fmt.Sprintf("%s %s %d %s", m.Kind, name, m.Generation, d.Digest)
 	}
-	slices.Sort(list)
-	fields := map[string]string{"version": version, "namespace": namespace, "count": strconv.Itoa(len(list))}
-	left := spread(fields, list)
-	if left > 0 {
-		fields["left_out"] = strconv.Itoa(left)
-	}
+	fields := audit.BundleFields(version, list)
+	fields["namespace"] = namespace
 	return t.Write(ctx, event(audit.EventPolicyBundle, fields))
-}
-
-// spread puts lines into the fields documents, documents.2 and so on, and
-// returns how many had no room.
-func spread(fields map[string]string, list []string) (left int) {
-	var b strings.Builder
-	n := 1
-	flush := func() {
-		key := "documents"
-		if n > 1 {
-			key += "." + strconv.Itoa(n)
-		}
-		fields[key] = b.String()
-		b.Reset()
-		n++
-	}
-	for i, l := range list {
-		if b.Len()+len(l)+1 > maxField {
-			flush()
-			if n > maxFields {
-				return len(list) - i
-			}
-		}
-		if b.Len() > 0 {
-			b.WriteByte('\n')
-		}
-		b.WriteString(l)
-	}
-	if b.Len() > 0 {
-		flush()
-	}
-	return 0
 }
 
 // Revocation is how far a Revocation has come.

@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,8 +25,6 @@ const knownDocuments = "documents.json"
 
 const (
 	documentsAgain = 24 * time.Hour // before a spool that is bounded lets go of them
-	maxMembers     = 2048           // bytes of a field that lists documents
-	maxMemberLists = 24
 	opLoad         = "load"
 )
 
@@ -83,7 +79,7 @@ func (p *plane) recordDocuments(b *api.Bundle, now time.Time) error {
 		}
 		k.Documents[d.at()] = knownText{d.digest, now}
 	}
-	if err := p.spool.Event(audit.EventPolicyBundle, listed(b.Version, members)); err != nil {
+	if err := p.spool.Event(audit.EventPolicyBundle, audit.BundleFields(b.Version, members)); err != nil {
 		return fmt.Errorf("record what policy version %s consists of: %w", b.Version, err)
 	}
 	for v, at := range k.Versions {
@@ -164,24 +160,6 @@ func changedEvent(kind string) string {
 		return audit.EventProviderChanged
 	}
 	return audit.EventPolicyChanged
-}
-
-// listed are the fields of what a version consists of, a line a document.
-func listed(version string, members []string) map[string]string {
-	slices.Sort(members)
-	fields := map[string]string{"version": version, "count": strconv.Itoa(len(members))}
-	key, n := "documents", 1
-	for i, l := range members {
-		if len(fields[key])+len(l)+1 > maxMembers {
-			if n++; n > maxMemberLists {
-				fields["left_out"] = strconv.Itoa(len(members) - i)
-				break
-			}
-			key = "documents." + strconv.Itoa(n)
-		}
-		fields[key] = strings.TrimPrefix(fields[key]+"\n"+l, "\n")
-	}
-	return fields
 }
 
 // readKnown reads the file; what cannot be read is not known.
