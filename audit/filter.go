@@ -137,7 +137,7 @@ func (p *parser) term(known map[string]Key) (Term, error) {
 		if v == "" {
 			return t, p.fail(at, "a value is missing after %q", p.q[start:at])
 		}
-		t.Values = append(t.Values, strings.ToLower(v))
+		t.Values = append(t.Values, oneStar(strings.ToLower(v)))
 		if t.Key == "" || p.i == len(p.q) || p.q[p.i] != ',' {
 			return t, nil
 		}
@@ -244,7 +244,7 @@ func (f Filter) With(key, value string) (Filter, error) {
 	if !ok || k.Values == nil || value == "" || len(value) > maxQuery || len(f.terms) == maxTerms {
 		return f, fmt.Errorf("audit query: %q: %q is no condition", clamp(key, maxWord), clamp(value, maxWord))
 	}
-	f.terms = append(slices.Clone(f.terms), Term{Key: k.Name, Values: []string{strings.ToLower(value)}, values: k.Values})
+	f.terms = append(slices.Clone(f.terms), Term{Key: k.Name, Values: []string{oneStar(strings.ToLower(value))}, values: k.Values})
 	f.types = f.types || k.Name == "type"
 	return f, nil
 }
@@ -285,6 +285,15 @@ func (t *Term) Whole() bool {
 // statusClass matches 4xx.
 func statusClass(pattern, status string) bool {
 	return len(pattern) == 3 && pattern[1:] == "xx" && len(status) == 3 && status[0] == pattern[0]
+}
+
+// oneStar makes one star of stars that stand together: they mean the same, and
+// each costs.
+func oneStar(pattern string) string {
+	for strings.Contains(pattern, "**") {
+		pattern = strings.ReplaceAll(pattern, "**", "*")
+	}
+	return pattern
 }
 
 // glob matches text against a pattern in which * stands for any text. It takes

@@ -219,14 +219,14 @@ const verifyStep = 1000
 type slow struct {
 	Watched
 	limit *rate.Limiter
+	read  int // lines of all epochs: a store may have many small ones
 }
 
 // Lines implements Source.
 func (s *slow) Lines(ctx context.Context, epoch string, from uint64) iter.Seq2[audit.Line, error] {
 	return func(yield func(audit.Line, error) bool) {
-		n := 0
 		for l, err := range s.Watched.Lines(ctx, epoch, from) {
-			if n++; n%verifyStep == 0 {
+			if s.read++; s.read%verifyStep == 0 {
 				if err := s.limit.WaitN(ctx, verifyStep); err != nil {
 					yield(audit.Line{}, err)
 					return

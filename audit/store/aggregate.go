@@ -122,7 +122,7 @@ func each(ctx context.Context, workers, n int, fn func(ctx context.Context, work
 	for w := range workers {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := fn(ctx, w, i); err != nil {
+				if err := safely(func() error { return fn(ctx, w, i) }); err != nil {
 					cancel(err)
 				}
 			}
@@ -130,6 +130,17 @@ func each(ctx context.Context, workers, n int, fn func(ctx context.Context, work
 	}
 	wg.Wait()
 	return context.Cause(ctx)
+}
+
+// safely makes an error of a panic: what is damaged in a way that no check saw must
+// not end the process from a goroutine of ours.
+func safely(fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = damaged("reading it: %v", p)
+		}
+	}()
+	return fn()
 }
 
 // readRows counts the rows of a segment that have to be read, newest first.

@@ -181,6 +181,9 @@ func (c *views) forget(ids []int64) {
 	}
 }
 
+// maxSegment bounds what the list of segments may say of one.
+const maxSegment = 1 << 24
+
 // segments lists the segments that overlap a time, the one with the newest
 // record first.
 func (t *tx) segments(ctx context.Context, low, high int64) ([]segmentInfo, error) {
@@ -195,6 +198,9 @@ func (t *tx) segmentList(ctx context.Context, where string, args ...any) ([]segm
 		err := scan(&i.id, &i.rows, &i.shapes, &i.buckets, &i.low, &i.high, &i.blow, &i.bhi, &packed, &i.size)
 		i.packed = packed != 0
 		l = append(l, i)
+		if err == nil && (i.rows < 1 || i.rows > maxSegment || i.shapes < 1 || i.shapes > i.rows || i.buckets < 1 || i.buckets > maxSegment || i.low > i.high) {
+			err = damaged("segment %d cannot have %d rows, %d shapes and %d buckets", i.id, i.rows, i.shapes, i.buckets)
+		}
 		return err
 	}, "SELECT id, rows, shapes, buckets, low, high, blow, bhigh, packed, size FROM segment "+where, args...)
 	return l, err

@@ -25,31 +25,44 @@ func (c *commit) document(ctx context.Context, r *audit.Record) error {
 	if r.Change != nil {
 		return c.change(ctx, r)
 	}
-	version := plain(r.Event.Fields["version"])
-	if version == "" {
-		return nil
-	}
-	for key, text := range r.Event.Fields {
-		if key != "documents" && !strings.HasPrefix(key, "documents.") {
-			continue
-		}
-		for line := range strings.Lines(text) { // kind, name, generation, digest
-			f := strings.Fields(plain(line))
-			if len(f) == 0 {
-				continue
-			}
-			if _, err := c.t.exec(ctx, "INSERT INTO bundle (version, digest) VALUES (?,?) ON CONFLICT DO NOTHING", version, f[len(f)-1]); err != nil {
-				return err
-			}
+	for _, x := range bundleOf(r) {
+		if _, err := c.t.exec(ctx, "INSERT INTO bundle (version, digest) VALUES (?,?) ON CONFLICT DO NOTHING", x[0], x[1]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (c *commit) change(ctx context.Context, r *audit.Record) error {
+// bundleOf returns version and digest of each document of a policy set that a
+// record tells of.
+func bundleOf(r *audit.Record) [][2]string {
+	if r.Event == nil || r.Event.Name != audit.EventPolicyBundle {
+		return nil
+	}
+	version := plain(r.Event.Fields["version"])
+	if version == "" {
+		return nil
+	}
+	var l [][2]string
+	for key, text := range r.Event.Fields {
+		if key != "documents" && !strings.HasPrefix(key, "documents.") {
+			continue
+		}
+		for line := range strings.Lines(text) { // kind, name, generation, digest
+			if f := strings.Fields(plain(line)); len(f) > 0 {
+				l = append(l, [2]string{version, f[len(f)-1]})
+			}
+		}
+	}
+	return l
+}
+
+// documentOf returns the version of a document that a record tells of; false if
+// it is no document of ours.
+func documentOf(r *audit.Record) (DocumentVersion, bool) {
 	ch := r.Change
-	if ch.VersionAfter == "" && ch.VersionBefore == "" {
-		return nil // no document of ours
+	if ch == nil || ch.VersionAfter == "" && ch.VersionBefore == "" {
+		return DocumentVersion{}, false
 	}
 	v := DocumentVersion{Digest: ch.VersionAfter, Kind: ch.Kind, Namespace: ch.Namespace, Name: ch.Name, Operation: ch.Operation,
 		Previous: ch.VersionBefore, Text: ch.Text, Diff: ch.Diff, Time: r.Time, Record: r.ID}
@@ -58,6 +71,14 @@ func (c *commit) change(ctx context.Context, r *audit.Record) error {
 	}
 	if ch.By != nil {
 		v.Author, v.Groups = ch.By.Username, ch.By.Groups
+	}
+	return v, true
+}
+
+func (c *commit) change(ctx context.Context, r *audit.Record) error {
+	v, ok := documentOf(r)
+	if !ok {
+		return nil
 	}
 	body, err := json.Marshal(v)
 	if err != nil {

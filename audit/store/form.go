@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"strings"
 
 	"github.com/attache-dev/attache/audit"
@@ -23,6 +24,9 @@ const (
 	// maxMixed is how long a word of letters and digits may be that is taken for a
 	// name (v1, s3) and not for an id.
 	maxMixed = 3
+	// maxCompared bounds the work on one pattern and one form, in their bytes
+	// multiplied; beyond, the texts decide.
+	maxCompared = 16 << 10
 )
 
 const formPrefix = "~"
@@ -113,7 +117,7 @@ func matchForm(pattern, form string) formMatch {
 	if one.MatchValues([]string{form}) && !strings.ContainsAny(pattern, string(formNumber)+string(formAny)) {
 		return formYes // a star took each number and id, whatever it is
 	}
-	if mayMatch(pattern, form) {
+	if len(pattern)*len(form) > maxCompared || mayMatch(pattern, form) {
 		return formMaybe
 	}
 	return formNo
@@ -171,12 +175,15 @@ func mayMatch(pattern, form string) bool {
 }
 
 // formVerdicts says of each list of forms whether texts of it match.
-func formVerdicts(t *audit.Term, lists []string) []formMatch {
+func formVerdicts(ctx context.Context, t *audit.Term, lists []string) ([]formMatch, error) {
 	l := make([]formMatch, len(lists))
 	for i, v := range lists {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if l[i] = formMaybe; v != anyForm {
 			l[i] = matchForms(t, parseList(v))
 		}
 	}
-	return l
+	return l, nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -51,8 +52,17 @@ func TestMatchForm(t *testing.T) {
 			t.Errorf("%q of the form of %q: %d, want %d", x.pattern, x.text, got, x.want)
 		}
 	}
-	if got := formVerdicts(&audit.Term{Key: "path", Values: []string{"*zebra*"}}, []string{anyForm}); got[0] != formMaybe {
-		t.Errorf("a list that says nothing: %d", got[0])
+	term := &audit.Term{Key: "path", Values: []string{"*zebra*"}}
+	if got, err := formVerdicts(t.Context(), term, []string{anyForm}); err != nil || got[0] != formMaybe {
+		t.Errorf("a list that says nothing: %d, %v", got[0], err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := formVerdicts(ctx, term, []string{anyForm}); err == nil {
+		t.Error("a question that was cancelled goes on")
+	}
+	if got := matchForm(strings.Repeat("*7", 2000)+"x", strings.Repeat("a", 2000)); got != formMaybe {
+		t.Errorf("more work than is worth it: %d", got)
 	}
 }
 

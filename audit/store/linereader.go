@@ -171,7 +171,7 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) 
 		}
 		l = append(l, x)
 		return err
-	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY time DESC LIMIT ?", low, high, maxHalves)
+	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY block DESC, line DESC LIMIT ?", low, high, maxHalves)
 	if errors.Is(err, errEnough) {
 		err = nil
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -151,14 +152,19 @@ func (s *segment) encodeNames(m map[string][]byte) {
 func eachName(raw []byte, rows int, fn func(nameAt)) error {
 	r := reader{b: raw}
 	n := r.count(len(raw))
-	var hash uint32
-	for range n {
-		hash += uint32(r.uvarint()) //nolint:gosec // as written
-		row := r.count(rows - 1)
+	last := nameAt{}
+	for i := range n {
+		step := r.uvarint()
+		x := nameAt{hash: last.hash + uint32(step)} //nolint:gosec // checked below
+		x.row = uint32(r.count(rows - 1))           //nolint:gosec // below rows
+		if step > math.MaxUint32 || x.hash < last.hash || i > 0 && x.hash == last.hash && x.row <= last.row {
+			r.fail() // look-ups rely on the order
+		}
 		if r.err != nil {
 			return r.err
 		}
-		fn(nameAt{hash, uint32(row)}) //nolint:gosec // below rows
+		fn(x)
+		last = x
 	}
 	return r.err
 }

@@ -157,7 +157,9 @@ func (p *plan) matchBases(ctx context.Context, f fetcher, m *matcher) error {
 			m.doubt = true
 			continue
 		}
-		c.keep(m.bases, t.MatchValues)
+		if err := c.keep(ctx, m.bases, t.MatchValues); err != nil {
+			return err
+		}
 	}
 	if !p.q.Filter.Types() {
 		if err := m.must(ctx, f, "type", func(l []string) bool { return len(l) == 0 || l[0] != "epoch" && l[0] != audit.TypeHeartbeat }); err != nil {
@@ -186,8 +188,7 @@ func (m *matcher) must(ctx context.Context, f fetcher, key string, ok func([]str
 	if c == nil {
 		return damaged("segment %d has no column %s", m.v.id, key)
 	}
-	c.keep(m.bases, ok)
-	return nil
+	return c.keep(ctx, m.bases, ok)
 }
 
 // matchForms leaves out what a term on texts cannot match by the forms.
@@ -198,7 +199,10 @@ func (p *plan) matchForms(ctx context.Context, f fetcher, m *matcher, t *audit.T
 		return err
 	}
 	if c != nil {
-		verdicts := formVerdicts(t, c.values)
+		verdicts, err := formVerdicts(ctx, t, c.values)
+		if err != nil {
+			return err
+		}
 		x.bases = make([]formMatch, len(c.codes))
 		for i, code := range c.codes {
 			x.bases[i] = verdicts[code]
@@ -232,7 +236,9 @@ func (p *plan) matchShapes(ctx context.Context, f fetcher, m *matcher) error {
 			m.doubt = true
 			continue
 		}
-		c.keep(m.shapes, t.MatchValues)
+		if err := c.keep(ctx, m.shapes, t.MatchValues); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -243,14 +249,18 @@ func (p *plan) visible(namespaces []string) bool {
 }
 
 // keep leaves of what has codes those whose values are ok.
-func (c *fewColumn) keep(left []bool, ok func([]string) bool) {
+func (c *fewColumn) keep(ctx context.Context, left []bool, ok func([]string) bool) error {
 	good := make([]bool, len(c.values))
 	for i, v := range c.values {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		good[i] = ok(parseList(v))
 	}
 	for i, code := range c.codes {
 		left[i] = left[i] && good[code]
 	}
+	return nil
 }
 
 func (p *plan) matchNames(ctx context.Context, f fetcher, m *matcher, t *audit.Term) error {

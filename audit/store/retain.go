@@ -148,21 +148,27 @@ func (d *DB) removals(ctx context.Context, t *tx, day int64, reason string) ([]R
 }
 
 // Removed returns everything that retention ever took, oldest first.
-func (d *DB) Removed(ctx context.Context) ([]Removal, error) {
-	var l []Removal
-	err := d.reading(ctx, func(ctx context.Context, t *tx) error {
-		return t.each(ctx, func(scan func(...any) error) error {
-			var r Removal
-			var head, tail []byte
-			var at int64
-			if err := scan(&r.Epoch, &r.Sequence, &r.Last, &head, &tail, &at, &r.Reason); err != nil {
-				return err
-			}
-			r.Before, r.After, r.Time = hashOf(head), hashOf(tail), micro(at)
-			l = append(l, r)
-			return nil
-		}, "SELECT epoch, first, last, chain, tail, time, reason FROM removal ORDER BY number")
+func (d *DB) Removed(ctx context.Context) (l []Removal, err error) {
+	err = d.reading(ctx, func(ctx context.Context, t *tx) error {
+		l, err = t.removed(ctx)
+		return err
 	})
+	return l, err
+}
+
+func (t *tx) removed(ctx context.Context) ([]Removal, error) {
+	var l []Removal
+	err := t.each(ctx, func(scan func(...any) error) error {
+		var r Removal
+		var head, tail []byte
+		var at int64
+		if err := scan(&r.Epoch, &r.Sequence, &r.Last, &head, &tail, &at, &r.Reason); err != nil {
+			return err
+		}
+		r.Before, r.After, r.Time = hashOf(head), hashOf(tail), micro(at)
+		l = append(l, r)
+		return nil
+	}, "SELECT epoch, first, last, chain, tail, time, reason FROM removal ORDER BY number")
 	return l, err
 }
 

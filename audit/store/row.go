@@ -26,6 +26,7 @@ type row struct {
 	texts      []string // by layout.texts: a list, in lower case
 	names      []uint32 // hashes, sorted
 	begin, end place    // a record of one line has no begin; an open one no end
+	partial    bool     // made of the end alone, the begin is gone
 }
 
 // layout is which keys the index has columns for.

@@ -119,7 +119,7 @@ func (e *engine) migrate(ctx context.Context) error {
 }
 
 func older(v int) error {
-	return fmt.Errorf("its tables have version %d, of a program before the first release; this one reads %d and later: import the spools into a new store (attache audit import)", v, oldest)
+	return fmt.Errorf("its tables have version %d, %w; this one reads %d and later: begin a new store (attache audit import takes what the spools still have)", v, ErrOlder, oldest)
 }
 
 func newer(v int) error {

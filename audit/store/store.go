@@ -28,6 +28,8 @@ var (
 	ErrReadOnly = errors.New("audit store was opened to read only")
 	// ErrCursor is matched when a cursor is none that this store gave.
 	ErrCursor = errors.New("is no cursor of the audit store")
+	// ErrOlder is matched by Open when a store was written before the first release.
+	ErrOlder = errors.New("of a program before the first release")
 	// ErrCorrupt is matched when what the database holds is not what was
 	// written to it.
 	ErrCorrupt = errors.New("audit store is damaged")

@@ -121,7 +121,11 @@ func (p *plan) matchTexts(ctx context.Context, f fetcher, m *matcher, t *formTer
 			if err != nil {
 				return false, err
 			}
-			found = x.match(t.t, ok[from:from+n]) || found
+			some, err := x.match(ctx, t.t, ok[from:from+n])
+			if err != nil {
+				return false, err
+			}
+			found = found || some
 		}
 		from += n
 	}
@@ -186,7 +190,7 @@ func (m *matcher) narrow(ctx context.Context, f fetcher) (bool, error) {
 // match says which values a term matches, and whether any. It looks for the
 // longest piece without a star of each pattern in all values at once, and tries
 // the pattern only where that is.
-func (x *texts) match(t *audit.Term, ok []bool) (found bool) {
+func (x *texts) match(ctx context.Context, t *audit.Term, ok []bool) (found bool, err error) {
 	positive := *t
 	positive.Not = false
 	for _, pattern := range t.Values {
@@ -195,11 +199,17 @@ func (x *texts) match(t *audit.Term, ok []bool) (found bool) {
 		piece := longest(pattern)
 		if piece == "" {
 			for i := range ok {
+				if i%64 == 0 && ctx.Err() != nil {
+					return false, ctx.Err()
+				}
 				ok[i] = ok[i] || one.MatchValues(parseList(x.value(i)))
 			}
 			continue
 		}
-		for at := 0; ; {
+		for at, tries := 0, 0; ; tries++ {
+			if tries%64 == 0 && ctx.Err() != nil {
+				return false, ctx.Err()
+			}
 			i := strings.Index(x.all[at:], piece)
 			if i < 0 {
 				break
@@ -214,7 +224,7 @@ func (x *texts) match(t *audit.Term, ok []bool) (found bool) {
 		ok[i] = ok[i] != t.Not
 		found = found || ok[i]
 	}
-	return found
+	return found, nil
 }
 
 // longest returns the longest piece of a pattern between stars.

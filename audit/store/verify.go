@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,11 +18,11 @@ import (
 // touching a line. fn stops it by answering false. A part that cannot be read is
 // told with an empty Ref.
 func (d *DB) VerifyIndex(ctx context.Context, fn func(Ref, string) bool) error {
-	v := &indexCheck{d: d, fn: fn, seen: map[int64][]bool{}}
+	v := &indexCheck{d: d, fn: fn, seen: map[int64][]bool{}, told: map[string]bool{}}
 	// A snapshot, but without the bound on questions: it reads everything.
 	err := d.engine.reading(ctx, func(t *tx) error {
 		v.t, v.lines = t, d.newLineReader(t)
-		for _, step := range []func(context.Context) error{v.blocks, v.segments, v.halves, v.missing} {
+		for _, step := range []func(context.Context) error{v.removals, v.blocks, v.segments, v.halves, v.missing, v.documents} {
 			if err := step(ctx); err != nil {
 				return err
 			}
@@ -35,11 +36,14 @@ func (d *DB) VerifyIndex(ctx context.Context, fn func(Ref, string) bool) error {
 }
 
 type indexCheck struct {
+	removed []Removal
+
 	d     *DB
 	t     *tx
 	lines *lineReader
 	fn    func(Ref, string) bool
 	seen  map[int64][]bool // by block: which lines the index has
+	told  map[string]bool  // records that tell of documents
 }
 
 func (v *indexCheck) tell(r Ref, format string, args ...any) error {
@@ -47,6 +51,17 @@ func (v *indexCheck) tell(r Ref, format string, args ...any) error {
 		return errEnough
 	}
 	return nil
+}
+
+// removals notes what retention took.
+func (v *indexCheck) removals(ctx context.Context) (err error) {
+	v.removed, err = v.t.removed(ctx)
+	return err
+}
+
+// wasRemoved reports whether retention took a line.
+func (v *indexCheck) wasRemoved(epoch string, n uint64) bool {
+	return n > 0 && slices.ContainsFunc(v.removed, func(r Removal) bool { return r.Epoch == epoch && r.Sequence <= n && n <= r.Last })
 }
 
 // blocks notes what lines there are.
@@ -146,6 +161,12 @@ func (s *segment) misfiled(ctx context.Context, f fetcher, v *view) (string, err
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return "", err
 	}
+	for n := 1; n < len(s.time); n++ {
+		a, b := uint32(n-1), uint32(n) //nolint:gosec // rows
+		if s.time[a] > s.time[b] || s.time[a] == s.time[b] && s.first(b).before(s.first(a)) {
+			return "rows that are not in the order of time", nil
+		}
+	}
 	if err != nil || !reflect.DeepEqual(m, newMarks(s.time)) {
 		return "marks that are not those of its times", nil
 	}
@@ -181,6 +202,9 @@ func (v *indexCheck) row(ctx context.Context, begin, end place) (Ref, *row, erro
 			return Ref{}, nil, v.tell(Ref{}, "the index has line %d of block %d twice", p.line, p.block)
 		}
 	}
+	if end.block == 0 {
+		return Ref{}, nil, v.tell(Ref{}, "the index has a row that ends nowhere")
+	}
 	r, b, err := v.lines.record(ctx, end)
 	if errors.Is(err, ErrCorrupt) {
 		return Ref{}, nil, v.tell(Ref{}, "block %d: %v", end.block, err)
@@ -191,12 +215,17 @@ func (v *indexCheck) row(ctx context.Context, begin, end place) (Ref, *row, erro
 	ref := Ref{b.epoch.name, b.first + uint64(end.line)}
 	if begin.block == 0 {
 		x := v.d.layout.fill(&r, begin, end)
-		return ref, &x, nil
+		return ref, &x, v.documented(ctx, ref, &r, b.epoch)
 	}
 	first, fb, err := v.lines.record(ctx, begin)
 	switch {
 	case errors.Is(err, errNoBlock):
-		return ref, nil, nil // it cannot be made anew
+		if !v.wasRemoved(r.BeginEpoch, r.BeginSequence) {
+			return ref, nil, v.tell(ref, "the index joins it with a begin that is not there")
+		}
+		x := v.d.layout.fill(&r, begin, end)
+		x.partial = true // what the begin said cannot be made anew
+		return ref, &x, nil
 	case errors.Is(err, ErrCorrupt):
 		return ref, nil, v.tell(ref, "block %d: %v", begin.block, err)
 	case err != nil:
@@ -212,6 +241,9 @@ func (v *indexCheck) row(ctx context.Context, begin, end place) (Ref, *row, erro
 
 // differs says in what row n of a segment is not as it should be.
 func (v *indexCheck) differs(s *segment, n int, names []uint32, want *row) string {
+	if want.partial {
+		return s.differsInPart(n, names, want)
+	}
 	if s.time[n] != want.time {
 		return "time"
 	}
@@ -236,19 +268,111 @@ func (v *indexCheck) differs(s *segment, n int, names []uint32, want *row) strin
 	return ""
 }
 
+// differsInPart is differs for a record of which only the end is left: what the
+// end says must be there.
+func (s *segment) differsInPart(n int, names []uint32, want *row) string {
+	for i := range s.few {
+		c := &s.few[i]
+		got := parseList(c.values[c.of(s.base, int(s.shape[n]))])
+		switch c.key {
+		case "type", "outcome", "status", "error":
+			for _, v := range parseList(want.few[i]) {
+				if v != "" && !slices.Contains(got, v) {
+					return c.key
+				}
+			}
+		}
+	}
+	for _, h := range want.names {
+		if !slices.Contains(names, h) {
+			return "set of names"
+		}
+	}
+	return ""
+}
+
+// documented compares the version of a document with the record that tells of it.
+func (v *indexCheck) documented(ctx context.Context, ref Ref, r *audit.Record, e *epochState) error {
+	if e.producer.Kind == kindSidecar {
+		return nil
+	}
+	if r.Change != nil {
+		doc, ok := documentOf(r)
+		if !ok {
+			return nil
+		}
+		want, err := json.Marshal(doc)
+		if err != nil {
+			return err
+		}
+		v.told[plain(r.ID)] = true
+		var got []byte
+		var digest, kind, namespace, name string
+		var at int64
+		there, err := v.t.one(ctx, "SELECT digest, kind, namespace, name, time, body FROM document WHERE record = ?", []any{plain(r.ID)}, &digest, &kind, &namespace, &name, &at, &got)
+		if err != nil {
+			return err
+		}
+		if !there || string(got) != string(want) || at != r.Time.UnixMicro() ||
+			digest != plain(doc.Digest) || kind != plain(doc.Kind) || namespace != plain(doc.Namespace) || name != plain(doc.Name) {
+			return v.tell(ref, "the history of documents says something else")
+		}
+		return nil
+	}
+	for _, x := range bundleOf(r) {
+		var n int
+		if _, err := v.t.one(ctx, "SELECT count(*) FROM bundle WHERE version = ? AND digest = ?", []any{x[0], x[1]}, &n); err != nil {
+			return err
+		}
+		if n == 0 {
+			return v.tell(ref, "the list of a policy set's documents lacks one")
+		}
+	}
+	return nil
+}
+
+// documents tells the versions of documents of which no record tells. Where
+// retention took records it cannot know.
+func (v *indexCheck) documents(ctx context.Context) error {
+	if len(v.removed) > 0 {
+		return nil
+	}
+	var l []string
+	err := v.t.each(ctx, func(scan func(...any) error) error {
+		var record string
+		err := scan(&record)
+		if !v.told[record] {
+			l = append(l, record)
+		}
+		return err
+	}, "SELECT record FROM document ORDER BY number")
+	if err != nil {
+		return err
+	}
+	for _, record := range l {
+		if err := v.tell(Ref{}, "the history of documents has a version of record %s, which does not tell of it", clip(record)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // halves compares the lines that wait for another one.
 func (v *indexCheck) halves(ctx context.Context) error {
 	type half struct {
-		at   place
-		json []byte
+		epoch, producer string
+		seq, time       int64
+		ending          int
+		at              place
+		json            []byte
 	}
 	var l []half
 	err := v.t.each(ctx, func(scan func(...any) error) error {
 		var h half
-		err := scan(&h.at.block, &h.at.line, &h.json)
+		err := scan(&h.epoch, &h.seq, &h.ending, &h.producer, &h.time, &h.at.block, &h.at.line, &h.json)
 		l = append(l, h)
 		return err
-	}, "SELECT block, line, json FROM half ORDER BY block, line")
+	}, "SELECT epoch, sequence, ending, producer, time, block, line, json FROM half ORDER BY block, line")
 	if err != nil {
 		return err
 	}
@@ -267,8 +391,24 @@ func (v *indexCheck) halves(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if int(h.at.line) < len(b.lines) && string(b.lines[h.at.line]) != string(h.json) {
-			if err := v.tell(Ref{b.epoch.name, b.first + uint64(h.at.line)}, "the list of open requests has another text"); err != nil {
+		what := ""
+		r, err := decodeLine(h.json)
+		epoch, seq := r.Epoch, r.Sequence
+		if h.ending != 0 {
+			epoch, seq = r.BeginEpoch, r.BeginSequence
+		}
+		switch {
+		case int(h.at.line) >= len(b.lines), string(b.lines[h.at.line]) != string(h.json):
+			what = "text"
+		case err != nil, h.epoch != epoch, h.seq != int64(seq), (h.ending != 0) != (r.Type == audit.TypeEnd): //nolint:gosec // at most 2^62
+			what = "place"
+		case h.time != r.Time.UnixMicro():
+			what = "time"
+		case h.producer != b.epoch.producer.ID:
+			what = "producer"
+		}
+		if what != "" {
+			if err := v.tell(Ref{b.epoch.name, b.first + uint64(h.at.line)}, "the list of open requests has another %s", what); err != nil {
 				return err
 			}
 		}

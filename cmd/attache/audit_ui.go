@@ -81,7 +81,7 @@ func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url s
 	}
 	defer func() { err = errors.Join(err, spool.Close()) }()
 	db, err := store.Open(ctx, url, store.Options{Logger: log, ReadOnly: !imports})
-	if imports && err != nil && ofOlderVersion(err) {
+	if imports && errors.Is(err, store.ErrOlder) {
 		if err := setAside(filepath.Join(dir, "records.db"), c.ErrOrStderr()); err != nil {
 			return err
 		}
@@ -135,12 +135,6 @@ func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url s
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	fmt.Fprintf(c.OutOrStdout(), "Open this once, in your browser; Ctrl-C ends the page.\n\n  %s\n\n", link.URL())
 	return serveUntil(ctx, srv, ln)
-}
-
-// ofOlderVersion reports whether a store was written by a program before the
-// first release.
-func ofOlderVersion(err error) bool {
-	return strings.Contains(err.Error(), "of a program before the first release")
 }
 
 // setAside renames the page's own store, which is made anew of the spools. What
