@@ -45,6 +45,10 @@ type Event struct {
 	BytesDown int64  `json:"bytes_down,omitempty"`
 	Code      string `json:"code,omitempty"`
 	Reason    string `json:"reason,omitempty"`
+	// Unrecorded is how many like it the relay has counted since the last event
+	// that stood for them. Counted says that it does: each such event counts.
+	Unrecorded int  `json:"unrecorded,omitempty"`
+	Counted    bool `json:"-"`
 }
 
 // keep is what the pipelines tell of their exchanges. The credential's real

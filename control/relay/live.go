@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,7 +56,7 @@ type allowance struct {
 
 // often refuses a call of a pod that makes too many, before anything else is
 // done for it. tell says whether to record that: once in a while, with the
-// number of those that were not.
+// number of those that were not, which c then has.
 func (s *Server) often(c *call) (f *pipeline.Refusal, tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,9 +72,7 @@ func (s *Server) often(c *call) (f *pipeline.Refusal, tell bool) {
 	if a.untold++; c.Time.Sub(a.told) < tellAgain {
 		return f, false
 	}
-	if a.untold > 1 {
-		f.Err = fmt.Errorf("%d more since the last such record", a.untold-1)
-	}
+	c.Counted, c.Unrecorded = true, a.untold-1
 	a.told, a.untold = c.Time, 0
 	return f, true
 }

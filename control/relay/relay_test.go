@@ -266,7 +266,7 @@ func TestTooOften(t *testing.T) {
 	for range 10 {
 		g.get("https://api.model.test/")
 	}
-	if l := g.seen("denied"); len(l) != 2 || !strings.Contains(l[1].Reason, "19 more") {
+	if l := g.seen("denied"); len(l) != 2 || !l[0].Counted || !l[1].Counted || l[0].Unrecorded != 0 || l[1].Unrecorded != 19 {
 		t.Errorf("refusals: %+v", l)
 	}
 }

@@ -78,7 +78,7 @@ func (t *Trail) Relayed(ctx context.Context, e relay.Event) error {
 		"pod": e.Pod, "pod_uid": e.PodUID, "namespace": e.Namespace, "destination": e.Destination, "method": e.Method, "path": e.Path, "record": e.Record,
 		"policy": e.Policy, "rule": e.Rule, "version": e.Version, "root": e.Root, "address": e.Address, "outcome": e.Outcome, "code": e.Code, "reason": e.Reason,
 	}
-	for k, n := range map[string]int64{"status": int64(e.Status), "bytes_up": e.BytesUp, "bytes_down": e.BytesDown} {
+	for k, n := range map[string]int64{"status": int64(e.Status), "unrecorded": int64(e.Unrecorded), "bytes_up": e.BytesUp, "bytes_down": e.BytesDown} {
 		if n > 0 {
 			fields[k] = strconv.FormatInt(n, 10)
 		}
@@ -89,7 +89,7 @@ func (t *Trail) Relayed(ctx context.Context, e relay.Event) error {
 	if e.Handle != "" {
 		r.Credential = &audit.Use{Handle: e.Handle, Provider: e.Provider}
 	}
-	if e.Result == "denied" { // its reason may hold the caller's own words, another each time
+	if e.Result == "denied" && !e.Counted { // its reason may hold the caller's own words, another each time
 		return t.once(ctx, r, name, e.PodUID, e.Provider, e.Rule, e.Code)
 	}
 	return t.Write(ctx, r)

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
@@ -61,6 +60,9 @@ type Trail struct {
 	log      *slog.Logger
 	asking   sync.Mutex // one asks Trail.told whether it is the first
 	told     *expirable.LRU[string, *refusals]
+	mu       sync.Mutex  // guards over
+	over     []*refusals // whose minute is over, and which were more than one
+	writing  sync.Mutex  // held while those are recorded
 	records  *prometheus.CounterVec
 	failures prometheus.Counter
 	own      prometheus.Counter
@@ -86,7 +88,7 @@ func Open(o Options) (*Trail, error) {
 			Name: "attache_policy_changed_by_beneficiary_total", Help: "Changes of policies and providers by a service account that gains by them.",
 		}),
 	}
-	t.told = expirable.NewLRU(remembered, t.more, repeatAfter)
+	t.told = expirable.NewLRU(remembered, t.ended, repeatAfter)
 	var err error
 	if t.spool, err = audit.Open(spoolOptions(o)); err != nil {
 		return nil, fmt.Errorf("records of the control plane: %w", err)
@@ -110,7 +112,8 @@ func (t *Trail) Close() error {
 	if t == nil {
 		return nil
 	}
-	t.told.Purge() // says what was only counted
+	t.told.Purge()
+	t.more() // what was only counted
 	return t.spool.Close()
 }
 
@@ -146,7 +149,27 @@ func event(name string, fields map[string]string) *audit.Record {
 // refusals are those like one that was recorded.
 type refusals struct {
 	first *audit.Record
-	more  atomic.Int64
+	mu    sync.Mutex // guards all below
+	count int64      // of those after it
+	over  bool       // their minute is
+}
+
+// add counts one more, unless the minute is over.
+func (n *refusals) add() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.over {
+		n.count++
+	}
+	return !n.over
+}
+
+// end returns how many there were: there will be no more.
+func (n *refusals) end() int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.over = true
+	return n.count
 }
 
 // again reports whether the like of r was recorded within the last minute: a
@@ -156,28 +179,47 @@ func (t *Trail) again(key string, r *audit.Record) bool {
 	t.asking.Lock()
 	defer t.asking.Unlock()
 	if n, ok := t.told.Get(key); ok {
-		if id := r.Event.Fields["request"]; id == "" || id != n.first.Event.Fields["request"] { // the API server sends an event again
-			n.more.Add(1)
+		id := r.Event.Fields["request"]
+		if id != "" && id == n.first.Event.Fields["request"] { // the API server sends an event again
+			return true
 		}
-		return true
+		if n.add() {
+			return true
+		}
 	}
+	t.told.Remove(key) // Add would put it in the place of one whose minute is over, and nobody be told
 	t.told.Add(key, &refusals{first: r})
 	return false
 }
 
-// more records at the end of the minute how many were only counted: one record,
-// however many they were.
-func (t *Trail) more(_ string, n *refusals) {
-	count := n.more.Load()
-	if count == 0 {
+// ended is told of what leaves t.told, under its lock: nothing is written here.
+func (t *Trail) ended(_ string, n *refusals) {
+	if n.end() == 0 {
 		return
 	}
-	f := n.first
-	fields := maps.Clone(f.Event.Fields)
-	fields["unrecorded"] = strconv.FormatInt(count, 10)
-	r := event(f.Event.Name, fields)
-	r.Workload, r.Owner, r.Credential = f.Workload, f.Owner, f.Credential
-	_ = t.Write(context.Background(), r) // logged and counted there
+	t.mu.Lock()
+	t.over = append(t.over, n)
+	t.mu.Unlock()
+	go t.more()
+}
+
+// more records at the end of the minute how many were only counted: one record,
+// however many they were. When it returns they are recorded, by whomever.
+func (t *Trail) more() {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	t.mu.Lock()
+	list := t.over
+	t.over = nil
+	t.mu.Unlock()
+	for _, n := range list {
+		f := n.first
+		fields := maps.Clone(f.Event.Fields)
+		fields["unrecorded"] = strconv.FormatInt(n.end(), 10)
+		r := event(f.Event.Name, fields)
+		r.Workload, r.Owner, r.Credential = f.Workload, f.Owner, f.Credential
+		_ = t.Write(context.Background(), r) // logged and counted there
+	}
 }
 
 // once writes r unless the like of it was recorded within the last minute.

@@ -341,3 +341,25 @@ func TestARefusalThatWasNotRecorded(t *testing.T) {
 		}
 	}
 }
+
+// What the relay has counted itself is recorded, whatever else of that pod was
+// refused with the same code a moment before.
+func TestWhatTheRelayCountsIsRecorded(t *testing.T) {
+	tr, dir := open(t)
+	busy := relay.Event{Result: "denied", PodUID: "u", Code: "rate_limited", Reason: "too many calls of this pod are under way at the relay"}
+	often := relay.Event{Result: "denied", PodUID: "u", Code: "rate_limited", Reason: "this pod makes too many calls through the relay", Counted: true}
+	more := often
+	more.Unrecorded = 19
+	for _, e := range []relay.Event{busy, often, more} {
+		if err := tr.Relayed(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l := records(t, dir)
+	if len(l) != 3 || l[1].Event.Fields["reason"] != often.Reason || l[1].Event.Fields["unrecorded"] != "" || l[2].Event.Fields["unrecorded"] != "19" {
+		t.Errorf("%d records: %+v", len(l), l)
+	}
+}
