@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -426,4 +427,21 @@ func TestClose(t *testing.T) {
 			t.Error("a closed store answers")
 		}
 	})
+}
+
+// A question reads large pages: a part is many of them.
+func TestSQLiteFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	open(t, "sqlite:"+path, store.Options{})
+	db, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for pragma, want := range map[string]string{"page_size": "16384", "journal_mode": "wal"} {
+		var got string
+		if err := db.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %s, want %s: %v", pragma, got, want, err)
+		}
+	}
 }

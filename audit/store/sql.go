@@ -84,13 +84,17 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (*engine, error
 	e := &engine{path: path}
 	file := (&url.URL{Scheme: "file", Path: path}).String()
 	if !readOnly {
-		e.write, err = sql.Open("sqlite", file+"?"+sqlitePragmas+"&_txlock=immediate&_pragma=page_size(16384)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
+		e.write, err = sql.Open("sqlite", file+"?"+sqlitePragmas+"&_txlock=immediate&_pragma=synchronous(FULL)")
 		if err != nil {
 			return nil, fmt.Errorf("audit store %s: %w", path, err)
 		}
 		e.write.SetMaxOpenConns(1)
-		if err := e.write.PingContext(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("audit store %s: %w", path, notADatabase(err)), e.close())
+		// Both are kept in the file. The page size counts before anything is written
+		// only, and the driver sets the journal's mode before other pragmas.
+		for _, q := range []string{"PRAGMA page_size = 16384", "PRAGMA journal_mode = WAL"} {
+			if _, err := e.write.ExecContext(ctx, q); err != nil {
+				return nil, errors.Join(fmt.Errorf("audit store %s: %w", path, notADatabase(err)), e.close())
+			}
 		}
 	}
 	e.read, err = sql.Open("sqlite", file+"?"+sqlitePragmas+"&mode=ro&_pragma=query_only(1)")
