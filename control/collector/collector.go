@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -442,15 +441,22 @@ func (h *head) beyond(p store.Producer) string {
 	if ns := h.Event.Fields["namespace"]; ns != "" && ns != p.Namespace {
 		return "a line names another namespace than its producer's"
 	}
-	switch kind, _, _ := strings.Cut(h.Event.Name, "."); kind {
-	case "provider", "config", "change", "namespace", "injection", "guard", "key", "identity", "login", "logout", "audit", "revoke", "access",
-		"producer", "checkpoint", "retention", "broker", "relay":
-		return "a line tells of an event that only the control plane sees"
-	}
-	if n := h.Event.Name; n == audit.EventPolicyChanged || n == audit.EventPolicyBundle {
-		return "a line tells of an event that only the control plane sees"
+	if !ofSidecars[h.Event.Name] {
+		return "a line tells of an event that only the control plane sees, or that nobody knows"
 	}
 	return ""
+}
+
+// ofSidecars are the events that a sidecar tells of, as they are written: a
+// search would find "Logout" for "logout". One of a newer sidecar is refused by
+// an older collector, so the control plane is upgraded first.
+var ofSidecars = map[string]bool{
+	audit.TypeEpochOpen: true, audit.TypeEpochEnd: true, audit.TypeHeartbeat: true,
+	audit.EventTaskOpened: true, audit.EventTaskClosed: true, audit.EventTaskRefused: true,
+	audit.EventCredentialMinted: true, audit.EventCredentialRevoked: true, audit.EventRevocation: true,
+	audit.EventPolicyLoaded: true, audit.EventPolicyRejected: true,
+	audit.EventShipRejected: true, audit.EventDropped: true, audit.EventRemoved: true, audit.EventTailCut: true,
+	audit.EventDamaged: true, audit.EventShipped: true,
 }
 
 // unbroken returns the lines up to the first whose hash does not follow from

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -156,6 +157,37 @@ func TestForgers(t *testing.T) {
 			}
 			r.must(r.pod("team", "agent", uid), e.lines(2)...)
 		})
+	}
+}
+
+// What a sidecar may tell of is a list: no other spelling of a name passes that
+// a search would find for it, and nothing that is not known.
+func TestEventsOfSidecars(t *testing.T) {
+	r := start(t)
+	c := r.pod("team", "agent", uid)
+	send := func(epoch, name string) int64 {
+		n, _, err := r.send(c, begin(epoch).line(map[string]any{"event": map[string]any{"name": name, "fields": map[string]string{"session": "x"}}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for i, name := range []string{
+		audit.EventLogout, "LOGOUT", "Logout", " logout", "logout ", "logout\n", "logout\x00", "\u200blogout", "log\u017fout", "Audit.query", "AUDIT.QUERY",
+		"Policy.changed", "policy.Changed", "policy.changed ", "policy.bundle", "Policy.Bundle", "producer.lost", "Producer.lost", "identity.issued",
+		"broker.denied", "Task.opened", "task.dreamt", "epoch.opened", "",
+	} {
+		if n := send("bad-"+strconv.Itoa(i), name); n != 1 {
+			t.Errorf("%q is taken", name)
+		}
+	}
+	for i, name := range []string{ // docs/audit-events.md: sidecar, any; and the heads of an epoch
+		"epoch.open", "epoch.close", "heartbeat", "task.opened", "task.closed", "task.refused", "credential.minted", "credential.revoked", "revocation",
+		"policy.loaded", "policy.rejected", "ship.rejected", "spool.dropped", "spool.removed", "spool.damaged", "spool.shipped", "spool.tail_cut",
+	} {
+		if n := send("good-"+strconv.Itoa(i), name); n != 0 {
+			t.Errorf("%q is refused", name)
+		}
 	}
 }
 

@@ -72,7 +72,7 @@ func TestSpoolToStore(t *testing.T) {
 	}
 	const n = 2000
 	for range n {
-		if err := spool.Event("test", map[string]string{"a": "b"}); err != nil {
+		if err := spool.Event(audit.EventPolicyLoaded, map[string]string{"a": "b"}); err != nil {
 			t.Fatal(err)
 		}
 	}
