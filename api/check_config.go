@@ -106,19 +106,19 @@ func (c *checker) limits(l *v1alpha1.Limits) {
 	c.atMost("spec.limits.maxReplayBytes", int64(l.MaxReplayBytes), most)
 }
 
-// upstream checks the parent proxy; its URL may hold a password and is not
+// upstream checks the parent proxy; its URL may hold a credential and is not
 // shown.
 func (c *checker) upstream(u *v1alpha1.UpstreamConfig) {
 	if u.ParentProxy == "" || u.ParentProxy == "none" {
 		return
 	}
 	p, err := url.Parse(u.ParentProxy)
-	if err != nil || p.Scheme != SchemeHTTP && p.Scheme != SchemeHTTPS || p.Hostname() == "" || p.Port() == "" || p.Path != "" && p.Path != "/" {
+	if err != nil || p.Scheme != SchemeHTTP && p.Scheme != SchemeHTTPS || p.Hostname() == "" || p.Port() == "" || p.Path != "" && p.Path != "/" || p.RawQuery != "" || p.Fragment != "" {
 		c.bad("spec.upstream.parentProxy", `must be http://host:port or "none"`)
 		return
 	}
-	if _, has := p.User.Password(); has {
-		c.bad("spec.upstream.parentProxy", "holds a password, which no document may hold; set HTTPS_PROXY in Attaché's own environment instead")
+	if p.User != nil { // a user alone may be a token
+		c.bad("spec.upstream.parentProxy", "holds a user or a password, which no document may hold; set HTTPS_PROXY in Attaché's own environment instead")
 	}
 }
 
