@@ -202,6 +202,9 @@ func TestWatchTellsOfWhatStands(t *testing.T) {
 		if !strings.Contains(log.String(), "level=WARN msg=\"the record store seems not to be") {
 			t.Errorf("the first look says nothing: %s", log.String())
 		}
+		if !strings.Contains(log.String(), "not_compared=\"what searches find\"") {
+			t.Errorf("a good pass does not say what it did not look at: %s", log.String())
+		}
 		if len(events) != 1 || events[0].Event.Fields["sink"] != "verify" || !strings.Contains(events[0].Event.Fields["error"], "deleted") {
 			t.Errorf("recorded %+v", events)
 		}
