@@ -4,19 +4,25 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"sync"
+	"errors"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
 )
 
-// endedEvery is how often a replica asks the store for log-outs at others, and
-// endedWait what a page waits for that at most.
+// endedEvery is how often a replica asks the store for log-outs at others,
+// endedWait what a page waits for that at most, and endedLate how long ago it may
+// have learned of them last where the store does not answer.
 const (
 	endedEvery = 3 * time.Second
 	endedWait  = 2 * time.Second
+	endedLate  = 10 * time.Second
+	maxEpochs  = 1000 // of which it is known whose they are
 )
+
+// errEnds: no session is believed of which nobody knows whether it was ended.
+var errEnds = errors.New("cannot read which sessions ended elsewhere")
 
 // markOf names a session in the record of its end. It opens nothing.
 func markOf(sessionID string) string {
@@ -26,33 +32,46 @@ func markOf(sessionID string) string {
 
 // ends learns which sessions were ended at other replicas, or before a restart,
 // from their records in the store that all share. Only the control plane can
-// write such a record (control/collector), and only who has the cookie knows the
-// mark.
+// write such a record (control/collector, and here again), and only who has the
+// cookie knows the mark.
 type ends struct {
-	mu    sync.Mutex // held by who asks
-	next  time.Time
-	after store.Cursor // "": those of the time before were not all read yet
+	asking chan struct{} // one place: who has it reads, and has all below
+	read   time.Time     // up to when all are known; zero: those of the time before are not
+	after  store.Cursor  // "": those of the time before were not all read yet
 	// While they are: where the new ones begin, and behind which row to go on.
 	from, back store.Cursor
+	control    map[string]bool // epochs, and whether they are the control plane's
 }
 
-// learnEnds brings s.sessions up to date, if it was not just done. What the
-// store cannot answer now is asked again by the next page.
-func (s *Server) learnEnds(ctx context.Context) {
-	if s.c.OIDC == nil || !s.ends.mu.TryLock() {
-		return
+// learnEnds brings s.sessions up to date, if it was not just done. Who comes
+// while another reads waits for that. An error means that no session may be
+// believed.
+func (s *Server) learnEnds(ctx context.Context) error {
+	if s.c.OIDC == nil {
+		return nil
 	}
-	defer s.ends.mu.Unlock()
-	now := s.c.Now()
-	if now.Before(s.ends.next) {
-		return
-	}
-	s.ends.next = now.Add(endedEvery)
-	ctx, cancel := context.WithTimeout(ctx, endedWait)
+	asked, cancel := context.WithTimeout(ctx, endedWait)
 	defer cancel()
-	if err := s.readEnds(ctx, now); err != nil {
-		s.log.WarnContext(ctx, "cannot read which sessions ended elsewhere", "error", err)
+	select {
+	case s.ends.asking <- struct{}{}:
+	case <-asked.Done():
+		return errEnds
 	}
+	defer func() { <-s.ends.asking }()
+	now := s.c.Now()
+	if now.Sub(s.ends.read) < endedEvery {
+		return nil
+	}
+	err := s.readEnds(asked, now)
+	if err == nil {
+		s.ends.read = now
+		return nil
+	}
+	s.log.WarnContext(ctx, "cannot read which sessions ended elsewhere", "error", err)
+	if now.Sub(s.ends.read) < endedLate {
+		return nil
+	}
+	return errEnds
 }
 
 func (s *Server) readEnds(ctx context.Context, now time.Time) error {
@@ -72,7 +91,9 @@ func (s *Server) readEnds(ctx context.Context, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		s.forget(page.Rows)
+		if err := s.forget(ctx, page.Rows); err != nil {
+			return err
+		}
 		moved := page.Next != s.ends.after
 		s.ends.after = page.Next
 		if len(page.Rows) < store.MaxLimit || !moved {
@@ -103,7 +124,9 @@ func (s *Server) readEndsBefore(ctx context.Context, now time.Time, text string)
 		if err != nil {
 			return err
 		}
-		s.forget(page.Rows)
+		if err := s.forget(ctx, page.Rows); err != nil {
+			return err
+		}
 		if page.Next == "" {
 			s.ends.after = s.ends.from
 			return nil
@@ -112,10 +135,37 @@ func (s *Server) readEndsBefore(ctx context.Context, now time.Time, text string)
 	}
 }
 
-func (s *Server) forget(rows []store.Row) {
+func (s *Server) forget(ctx context.Context, rows []store.Row) error {
 	for i := range rows {
-		if e := rows[i].Event; e != nil && e.Fields["session"] != "" {
+		e := rows[i].Event
+		if e == nil || e.Name != audit.EventLogout || e.Fields["session"] == "" { // a query ignores case
+			continue
+		}
+		ours, err := s.ofControl(ctx, &rows[i])
+		if err != nil {
+			return err
+		}
+		if ours {
 			s.sessions.forget(e.Fields["session"], rows[i].Time)
 		}
 	}
+	return nil
+}
+
+// ofControl reports whether the control plane wrote a record.
+func (s *Server) ofControl(ctx context.Context, r *store.Row) (bool, error) {
+	ours, known := s.ends.control[r.Epoch]
+	if known {
+		return ours, nil
+	}
+	h, err := s.c.Store.Head(ctx, r.Epoch)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	if s.ends.control == nil || len(s.ends.control) >= maxEpochs {
+		s.ends.control = map[string]bool{}
+	}
+	ours = err == nil && h.Producer.Kind == audit.KindControl && h.Producer.ID == r.Producer
+	s.ends.control[r.Epoch] = ours
+	return ours, nil
 }

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -111,21 +112,109 @@ func TestAllLogoutsAreReadAtTheStart(t *testing.T) {
 	}
 }
 
-// Of more log-outs than are remembered the newest are kept.
-func TestOldestLogoutsAreDropped(t *testing.T) {
+// However many log out, each is remembered until the session is dead by its age.
+func TestLogoutsAreForgottenByAge(t *testing.T) {
 	c := newClock()
 	s := &sessions{now: c.now}
 	v := func(i int) *session { return &session{ID: strconv.Itoa(i), Began: c.now()} }
-	for i := range maxEnded + 1 {
-		s.forget(markOf(strconv.Itoa(i)), c.now().Add(time.Duration(i-maxEnded)*time.Millisecond))
+	const many = 30000
+	first := v(0)
+	for i := range many {
+		s.forget(markOf(strconv.Itoa(i)), c.now())
 	}
-	for i := maxEnded; i > maxEnded/2; i-- {
-		if s.alive(v(i)) {
-			t.Fatalf("log-out %d of %d is forgotten", i, maxEnded)
+	c.advance(absoluteLimit - time.Minute)
+	s.forget(markOf("later"), c.now())
+	if s.alive(first) || len(s.ended) != many+1 {
+		t.Errorf("%d of %d log-outs are remembered; the first: %v", len(s.ended), many+1, !s.alive(first))
+	}
+	c.advance(time.Hour)
+	s.forget(markOf("last"), c.now())
+	if len(s.ended) != 2 || s.alive(v(0)) != true {
+		t.Errorf("%d log-outs are remembered, of which two may matter", len(s.ended))
+	}
+}
+
+// Only the control plane's own record of that name ends a session.
+func TestOnlyTheControlPlaneEndsSessions(t *testing.T) {
+	c := newClock()
+	db := newDB(t, c)
+	h := serve(t, db, c, func(h *harness, conf *Config) {
+		grantsFor(subject(Viewer, "ada", AllNamespaces))(h, conf)
+		conf.SessionKey = key(7)
+	})
+	record := func(name, mark string) audit.Record {
+		return audit.Record{Type: audit.TypeEvent, Time: c.now(), Event: &audit.Event{Name: name, Fields: map[string]string{"session": mark}}}
+	}
+	agent := store.Producer{ID: "0a1b2c3d-0000-4000-8000-000000000001", Kind: audit.KindSidecar, Namespace: "team"}
+	named := agent
+	named.ID = "control/of-another-namespace"
+	all := func(of string) {
+		fillAs(t, db, agent, record(audit.EventLogout, of+"sidecar"), record("LOGOUT", of+"sidecar in capitals"))
+		fillAs(t, db, named, record(audit.EventLogout, of+"named"))
+		fillAs(t, db, controlPlane(), record(audit.EventLogout, of+"ours"), record("Logout", of+"spelled"), record(audit.EventAuditQuery, of+"other"))
+	}
+	for _, of := range []string{"before ", "later "} {
+		all(of)
+		if err := h.page.learnEnds(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.advance(endedEvery)
+	}
+	if e := h.page.sessions.ended; len(e) != 2 || e["before ours"].IsZero() || e["later ours"].IsZero() {
+		t.Errorf("ended: %v", e)
+	}
+}
+
+// Until a replica knows who has logged out it believes nobody, and who comes
+// while another asks waits; afterwards it may be late by seconds.
+func TestNobodyIsBelievedBeforeLogoutsAreKnown(t *testing.T) {
+	c := newClock()
+	db := newDB(t, c)
+	h := serve(t, db, c, func(h *harness, conf *Config) {
+		grantsFor(subject(Viewer, "ada", AllNamespaces))(h, conf)
+		conf.SessionKey = key(7)
+	})
+	h.as(Person{Subject: "ada"})
+	h.page.ends = ends{asking: make(chan struct{}, 1)} // it has just started
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // the store answers with an error
+	for range 2 {
+		if err := h.page.learnEnds(gone); !errors.Is(err, errEnds) {
+			t.Fatalf("believed though nothing could be read: %v", err)
 		}
 	}
-	if len(s.ended) > maxEnded || !s.alive(v(0)) {
-		t.Errorf("%d are kept, the oldest among them: %v", len(s.ended), !s.alive(v(0)))
+	h.page.ends.asking <- struct{}{} // one reads, and does not come to an end
+	status, _, header := h.get("/")
+	if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
+		t.Errorf("a second request, while the first reads: %d", status)
+	}
+	if status, _, _ := h.post("/logout", nil); status != http.StatusForbidden { // its form has no token here
+		t.Errorf("a log-out meanwhile: %d", status)
+	}
+	<-h.page.ends.asking
+	if status, _, _ := h.get("/"); status != http.StatusOK {
+		t.Errorf("when all is known: %d", status)
+	}
+	c.advance(endedEvery)
+	fail := func() error {
+		q := h.page.c.Store
+		closed := newDB(t, c)
+		if err := closed.Close(); err != nil {
+			t.Fatal(err)
+		}
+		h.page.c.Store = closed
+		defer func() { h.page.c.Store = q }()
+		return h.page.learnEnds(t.Context())
+	}
+	if err := fail(); err != nil {
+		t.Errorf("%s after the last reading: %v", endedEvery, err)
+	}
+	c.advance(endedLate - endedEvery)
+	if err := fail(); !errors.Is(err, errEnds) {
+		t.Errorf("%s after the last reading: %v", endedLate, err)
+	}
+	if status, _, _ := h.get("/"); status != http.StatusOK {
+		t.Errorf("when the store answers again: %d", status)
 	}
 }
 

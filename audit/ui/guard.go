@@ -80,7 +80,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // withSession lets through who is logged in and has a role.
 func (s *Server) withSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.learnEnds(r.Context())
+		if err := s.learnEnds(r.Context()); err != nil && r.URL.Path != "/logout" { // who wants to end a session may
+			s.fail(w, r, nil, err)
+			return
+		}
 		ses, err := s.sessions.read(w, r)
 		if err != nil {
 			s.login.start(s, w, r, err)

@@ -99,9 +99,8 @@ func (s *Server) liveEvents(w http.ResponseWriter, r *http.Request, v *visit) er
 			return nil
 		case <-tick.C:
 		}
-		s.learnEnds(ctx)
-		if !s.sessions.alive(v.session) {
-			return nil
+		if err := s.learnEnds(ctx); err != nil || !s.sessions.alive(v.session) {
+			return nil //nolint:nilerr // the browser asks again, and is told
 		}
 		if page, err = s.c.Store.Tail(ctx, q, page.Next); err != nil {
 			s.log.WarnContext(r.Context(), "live view ends", "error", err)

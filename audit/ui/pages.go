@@ -224,6 +224,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, v *visit, err erro
 	case errors.Is(err, errBusy):
 		w.Header().Set("Retry-After", "5")
 		status, m = http.StatusTooManyRequests, message{Title: "Too many questions", Text: "This session, or all of them together, ask more than the store answers. Wait a few seconds and reload.", Bad: true}
+	case errors.Is(err, errEnds):
+		w.Header().Set("Retry-After", "5")
+		status, m = http.StatusServiceUnavailable, message{Title: "The record store does not answer", Text: "Who has logged out is read there, and nobody is believed before that. Reload in a few seconds.", Bad: true}
 	case errors.Is(err, errBadForm):
 		status, m = http.StatusForbidden, message{Title: "Form refused", Text: "The form was not made by this page in this session. Go back, reload the page, and send it again.", Bad: true}
 	case errors.Is(err, context.DeadlineExceeded):

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 )
@@ -22,7 +21,7 @@ const (
 	absoluteLimit = 12 * time.Hour   // of any session
 	renewAfter    = time.Minute      // the cookie's time of use is written anew
 	maxCookie     = 3800             // bytes; browsers keep 4096 with name and attributes
-	maxEnded      = 10000            // log-outs that are remembered
+	sweepEvery    = time.Minute      // log-outs of dead sessions are forgotten
 )
 
 var (
@@ -104,8 +103,9 @@ type sessions struct {
 	same   http.SameSite
 	now    func() time.Time
 
-	mu    sync.Mutex           // guards ended
+	mu    sync.Mutex           // guards all below
 	ended map[string]time.Time // by markOf
+	swept time.Time
 }
 
 func (s *sessions) begin(w http.ResponseWriter, p Person) (*session, error) {
@@ -167,24 +167,21 @@ func (s *sessions) end(w http.ResponseWriter, v *session) {
 	s.forget(markOf(v.ID), s.now())
 }
 
-// forget ends the session of a mark, as it was logged out at a time. Of too many
-// the oldest are dropped: their sessions are nearest to their end.
+// forget ends the session of a mark, as it was logged out at a time. It is
+// remembered until the session is dead by its age, however many there are: each
+// needed a log-in.
 func (s *sessions) forget(mark string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended == nil {
 		s.ended = map[string]time.Time{}
 	}
-	if _, known := s.ended[mark]; known {
-		return
-	}
-	if s.ended[mark] = at; len(s.ended) <= maxEnded {
-		return
-	}
 	now := s.now()
-	maps.DeleteFunc(s.ended, func(_ string, t time.Time) bool { return now.Sub(t) > absoluteLimit })
-	oldest := slices.SortedFunc(maps.Keys(s.ended), func(a, b string) int { return s.ended[a].Compare(s.ended[b]) })
-	for _, m := range oldest[:max(len(oldest)-maxEnded*9/10, 0)] { // not for each one anew
-		delete(s.ended, m)
+	if now.Sub(s.swept) > sweepEvery {
+		s.swept = now
+		maps.DeleteFunc(s.ended, func(_ string, t time.Time) bool { return now.Sub(t) > absoluteLimit+sweepEvery })
+	}
+	if _, known := s.ended[mark]; !known {
+		s.ended[mark] = at
 	}
 }
