@@ -83,6 +83,13 @@ func (x *Redactor) redact(r *Record) {
 	if e := r.Event; e != nil {
 		r.Event = x.event(e)
 	}
+	if c := r.Change; c != nil {
+		if text, diff := x.document(c.Text), x.document(c.Diff); text != c.Text || diff != c.Diff {
+			n := *c
+			n.Text, n.Diff = text, diff
+			r.Change = &n
+		}
+	}
 	if h := r.SSH; h != nil {
 		if s := x.Text(h.Command); s != h.Command {
 			c := *h
@@ -138,11 +145,11 @@ func (x *Redactor) text(s string, names bool) string {
 	if x.keepTokens {
 		return s
 	}
-	if names && strings.IndexByte(s, '=') >= 0 {
+	if names && hasNames(s) {
+		if strings.Contains(s, "://") {
+			s = maskUserinfo(s)
+		}
 		s = maskValues(s)
-	}
-	if names && strings.Contains(s, "://") {
-		s = maskUserinfo(s)
 	}
 	var b strings.Builder
 	done := 0
