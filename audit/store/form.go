@@ -19,6 +19,8 @@ const (
 	anyForm = "\xff"
 	// maxForms bounds the forms of one segment: they multiply the shapes.
 	maxForms = 512
+	// maxFormed is how long a text may be to have a form of its own, in bytes.
+	maxFormed = 2 << 10
 	// maxWord is how long a word of letters may be: a longer one is an id.
 	maxWord = 24
 	// maxMixed is how long a word of letters and digits may be that is taken for a
@@ -56,7 +58,7 @@ func formOf(list string) string {
 
 // form returns the form of a text in lower case.
 func form(text string) string {
-	if strings.ContainsAny(text, string(formNumber)+string(formAny)) {
+	if len(text) > maxFormed || strings.ContainsAny(text, string(formNumber)+string(formAny)) {
 		return string(formAny)
 	}
 	var b strings.Builder

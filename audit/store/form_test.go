@@ -16,11 +16,12 @@ func TestForm(t *testing.T) {
 		"/v1/orders/{id}":             "/v1/orders/{id}",
 		"arn:aws:s3:::data-29/a.json": "arn:aws:s3:::data-\x01/a.json",
 		"/o/3f2a9c1e-77aa-4b1d-9c3e-0123456789ab": "/o/\x02-\x02-\x02-\x02-\x02", // hex words of four are taken for ids
-		"/2026/refunds":         "/\x01/refunds",
-		"/refund77":             "/\x02",
-		"/x\x01y":               "\x02",
-		"/é/7":                  "/é/\x01",
-		strings.Repeat("a", 25): "\x02",
+		"/2026/refunds":            "/\x01/refunds",
+		"/refund77":                "/\x02",
+		"/x\x01y":                  "\x02",
+		"/é/7":                     "/é/\x01",
+		strings.Repeat("/a", 1025): "\x02",
+		strings.Repeat("a", 25):    "\x02",
 	} {
 		if got := form(text); got != want {
 			t.Errorf("form of %q is %q, want %q", text, got, want)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
@@ -13,7 +14,7 @@ import (
 // A producer whose requests never end, and are long, does not fill the memory
 // of who asks something.
 func TestLongRequestsWithoutAnEnd(t *testing.T) {
-	d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db"), store.Options{})
+	d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db"), store.Options{QueryTimeout: time.Minute}) // the race detector is slow
 	path := strings.Repeat("/x", 500_000) // no spool of ours writes such a line
 	for n := range uint64(70) {
 		text := fmt.Appendf(nil, `{"schema":%q,"type":"begin","id":"r%d","epoch":"e1","sequence":%d,"time":"2026-03-01T12:00:%02dZ","request":{"path":%q}}`, audit.SchemaVersion, n, n+1, n%60, path)

@@ -41,7 +41,7 @@ func migrations() [][]string {
 		`CREATE TABLE half (
 			epoch TEXT NOT NULL, sequence INT NOT NULL, ending INT NOT NULL, producer TEXT NOT NULL, time INT NOT NULL,
 			block INT NOT NULL, line INT NOT NULL, json BLOB NOT NULL, PRIMARY KEY (epoch, sequence, ending))`,
-		`CREATE INDEX half_time ON half (time)`,
+		`CREATE INDEX half_block ON half (block, line)`,
 		`CREATE TABLE checkpoint (number INT PRIMARY KEY, time INT NOT NULL, note BLOB NOT NULL, heads BLOB NOT NULL)`,
 		`CREATE TABLE removal (
 			number INT PRIMARY KEY, epoch TEXT NOT NULL, first INT NOT NULL, last INT NOT NULL,
