@@ -15,7 +15,7 @@ import (
 // of who asks something.
 func TestLongRequestsWithoutAnEnd(t *testing.T) {
 	d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db"), store.Options{QueryTimeout: time.Minute}) // the race detector is slow
-	path := strings.Repeat("/x", 500_000) // no spool of ours writes such a line
+	path := strings.Repeat("/x", 500_000)                                                                    // no spool of ours writes such a line
 	for n := range uint64(70) {
 		text := fmt.Appendf(nil, `{"schema":%q,"type":"begin","id":"r%d","epoch":"e1","sequence":%d,"time":"2026-03-01T12:00:%02dZ","request":{"path":%q}}`, audit.SchemaVersion, n, n+1, n%60, path)
 		put(t, d, alice, audit.Line{Epoch: "e1", Sequence: n + 1, JSON: text})
