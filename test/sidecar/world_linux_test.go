@@ -125,7 +125,7 @@ func (w *world) podCommandContext(ctx context.Context, uid int, args ...string) 
 		enter = append(enter, "-S", strconv.Itoa(uid), "-G", strconv.Itoa(uid))
 	}
 	c := exec.CommandContext(ctx, "nsenter", append(append(enter, "--"), args...)...) //nolint:gosec // the tests' own
-	c.Dir = w.dir // the agent may not see where the tests are
+	c.Dir = w.dir                                                                     // the agent may not see where the tests are
 	c.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + w.dir, "LANG=C.UTF-8"}
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return c
