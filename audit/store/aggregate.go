@@ -57,6 +57,27 @@ type counter[C any] interface {
 	join(other C)
 }
 
+// byTally is what counters have in common that count by what the rows of a segment
+// add up to, by shape: it adds that.
+type byTally func(ctx context.Context, x *scan, l []tally) error
+
+func (add byTally) sure(ctx context.Context, x *scan) error {
+	l, err := x.tallied(ctx)
+	if err != nil {
+		return err
+	}
+	return add(ctx, x, l)
+}
+
+func (byTally) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
+
+func (add byTally) done(ctx context.Context, x *scan) error {
+	if x.read == nil {
+		return nil
+	}
+	return add(ctx, x, x.read)
+}
+
 // aggregate counts what q matches with the counters that zero makes. It reports
 // whether the bound on work was reached.
 func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C) (all C, partial bool, err error) {

@@ -214,7 +214,13 @@ func (t *tx) fetch(ctx context.Context, segment int64, name string) ([]byte, err
 	// connection may read them, several at once. What it does not find may be of a
 	// segment that was merged since.
 	var b []byte
-	err := t.e.aside.QueryRowContext(ctx, t.e.text(q), segment, name).Scan(&b)
+	var row *sql.Row
+	if p := t.e.asides.get(q); p != nil {
+		row = p.QueryRowContext(ctx, segment, name)
+	} else {
+		row = t.e.aside.QueryRowContext(ctx, t.e.text(q), segment, name)
+	}
+	err := row.Scan(&b)
 	ok := err == nil
 	if errors.Is(err, sql.ErrNoRows) {
 		t.fetching.Lock()

@@ -29,6 +29,7 @@ func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Fac
 		for i := range c.counts {
 			c.counts[i] = map[string]sum{}
 		}
+		c.byTally = c.add
 		return c
 	})
 	if err != nil {
@@ -43,26 +44,11 @@ func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Fac
 
 // facetCounter counts by the values of each key.
 type facetCounter struct {
+	byTally
+
 	keys   []string
 	total  sum
 	counts []map[string]sum // by key
-}
-
-func (c *facetCounter) sure(ctx context.Context, x *scan) error {
-	l, err := x.tallied(ctx)
-	if err != nil {
-		return err
-	}
-	return c.add(ctx, x, l)
-}
-
-func (c *facetCounter) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
-
-func (c *facetCounter) done(ctx context.Context, x *scan) error {
-	if x.read == nil {
-		return nil
-	}
-	return c.add(ctx, x, x.read)
 }
 
 func (c *facetCounter) join(o *facetCounter) {

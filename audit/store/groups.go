@@ -59,7 +59,11 @@ func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, error
 	if err := d.fewKeys(keys); err != nil {
 		return nil, err
 	}
-	all, _, err := aggregate(ctx, d, &q, func() *groupCounter { return &groupCounter{keys: keys, sums: map[string]sum{}} })
+	all, _, err := aggregate(ctx, d, &q, func() *groupCounter {
+		c := &groupCounter{keys: keys, sums: map[string]sum{}}
+		c.byTally = c.add
+		return c
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +76,8 @@ func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, error
 
 // groupCounter counts by combinations of values of keys.
 type groupCounter struct {
+	byTally
+
 	keys []string
 	sums map[string]sum // by the list of the values
 }
@@ -81,23 +87,6 @@ func (c *groupCounter) err() error {
 		return fmt.Errorf("audit query: more than %d combinations of %s; ask for less time or fewer keys", maxGroups, strings.Join(c.keys, ", "))
 	}
 	return nil
-}
-
-func (c *groupCounter) sure(ctx context.Context, x *scan) error {
-	l, err := x.tallied(ctx)
-	if err != nil {
-		return err
-	}
-	return c.add(ctx, x, l)
-}
-
-func (c *groupCounter) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
-
-func (c *groupCounter) done(ctx context.Context, x *scan) error {
-	if x.read == nil {
-		return nil
-	}
-	return c.add(ctx, x, x.read)
 }
 
 func (c *groupCounter) join(o *groupCounter) {

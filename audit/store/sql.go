@@ -26,6 +26,7 @@ type engine struct {
 	path     string  // SQLite: the file
 	writes   statements
 	reads    statements
+	asides   statements
 }
 
 // sqlitePragmas of every connection. A commit is synced before it is
@@ -300,6 +301,7 @@ func (e *engine) reading(ctx context.Context, fn func(*tx) error) error {
 		o.Isolation = sql.LevelRepeatableRead
 	}
 	kept := e.keeps(ctx, e.read, &e.reads)
+	e.keeps(ctx, e.aside, &e.asides)
 	t, err := e.read.BeginTx(ctx, o)
 	if err != nil {
 		return err

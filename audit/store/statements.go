@@ -32,13 +32,13 @@ func (s *statements) prepare(ctx context.Context, db *sql.DB) {
 		if s.ready == nil {
 			s.ready = map[string]*sql.Stmt{}
 		}
-		if s.ready[q] != nil {
-			p, s.ready[q] = s.ready[q], p // another one was as fast
-			defer p.Close()               //nolint:errcheck // nobody has it
-		} else {
-			s.ready[q] = p
+		if s.ready[q] == nil {
+			s.ready[q], p = p, nil
 		}
 		s.mu.Unlock()
+		if p != nil { // another one was as fast
+			p.Close() //nolint:errcheck,gosec // nobody has it
+		}
 	}
 }
 
