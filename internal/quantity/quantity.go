@@ -85,3 +85,24 @@ func factor(suffix, exponent string) (*big.Rat, bool) {
 	}
 	return nil, false
 }
+
+// Format writes an amount in thousandths, not below zero, in the canonical form,
+// which the API server would make of it.
+func Format(q int64) string {
+	if q%1000 != 0 {
+		return strconv.FormatInt(q, 10) + "m"
+	}
+	n := q / 1000
+	base, suffixes := int64(1000), decimal
+	if n != 0 && n%1024 == 0 {
+		base, suffixes = 1024, binary
+	}
+	suffix := ""
+	for _, s := range suffixes {
+		if n == 0 || n%base != 0 {
+			break
+		}
+		n, suffix = n/base, s
+	}
+	return strconv.FormatInt(n, 10) + suffix
+}
