@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"sort"
@@ -327,6 +328,23 @@ func (d *DB) search(ctx context.Context, q Query, about string) (Page, error) {
 	})
 	d.views.trim()
 	return page, err
+}
+
+// Pages yields the pages of Search, of q.Limit rows each (0: as many as a page
+// may have), from q.After on. An error ends it.
+func (d *DB) Pages(ctx context.Context, q Query) iter.Seq2[Page, error] {
+	if q.Limit == 0 {
+		q.Limit = MaxLimit
+	}
+	return func(yield func(Page, error) bool) {
+		for {
+			page, err := d.Search(ctx, q)
+			if !yield(page, err) || err != nil || page.Next == "" {
+				return
+			}
+			q.After = page.Next
+		}
+	}
 }
 
 func pageSize(n int) (int, error) {

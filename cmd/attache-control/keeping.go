@@ -106,9 +106,8 @@ func attested(db *store.DB) func(context.Context, time.Time) ([]store.Producer, 
 		}
 		seen := map[string]bool{}
 		var out []store.Producer
-		q := store.Query{Filter: filter, Limit: store.MaxLimit}
-		for range 100 { // a hundred thousand documents
-			page, err := db.Search(ctx, q)
+		pages := 0
+		for page, err := range db.Pages(ctx, store.Query{Filter: filter}) {
 			if err != nil {
 				return nil, err
 			}
@@ -120,17 +119,13 @@ func attested(db *store.DB) func(context.Context, time.Time) ([]store.Producer, 
 				seen[e.Fields["pod_uid"]] = true
 				out = append(out, store.Producer{ID: e.Fields["pod_uid"], Kind: audit.KindSidecar, Namespace: e.Fields["namespace"], Pod: e.Fields["pod"]})
 			}
-			if page.Next == "" {
+			if pages++; pages == 100 { // a hundred thousand documents
 				break
 			}
-			q.After = page.Next
 		}
 		return out, nil
 	}
 }
-
-// retainEvery is how often retention looks; it removes whole days.
-const retainEvery = time.Hour
 
 // retain removes what is too old, and records what it took.
 func (h *host) retain(r retention, db *store.DB) error {
@@ -139,7 +134,7 @@ func (h *host) retain(r retention, db *store.DB) error {
 		return nil
 	}
 	return h.lead(func(ctx context.Context) error {
-		return h.forever(ctx, "records not removed by retention", retainEvery, func(ctx context.Context) error {
+		return h.forever(ctx, "records not removed by retention", store.RetainEvery, func(ctx context.Context) error {
 			gone, err := db.Retain(ctx, want)
 			lines := uint64(0)
 			for _, g := range gone {

@@ -194,19 +194,14 @@ func (r *reading) searchSpools(ctx context.Context, limit int, print func(audit.
 			found = slices.Delete(found, 0, len(found)-limit)
 		}
 	}
-	var damage []error
-	for _, d := range r.dirs {
-		err := eachInSpool(ctx, d, r.f, func(x *audit.Record) error {
-			if found = append(found, *x); limit > 0 && len(found) >= 2*limit+1024 {
-				newest()
-			}
-			return nil
-		})
-		if errors.Is(err, audit.ErrDamaged) {
-			damage = append(damage, fmt.Errorf("%s: %w", d, err))
-		} else if err != nil {
-			return err
+	damage := r.inSpools(ctx, func(x *audit.Record) error {
+		if found = append(found, *x); limit > 0 && len(found) >= 2*limit+1024 {
+			newest()
 		}
+		return nil
+	})
+	if damage != nil && !errors.Is(damage, audit.ErrDamaged) {
+		return damage
 	}
 	newest()
 	for _, x := range found {
@@ -214,7 +209,7 @@ func (r *reading) searchSpools(ctx context.Context, limit int, print func(audit.
 			return err
 		}
 	}
-	return errors.Join(damage...)
+	return damage
 }
 
 func auditShow(g *global, pl *places) *cobra.Command {

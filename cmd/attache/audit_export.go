@@ -146,24 +146,14 @@ func (r *reading) write(ctx context.Context, format string, w io.Writer) (n int,
 		n++
 		return e.Write(x)
 	}
-	var damage []error
-	if r.p.store != "" {
-		err = r.p.withStore(ctx, func(d *store.DB) error { return eachRow(ctx, d, store.Query{Filter: r.f, Oldest: true}, add, nil) })
-	}
-	for _, dir := range r.dirs {
-		if e := eachInSpool(ctx, dir, r.f, add); errors.Is(e, audit.ErrDamaged) {
-			damage = append(damage, fmt.Errorf("%s: %w", dir, e))
-		} else if err = e; err != nil {
-			break
-		}
-	}
-	if err != nil {
-		return n, err
+	failed := r.each(ctx, add)
+	if failed != nil && !errors.Is(failed, audit.ErrDamaged) {
+		return n, failed
 	}
 	if err := e.Flush(); err != nil {
 		return n, err
 	}
-	return n, errors.Join(damage...)
+	return n, failed
 }
 
 // output is where an export goes. A file appears under its name when it is

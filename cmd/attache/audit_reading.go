@@ -179,9 +179,7 @@ func (r *reading) period() string {
 
 // eachRow gives every record of a store that q matches to fn.
 func eachRow(ctx context.Context, d *store.DB, q store.Query, fn func(*audit.Record) error, looked func(until time.Time) error) error {
-	q.Limit = store.MaxLimit
-	for {
-		page, err := d.Search(ctx, q)
+	for page, err := range d.Pages(ctx, q) {
 		if err != nil {
 			return err
 		}
@@ -190,16 +188,37 @@ func eachRow(ctx context.Context, d *store.DB, q store.Query, fn func(*audit.Rec
 				return err
 			}
 		}
-		if page.Next == "" {
-			return nil
-		}
-		if page.Partial && looked != nil {
+		if page.Partial && page.Next != "" && looked != nil {
 			if err := looked(page.Until); err != nil {
 				return err
 			}
 		}
-		q.After = page.Next
 	}
+	return nil
+}
+
+// each gives every record that was asked for to fn: of the store, oldest first,
+// or of one spool after the other. Damage of spools is an error behind what could
+// be read.
+func (r *reading) each(ctx context.Context, fn func(*audit.Record) error) error {
+	if r.p.store != "" {
+		return r.p.withStore(ctx, func(d *store.DB) error {
+			return eachRow(ctx, d, store.Query{Filter: r.f, Oldest: true}, fn, nil)
+		})
+	}
+	return r.inSpools(ctx, fn)
+}
+
+func (r *reading) inSpools(ctx context.Context, fn func(*audit.Record) error) error {
+	var damage []error
+	for _, d := range r.dirs {
+		if err := eachInSpool(ctx, d, r.f, fn); errors.Is(err, audit.ErrDamaged) {
+			damage = append(damage, fmt.Errorf("%s: %w", d, err))
+		} else if err != nil {
+			return err
+		}
+	}
+	return errors.Join(damage...)
 }
 
 // eachInSpool gives every record of a spool that f matches to fn.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/audit"
-	"github.com/attache-dev/attache/audit/store"
 	"github.com/attache-dev/attache/internal/run"
 	"github.com/attache-dev/attache/policy/replay"
 	"github.com/attache-dev/attache/policy/suggest"
@@ -38,20 +37,7 @@ func (h *history) each(ctx context.Context, c *cobra.Command, terms []string, fn
 	if err != nil {
 		return nil, err
 	}
-	if h.store != "" {
-		return r, h.withStore(ctx, func(d *store.DB) error {
-			return eachRow(ctx, d, store.Query{Filter: r.f, Oldest: true}, fn, nil)
-		})
-	}
-	var damage []error
-	for _, d := range r.dirs {
-		if err := eachInSpool(ctx, d, r.f, fn); errors.Is(err, audit.ErrDamaged) {
-			damage = append(damage, fmt.Errorf("%s: %w", d, err))
-		} else if err != nil {
-			return r, err
-		}
-	}
-	return r, errors.Join(damage...)
+	return r, r.each(ctx, fn)
 }
 
 // loadFor loads documents as they count for the records: in a cluster

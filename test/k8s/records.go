@@ -103,17 +103,13 @@ func (r *run) search(ctx context.Context, query string) (rows []store.Row, err e
 		return nil, err
 	}
 	err = r.inStore(ctx, func(db *store.DB) error {
-		for q := (store.Query{Filter: f, Limit: store.MaxLimit}); ; {
-			page, err := db.Search(ctx, q)
+		for page, err := range db.Pages(ctx, store.Query{Filter: f}) {
 			if err != nil {
 				return err
 			}
 			rows = append(rows, page.Rows...)
-			if page.Next == "" {
-				return nil
-			}
-			q.After = page.Next
 		}
+		return nil
 	})
 	return rows, err
 }
