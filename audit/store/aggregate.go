@@ -26,6 +26,17 @@ func (s *sum) join(o sum) {
 	s.failed += o.failed
 }
 
+// set makes s what rows add up to that were all denied, or failed, or not.
+func (s *sum) set(t tally, denied, failed bool) {
+	s.tally = t
+	if denied {
+		s.denied = t.count
+	}
+	if failed {
+		s.failed = t.count
+	}
+}
+
 func (s *sum) public() Count {
 	c := Count{Count: s.count, Denied: s.denied, Failed: s.failed, Bytes: s.bytes}
 	if s.count > 0 {
@@ -55,28 +66,35 @@ type counter[C any] interface {
 	// done is called behind the last row that was read of a segment.
 	done(ctx context.Context, x *scan) error
 	join(other C)
+	// end is called once, when all is joined and segments can still be read.
+	end(ctx context.Context) error
 }
 
-// byTally is what counters have in common that count by what the rows of a segment
-// add up to, by shape: it adds that.
-type byTally func(ctx context.Context, x *scan, l []tally) error
+// byTotals is what counters have in common that count by what the rows of a
+// segment add up to: it adds that.
+type byTotals func(ctx context.Context, t *totals) error
 
-func (add byTally) sure(ctx context.Context, x *scan) error {
-	l, err := x.tallied(ctx)
-	if err != nil {
-		return err
+func (add byTotals) sure(ctx context.Context, x *scan) error {
+	t := &totals{scan: x}
+	if !x.p.whole(x.m) {
+		var err error
+		if t.rows, err = x.tallied(ctx); err != nil {
+			return err
+		}
 	}
-	return add(ctx, x, l)
+	return add(ctx, t)
 }
 
-func (byTally) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
+func (byTotals) row(ctx context.Context, x *scan, n int) error { return x.keep(ctx, n) }
 
-func (add byTally) done(ctx context.Context, x *scan) error {
+func (add byTotals) done(ctx context.Context, x *scan) error {
 	if x.read == nil {
 		return nil
 	}
-	return add(ctx, x, x.read)
+	return add(ctx, &totals{scan: x, rows: x.read})
 }
+
+func (byTotals) end(context.Context) error { return nil }
 
 // aggregate counts what q matches with the counters that zero makes. It reports
 // whether the bound on work was reached.
@@ -115,11 +133,14 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 			if x == nil {
 				continue
 			}
-			if partial, err = readRows(ctx, s, x, all); err != nil || partial {
+			if partial, err = readRows(ctx, s, x, all); err != nil {
 				return err
 			}
+			if partial {
+				break
+			}
 		}
-		return nil
+		return all.end(ctx)
 	})
 	d.views.trim()
 	return all, partial, err
@@ -220,19 +241,6 @@ func (x *scan) flags(ctx context.Context) (denied, failed []bool, err error) {
 
 // tallied returns what the rows that match add up to, by shape.
 func (x *scan) tallied(ctx context.Context) ([]tally, error) {
-	if x.p.whole(x.m) {
-		l, err := x.tallies(ctx, x.f)
-		if err != nil {
-			return nil, err
-		}
-		out := make([]tally, len(l))
-		for i, ok := range x.m.shapes {
-			if ok {
-				out[i] = l[i]
-			}
-		}
-		return out, nil
-	}
 	times, err := x.times(ctx, x.f)
 	if err != nil {
 		return nil, err
@@ -323,43 +331,4 @@ func (d *DB) fewKeys(keys []string) error {
 		}
 	}
 	return nil
-}
-
-// sums makes sums by base, and by shape if that is asked for, of tallies by
-// shape.
-func (x *scan) sums(ctx context.Context, l []tally, shapes bool) (byShape, byBase []sum, err error) {
-	b, err := x.base(ctx, x.f)
-	if err != nil {
-		return nil, nil, err
-	}
-	denied, failed, err := x.flags(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	flag := func(s *sum, base uint32) {
-		if denied[base] {
-			s.denied = s.count
-		}
-		if failed[base] {
-			s.failed = s.count
-		}
-	}
-	byBase = make([]sum, b.n)
-	for i := range l {
-		if l[i].count > 0 {
-			byBase[b.of[i]].tally.join(l[i])
-		}
-	}
-	for i := range byBase {
-		flag(&byBase[i], uint32(i)) //nolint:gosec // a base
-	}
-	if !shapes {
-		return nil, byBase, nil
-	}
-	byShape = make([]sum, len(l))
-	for i := range l {
-		byShape[i].tally = l[i]
-		flag(&byShape[i], b.of[i])
-	}
-	return byShape, byBase, nil
 }

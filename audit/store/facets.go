@@ -25,11 +25,11 @@ func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Fac
 		return Facets{}, err
 	}
 	all, partial, err := aggregate(ctx, d, &q, func() *facetCounter {
-		c := &facetCounter{keys: keys, counts: make([]map[string]sum, len(keys))}
+		c := &facetCounter{keys: keys, limit: limit, counts: make([]map[string]sum, len(keys)), later: map[string][]later{}}
 		for i := range c.counts {
 			c.counts[i] = map[string]sum{}
 		}
-		c.byTally = c.add
+		c.byTotals = c.add
 		return c
 	})
 	if err != nil {
@@ -44,11 +44,21 @@ func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Fac
 
 // facetCounter counts by the values of each key.
 type facetCounter struct {
-	byTally
+	byTotals
 
 	keys   []string
+	limit  int // values a key that are shown
 	total  sum
-	counts []map[string]sum // by key
+	counts []map[string]sum   // by key
+	later  map[string][]later // by value of a wide key: where more times of it are
+}
+
+// later is a segment that has a value whose times were not read: most values are
+// not shown, and times are most of what there is to read.
+type later struct {
+	t    *totals
+	key  int
+	code uint32
 }
 
 func (c *facetCounter) join(o *facetCounter) {
@@ -60,10 +70,13 @@ func (c *facetCounter) join(o *facetCounter) {
 			c.counts[i][value] = y
 		}
 	}
+	for value, l := range o.later {
+		c.later[value] = append(c.later[value], l...)
+	}
 }
 
-func (c *facetCounter) add(ctx context.Context, x *scan, l []tally) error {
-	byShape, byBase, err := x.sums(ctx, l, slices.ContainsFunc(c.keys, wide))
+func (c *facetCounter) add(ctx context.Context, t *totals) error {
+	byBase, err := t.byBase(ctx)
 	if err != nil {
 		return err
 	}
@@ -71,7 +84,7 @@ func (c *facetCounter) add(ctx context.Context, x *scan, l []tally) error {
 		c.total.join(byBase[i])
 	}
 	for i, k := range c.keys {
-		col, err := x.few(ctx, x.f, k)
+		col, err := t.few(ctx, t.f, k)
 		if err != nil {
 			return err
 		}
@@ -80,7 +93,9 @@ func (c *facetCounter) add(ctx context.Context, x *scan, l []tally) error {
 		}
 		from := byBase
 		if wide(k) {
-			from = byShape
+			if from, err = t.byShape(ctx, false); err != nil {
+				return err
+			}
 		}
 		sums := make([]sum, len(col.values))
 		for n, code := range col.codes {
@@ -96,7 +111,61 @@ func (c *facetCounter) add(ctx context.Context, x *scan, l []tally) error {
 				y := c.counts[i][value]
 				y.join(s)
 				c.counts[i][value] = y
+				if wide(k) && !t.timed() {
+					c.later[value] = append(c.later[value], later{t, i, uint32(code)}) //nolint:gosec // a code
+				}
 			}
+		}
+	}
+	return nil
+}
+
+// end reads the times of those values that are shown.
+func (c *facetCounter) end(ctx context.Context) error {
+	for i, k := range c.keys {
+		if !wide(k) {
+			continue
+		}
+		for _, v := range topValues(k, c.counts[i], c.limit).Values {
+			s := c.counts[i][v.Value]
+			l := slices.DeleteFunc(slices.Clone(c.later[v.Value]), func(x later) bool { return x.key != i })
+			slices.SortFunc(l, func(a, b later) int { return cmp.Compare(a.t.low, b.t.low) })
+			for _, x := range l {
+				if x.t.low >= s.first {
+					break // neither this one nor those behind it
+				}
+				if err := x.join(ctx, k, &s); err != nil {
+					return err
+				}
+			}
+			slices.SortFunc(l, func(a, b later) int { return cmp.Compare(b.t.high, a.t.high) })
+			for _, x := range l {
+				if x.t.high <= s.last {
+					break
+				}
+				if err := x.join(ctx, k, &s); err != nil {
+					return err
+				}
+			}
+			c.counts[i][v.Value] = s
+		}
+	}
+	return nil
+}
+
+// join widens the times of s by those that the value has in the segment.
+func (x *later) join(ctx context.Context, key string, s *sum) error {
+	col, err := x.t.few(ctx, x.t.f, key)
+	if err != nil {
+		return err
+	}
+	l, err := x.t.spans(ctx, x.t.f)
+	if err != nil {
+		return err
+	}
+	for n, code := range col.codes {
+		if code == x.code && x.t.m.shapes[n] {
+			s.first, s.last = min(s.first, l[n].first), max(s.last, l[n].last)
 		}
 	}
 	return nil

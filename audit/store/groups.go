@@ -61,7 +61,7 @@ func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, error
 	}
 	all, _, err := aggregate(ctx, d, &q, func() *groupCounter {
 		c := &groupCounter{keys: keys, sums: map[string]sum{}}
-		c.byTally = c.add
+		c.byTotals = c.add
 		return c
 	})
 	if err != nil {
@@ -76,7 +76,7 @@ func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, error
 
 // groupCounter counts by combinations of values of keys.
 type groupCounter struct {
-	byTally
+	byTotals
 
 	keys []string
 	sums map[string]sum // by the list of the values
@@ -97,7 +97,7 @@ func (c *groupCounter) join(o *groupCounter) {
 	}
 }
 
-func (c *groupCounter) add(ctx context.Context, x *scan, l []tally) error {
+func (c *groupCounter) add(ctx context.Context, x *totals) error {
 	cols := make([]*fewColumn, len(c.keys))
 	values := make([][][]string, len(c.keys)) // by key, code
 	for i, k := range c.keys {
@@ -118,16 +118,18 @@ func (c *groupCounter) add(ctx context.Context, x *scan, l []tally) error {
 		}
 	}
 	people := slices.ContainsFunc(c.keys, wide)
-	byShape, sums, err := x.sums(ctx, l, people)
-	if err != nil {
-		return err
-	}
 	b, err := x.base(ctx, x.f)
 	if err != nil {
 		return err
 	}
+	var sums []sum
 	if people {
-		sums = byShape
+		sums, err = x.byShape(ctx, true)
+	} else {
+		sums, err = x.byBase(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	// What is alike in keys is joined by number first.
 	local := map[string]sum{}

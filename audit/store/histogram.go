@@ -172,6 +172,8 @@ func (c *barCounter) row(ctx context.Context, x *scan, n int) error {
 
 func (c *barCounter) done(context.Context, *scan) error { return nil }
 
+func (c *barCounter) end(context.Context) error { return nil }
+
 func (c *barCounter) join(o *barCounter) {
 	for i, b := range o.bars {
 		c.bars[i].count += b.count

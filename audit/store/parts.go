@@ -13,8 +13,10 @@ import (
 // A small segment is one part that holds all others.
 const (
 	partAll    = "*"
-	partShapes = "s"  // tallies
-	partBase   = "a"  // number of bases, bases of shapes
+	partTotals = "t"  // tallies of bases
+	partShapes = "s"  // counts and bytes of shapes
+	partTimes  = "f"  // first and last times of shapes
+	partBase   = "a"  // how many shapes each base has: they stand in the order of their bases
 	partFew    = "k:" // + key: values and codes of bases or shapes
 	partMarks  = "m"  // where minutes begin
 	partShape  = "r"  // shapes of rows
@@ -49,16 +51,10 @@ func bucketCount(names int) int { return 1 << bits.Len(uint(names/bucketNames)) 
 // encode returns the parts of s by name, not yet packed.
 func (s *segment) encode() map[string][]byte {
 	m := map[string][]byte{}
-	t0 := s.time[0]
-	var b []byte
-	for _, t := range s.shapes {
-		b = binary.AppendUvarint(b, uint64(t.count)) //nolint:gosec // a count
-		b = appendVarint(b, t.bytes)
-		b = appendVarint(b, t.first-t0)
-		b = appendVarint(b, t.last-t.first)
-	}
-	m[partShapes] = b
-	m[partBase] = appendCodes(binary.AppendUvarint(nil, uint64(s.bases)), s.base) //nolint:gosec // a count
+	m[partTotals] = appendTimes(appendAmounts(nil, s.totals()), s.totals(), s.time[0])
+	m[partShapes] = appendAmounts(nil, s.shapes)
+	m[partTimes] = appendTimes(nil, s.shapes, s.time[0])
+	m[partBase] = s.encodeBases()
 	for i := range s.few {
 		c := &s.few[i]
 		m[partFew+c.key] = appendCodes(appendValues(nil, c.values), c.codes)
@@ -68,7 +64,7 @@ func (s *segment) encode() map[string][]byte {
 	}
 	m[partMarks] = encodeMarks(s.time)
 	m[partShape] = appendCodes(nil, s.shape)
-	b = nil
+	var b []byte
 	for _, n := range s.size {
 		b = appendVarint(b, n)
 	}
@@ -89,6 +85,62 @@ func (s *segment) encode() map[string][]byte {
 	}
 	s.encodeNames(m)
 	return m
+}
+
+// encodeBases writes the number of bases, and how many shapes each has.
+func (s *segment) encodeBases() []byte {
+	counts := make([]uint64, s.bases)
+	for _, b := range s.base {
+		counts[b]++
+	}
+	b := binary.AppendUvarint(nil, uint64(s.bases)) //nolint:gosec // a count
+	for _, n := range counts {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+// appendAmounts writes all counts and then all bytes: what is alike packs better.
+func appendAmounts(b []byte, l []tally) []byte {
+	for _, t := range l {
+		b = binary.AppendUvarint(b, uint64(t.count)) //nolint:gosec // a count
+	}
+	for _, t := range l {
+		b = appendVarint(b, t.bytes)
+	}
+	return b
+}
+
+// appendTimes writes first and last times, from microsecond t0 on.
+func appendTimes(b []byte, l []tally, t0 int64) []byte {
+	for _, t := range l {
+		b = appendVarint(b, t.first-t0)
+		b = appendVarint(b, t.last-t.first)
+	}
+	return b
+}
+
+// amounts reads what appendAmounts wrote. The times are not known.
+func (r *reader) amounts(n int) []tally {
+	l := make([]tally, n)
+	for i := range l {
+		l[i] = untimed
+		l[i].count = int64(r.uvarint()) //nolint:gosec // as written
+	}
+	for i := range l {
+		l[i].bytes = r.varint()
+	}
+	return l
+}
+
+// spans reads what appendTimes wrote.
+func (r *reader) spans(n int, t0 int64) []span {
+	l := make([]span, n)
+	for i := range l {
+		l[i].first = t0 + r.varint()
+		l[i].last = l[i].first + r.varint()
+	}
+	return l
 }
 
 // appendValues writes a count, the lengths of all values, and the values: they

@@ -62,6 +62,7 @@ type matcher struct {
 	rows   []uint32 // if not nil, only these, ascending
 	named  bool     // rows is in force
 	doubt  bool     // a row that matches must be read to be sure
+	people bool     // shapes of a base may differ in whether they are left
 	about  []bool   // shapes that go by plan.about
 	known  []uint32 // rows that go by plan.about, ascending
 }
@@ -236,6 +237,7 @@ func (p *plan) matchShapes(ctx context.Context, f fetcher, m *matcher) error {
 			m.doubt = true
 			continue
 		}
+		m.people = true
 		if err := c.keep(ctx, m.shapes, t.MatchValues); err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 // so shapes that differ only in wide keys share a base.
 type segment struct {
 	few    []fewColumn  // by key; sorted by name
-	base   []uint32     // by shape
+	base   []uint32     // by shape, ascending
 	bases  int          // how many
 	shapes []tally      // what rows of a shape add up to
 	time   []int64      // by row, ascending
@@ -81,6 +81,42 @@ func (t *tally) join(o tally) {
 		t.bytes += o.bytes
 		t.first, t.last = min(t.first, o.first), max(t.last, o.last)
 	}
+}
+
+// untimed is a tally of nothing yet, whose times stay unknown until another one
+// is joined that knows them.
+var untimed = tally{first: math.MaxInt64, last: math.MinInt64}
+
+// span is a first and a last time, microseconds.
+type span struct{ first, last int64 }
+
+func timesOf(l []tally) []span {
+	out := make([]span, len(l))
+	for i, t := range l {
+		out[i] = span{t.first, t.last}
+	}
+	return out
+}
+
+// timed returns tallies with these times.
+func timed(l []tally, times []span) []tally {
+	out := make([]tally, len(l))
+	for i, t := range l {
+		out[i] = tally{t.count, t.bytes, times[i].first, times[i].last}
+	}
+	return out
+}
+
+// totals returns what the rows of each base add up to.
+func (s *segment) totals() []tally { return fold(s.shapes, s.base, s.bases) }
+
+// fold joins tallies by shape to tallies by base.
+func fold(shapes []tally, base []uint32, bases int) []tally {
+	l := make([]tally, bases)
+	for i, t := range shapes {
+		l[base[i]].join(t)
+	}
+	return l
 }
 
 // builder makes a segment of rows, or of segments.
@@ -238,10 +274,11 @@ func recode(m map[string]uint32, values *[]string, old []string) []uint32 {
 	return l
 }
 
-// finish sorts the rows by time and returns the segment. The builder must not
-// be used any more.
+// finish sorts the rows by time and the shapes by base, and returns the segment.
+// The builder must not be used any more.
 func (b *builder) finish() *segment {
 	s := &b.s
+	s.sortShapes()
 	order := make([]uint32, len(s.time))
 	for i := range order {
 		order[i] = uint32(i) //nolint:gosec // bounded by maxRows
@@ -267,6 +304,27 @@ func (b *builder) finish() *segment {
 	}
 	slices.SortFunc(s.names, func(x, y nameAt) int { return cmp.Or(cmp.Compare(x.hash, y.hash), cmp.Compare(x.row, y.row)) })
 	return s
+}
+
+func (s *segment) sortShapes() {
+	order := make([]uint32, len(s.shapes))
+	for i := range order {
+		order[i] = uint32(i) //nolint:gosec // bounded by maxRows
+	}
+	slices.SortStableFunc(order, func(x, y uint32) int { return cmp.Compare(s.base[x], s.base[y]) })
+	now := make([]uint32, len(order))
+	for i, o := range order {
+		now[o] = uint32(i) //nolint:gosec // bounded by maxRows
+	}
+	s.base, s.shapes = pick(s.base, order), pick(s.shapes, order)
+	for i := range s.few {
+		if c := &s.few[i]; wide(c.key) {
+			c.codes = pick(c.codes, order)
+		}
+	}
+	for i, n := range s.shape {
+		s.shape[i] = now[n]
+	}
 }
 
 func pick[T any](l []T, order []uint32) []T {

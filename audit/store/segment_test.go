@@ -130,6 +130,16 @@ func TestMisfiled(t *testing.T) {
 		"no marks that can be read": {func(s *segment, parts map[string][]byte) {
 			anew(s, parts, func(raw map[string][]byte) { raw[partMarks] = []byte{1} })
 		}, "marks"},
+		"sums of bases": {func(s *segment, parts map[string][]byte) {
+			l := s.totals()
+			l[0].count++
+			anew(s, parts, func(raw map[string][]byte) {
+				raw[partTotals] = appendTimes(appendAmounts(nil, l), l, s.time[0])
+			})
+		}, "sums of bases"},
+		"sums of bases that cannot be read": {func(s *segment, parts map[string][]byte) {
+			anew(s, parts, func(raw map[string][]byte) { raw[partTotals] = []byte{1} })
+		}, "sums of bases"},
 		"a text in another drawer": {func(s *segment, parts map[string][]byte) {
 			c := s.texts[slices.IndexFunc(s.texts, func(c textColumn) bool { return c.key == "path" })].counts
 			from := slices.IndexFunc(c, func(n int) bool { return n > 1 })

@@ -325,4 +325,44 @@ func people(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Re
 	if len(m) > 0 {
 		t.Errorf("%q: %d people are missing", q, len(m))
 	}
+	shownPeople(t, d, q, f, want)
+}
+
+// shownPeople compares the times of those whom the facets show: they are read of
+// few segments only.
+func shownPeople(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Record) {
+	t.Helper()
+	m := map[string]store.Count{}
+	for _, r := range want {
+		if r.Human == nil {
+			continue
+		}
+		c := m[r.Human.Email]
+		if c.Count++; c.Count == 1 || r.Time.Before(c.First) {
+			c.First = r.Time
+		}
+		if r.Time.After(c.Last) {
+			c.Last = r.Time
+		}
+		if r.Result != nil {
+			c.Bytes += r.Result.BytesUp + r.Result.BytesDown
+		}
+		m[r.Human.Email] = c
+	}
+	for _, limit := range []int{3, 1000} {
+		x, err := d.Facets(t.Context(), store.Query{Filter: f}, []string{"human", "owner"}, limit)
+		if err != nil {
+			t.Errorf("%q: %v", q, err)
+			return
+		}
+		if shown := len(x.Facets[0].Values); shown != min(limit, len(m)) {
+			t.Errorf("%q: %d of %d people are shown", q, shown, len(m))
+		}
+		for _, v := range x.Facets[0].Values {
+			c := m[v.Value]
+			if v.Count.Count != c.Count || v.Bytes != c.Bytes || !v.First.Equal(c.First.Truncate(time.Microsecond)) || !v.Last.Equal(c.Last.Truncate(time.Microsecond)) {
+				t.Errorf("%q: %s has %+v in the facets, want %+v", q, v.Value, v.Count, c)
+			}
+		}
+	}
 }

@@ -170,6 +170,13 @@ func (s *segment) misfiled(ctx context.Context, f fetcher, v *view) (string, err
 	if err != nil || !reflect.DeepEqual(m, newMarks(s.time)) {
 		return "marks that are not those of its times", nil
 	}
+	totals, err := v.totals(ctx, f)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return "", err
+	}
+	if err != nil || !slices.Equal(totals, s.totals()) {
+		return "sums of bases that are not those of their shapes", nil
+	}
 	for _, c := range s.texts {
 		values := c.values
 		for drawer, n := range c.counts {

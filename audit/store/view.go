@@ -48,7 +48,8 @@ func memoryView(s *segment) *view {
 	}
 	v.parts[partBase] = &bases{s.base, s.bases}
 	v.parts[partMarks] = newMarks(s.time)
-	v.parts[partShapes], v.parts[partShape], v.parts[partSize] = s.shapes, column(s.shape), s.size
+	v.parts[partTotals], v.parts[partShapes], v.parts[partTimes] = s.totals(), s.shapes, timesOf(s.shapes)
+	v.parts[partShape], v.parts[partSize] = column(s.shape), s.size
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
@@ -122,33 +123,70 @@ func part[T any](ctx context.Context, v *view, f fetcher, name string, decode fu
 	return p, nil
 }
 
-func (v *view) tallies(ctx context.Context, f fetcher) ([]tally, error) {
-	return part(ctx, v, f, partShapes, func(b []byte) ([]tally, int64, error) {
+// totals returns what the rows of each base add up to.
+func (v *view) totals(ctx context.Context, f fetcher) ([]tally, error) {
+	x, err := v.base(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return part(ctx, v, f, partTotals, func(b []byte) ([]tally, int64, error) {
 		r := reader{b: b}
-		l := make([]tally, v.shapes)
-		for i := range l {
-			t := &l[i]
-			t.count = int64(r.uvarint()) //nolint:gosec // as written
-			t.bytes = r.varint()
-			t.first = v.low + r.varint()
-			t.last = t.first + r.varint()
-		}
+		l := timed(r.amounts(x.n), r.spans(x.n, v.low))
 		return l, int64(len(l)) * 32, r.err
 	})
 }
 
+// amounts returns what the rows of each shape add up to, perhaps without times.
+func (v *view) amounts(ctx context.Context, f fetcher) ([]tally, error) {
+	return part(ctx, v, f, partShapes, func(b []byte) ([]tally, int64, error) {
+		r := reader{b: b}
+		l := r.amounts(v.shapes)
+		return l, int64(len(l)) * 32, r.err
+	})
+}
+
+// spans returns the times of each shape.
+func (v *view) spans(ctx context.Context, f fetcher) ([]span, error) {
+	return part(ctx, v, f, partTimes, func(b []byte) ([]span, int64, error) {
+		r := reader{b: b}
+		l := r.spans(v.shapes, v.low)
+		return l, int64(len(l)) * 16, r.err
+	})
+}
+
+// tallies returns what the rows of each shape add up to.
+func (v *view) tallies(ctx context.Context, f fetcher) ([]tally, error) {
+	l, err := v.amounts(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	times, err := v.spans(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return timed(l, times), nil
+}
+
 // bases is which base each shape has.
 type bases struct {
-	of []uint32 // by shape
+	of []uint32 // by shape, ascending
 	n  int
 }
 
 func (v *view) base(ctx context.Context, f fetcher) (*bases, error) {
 	return part(ctx, v, f, partBase, func(b []byte) (*bases, int64, error) {
 		r := reader{b: b}
-		x := &bases{n: r.count(v.shapes)}
-		x.of = r.codes(v.shapes)
-		if r.err == nil && slices.ContainsFunc(x.of, func(n uint32) bool { return int(n) >= x.n }) {
+		x := &bases{n: r.count(v.shapes), of: make([]uint32, 0, v.shapes)}
+		for i := range x.n {
+			n := r.count(v.shapes - len(x.of))
+			if n == 0 {
+				r.fail()
+			}
+			for range n {
+				x.of = append(x.of, uint32(i)) //nolint:gosec // a base
+			}
+		}
+		if len(x.of) != v.shapes {
 			r.fail()
 		}
 		return x, 4 * int64(len(x.of)), r.err
