@@ -116,6 +116,12 @@ func (d *DB) commit(ctx context.Context, t *tx, l []*job) error {
 	if err != nil {
 		return err
 	}
+	if err := c.readEpochs(ctx, l); err != nil {
+		return err
+	}
+	if err := c.readHalves(ctx, l); err != nil {
+		return err
+	}
 	for _, j := range l {
 		err := c.job(ctx, j)
 		if errors.Is(err, ErrForged) || errors.Is(err, ErrBadLine) {
@@ -135,28 +141,16 @@ type commit struct {
 	t        *tx
 	now      int64 // microseconds
 	counters counters
-	epochs   map[string]*epochState
-	begins   map[halfKey]half // of this commit, without an end
+	epochs   map[string]*epochState // of all that the lines name; nil: not in the store
+	halves   halves
 	b        *builder
+	blocks   [][]any         // rows of the table that are not written yet
 	touched  map[string]bool // epochs to save
 	wrote    bool
 }
 
-type halfKey struct {
-	epoch string
-	seq   uint64
-}
-
-// half is a line whose other half has not come.
-type half struct {
-	producer string
-	record   audit.Record
-	json     []byte
-	at       place
-}
-
 func (d *DB) newCommit(ctx context.Context, t *tx) (*commit, error) {
-	c := &commit{d: d, t: t, now: d.o.Now().UnixMicro(), epochs: map[string]*epochState{}, begins: map[halfKey]half{},
+	c := &commit{d: d, t: t, now: d.o.Now().UnixMicro(), epochs: map[string]*epochState{},
 		b: newBuilder(&d.layout), touched: map[string]bool{}}
 	var err error
 	if c.counters, err = t.counters(ctx); err != nil {
@@ -174,19 +168,6 @@ func (d *DB) newCommit(ctx context.Context, t *tx) (*commit, error) {
 
 const microsPerDay = 24 * 60 * 60 * 1e6
 
-// state returns an epoch's state for change.
-func (c *commit) state(ctx context.Context, name string) (*epochState, error) {
-	if e, ok := c.epochs[name]; ok {
-		return e, nil
-	}
-	e, err := c.t.epoch(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	c.epochs[name] = e // nil: unknown
-	return e, nil
-}
-
 // job checks a batch against what is stored and adds it.
 func (c *commit) job(ctx context.Context, j *job) error {
 	x := j.x
@@ -198,11 +179,8 @@ func (c *commit) job(ctx context.Context, j *job) error {
 		l := &x.lines[i]
 		e := states[l.Epoch]
 		if e == nil {
-			old, err := c.state(ctx, l.Epoch)
-			if err != nil {
-				return err
-			}
-			if e, err = c.own(old, l, x.producer); err != nil {
+			var err error
+			if e, err = c.own(c.epochs[l.Epoch], l, x.producer); err != nil {
 				return err
 			}
 			states[l.Epoch] = e
@@ -246,7 +224,7 @@ func (c *commit) job(ctx context.Context, j *job) error {
 func (c *commit) own(old *epochState, l *audit.Line, p Producer) (*epochState, error) {
 	if old == nil {
 		c.counters.Epoch++
-		return &epochState{id: c.counters.Epoch, name: l.Epoch, producer: p, chained: l.Chained, gaps: []Gap{}, fresh: true}, nil
+		return &epochState{id: c.counters.Epoch, name: l.Epoch, producer: p, chained: l.Chained, gaps: []Gap{}}, nil
 	}
 	if old.producer.ID != p.ID {
 		return nil, fmt.Errorf("%w: epoch %s is of producer %s, not of %s", ErrForged, l.Epoch, clip(old.producer.ID), clip(p.ID))
@@ -295,6 +273,9 @@ func (c *commit) check(ctx context.Context, e *epochState, l *audit.Line, checke
 // stored reads one line that the epoch has.
 func (c *commit) stored(ctx context.Context, e *epochState, n uint64) (audit.Line, error) {
 	var found audit.Line
+	if err := c.saveBlocks(ctx); err != nil { // it may be there
+		return found, err
+	}
 	err := c.d.eachLine(ctx, c.t, e.id, e.name, n, n, func(l audit.Line) error {
 		found = l
 		return nil
@@ -308,6 +289,11 @@ func (c *commit) stored(ctx context.Context, e *epochState, n uint64) (audit.Lin
 // compare checks that lines which came again are those that are stored. What
 // retention removed cannot be compared any more.
 func (c *commit) compare(ctx context.Context, l []audit.Line) error {
+	if len(l) > 0 { // they may be of this very commit
+		if err := c.saveBlocks(ctx); err != nil {
+			return err
+		}
+	}
 	for len(l) > 0 {
 		n := 1
 		for n < len(l) && l[n].Epoch == l[0].Epoch {

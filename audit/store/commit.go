@@ -49,13 +49,8 @@ func (c *commit) add(ctx context.Context, x *prepared) error {
 			raw += len(l)
 		}
 		head, tail := b.head(), b.tail()
-		_, err := c.t.exec(ctx, "INSERT INTO block (id, epoch, first, last, low, high, raw, chained, chain, tail, data) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-			b.id, c.epochs[b.epoch].id, int64(b.first), int64(b.last()), b.low, b.hi, raw, toInt(b.chained), head[:], tail[:], x.data[i]) //nolint:gosec // at most 2^62
-		if err != nil {
-			return err
-		}
+		c.blocks = append(c.blocks, []any{b.id, c.epochs[b.epoch].id, int64(b.first), int64(b.last()), b.low, b.hi, int64(raw), toInt(b.chained), head[:], tail[:], x.data[i]}) //nolint:gosec // at most 2^62
 	}
-	waiting := map[string]map[uint64]bool{} // ends that wait for a begin, by its epoch
 	for i := range x.records {
 		r := &x.records[i]
 		at := place{x.blocks[x.spots[i].block].id, x.spots[i].line}
@@ -64,21 +59,9 @@ func (c *commit) add(ctx context.Context, x *prepared) error {
 		}
 		switch {
 		case r.Type == audit.TypeBegin:
-			w, ok := waiting[r.Epoch]
-			if !ok {
-				var err error
-				if w, err = c.t.waiting(ctx, r.Epoch); err != nil {
-					return err
-				}
-				waiting[r.Epoch] = w
-			}
-			if err := c.begin(ctx, x.producer.ID, r, x.lines[i].JSON, at, w[r.Sequence]); err != nil {
-				return err
-			}
-		case r.Type == audit.TypeEnd && r.BeginSequence != 0:
-			if err := c.end(ctx, x.producer.ID, r, x.lines[i].JSON, at); err != nil {
-				return err
-			}
+			c.begin(x.producer.ID, r, x.lines[i].JSON, at)
+		case isEnd(r):
+			c.end(x.producer.ID, r, x.lines[i].JSON, at)
 		default:
 			c.row(r, place{}, at)
 		}
@@ -86,128 +69,31 @@ func (c *commit) add(ctx context.Context, x *prepared) error {
 	return nil
 }
 
+// isEnd reports whether a record ends a request whose begin is another record.
+func isEnd(r *audit.Record) bool { return r.Type == audit.TypeEnd && r.BeginSequence != 0 }
+
+// saveBlocks writes the blocks that are not written yet.
+func (c *commit) saveBlocks(ctx context.Context) error {
+	l := c.blocks
+	c.blocks = nil
+	return c.t.insert(ctx, "INSERT INTO block (id, epoch, first, last, low, high, raw, chained, chain, tail, data)", l, "")
+}
+
 func (c *commit) row(r *audit.Record, begin, end place) { c.b.add(c.d.layout.fill(r, begin, end)) }
-
-// begin joins a begin with an end that came before it, or keeps it.
-func (c *commit) begin(ctx context.Context, producer string, r *audit.Record, text []byte, at place, endWaits bool) error {
-	key := halfKey{r.Epoch, r.Sequence}
-	if endWaits {
-		h, ok, err := c.t.half(ctx, key, true)
-		if err != nil {
-			return err
-		}
-		if ok && h.record.ID == r.ID && h.producer == producer {
-			whole := audit.Join(*r, h.record)
-			c.row(&whole, at, h.at)
-			return c.t.dropHalf(ctx, key, true)
-		}
-	}
-	c.begins[key] = half{producer, *r, text, at}
-	return nil
-}
-
-// end joins an end with its begin. An end of another producer, or with another
-// id, is no end of that begin: it stands by itself.
-func (c *commit) end(ctx context.Context, producer string, r *audit.Record, text []byte, at place) error {
-	key := halfKey{r.BeginEpoch, r.BeginSequence}
-	if h, ok := c.begins[key]; ok {
-		if h.record.ID != r.ID || h.producer != producer {
-			c.row(r, place{}, at)
-			return nil
-		}
-		delete(c.begins, key)
-		whole := audit.Join(h.record, *r)
-		c.row(&whole, h.at, at)
-		return nil
-	}
-	h, ok, err := c.t.half(ctx, key, false)
-	if err != nil {
-		return err
-	}
-	if ok {
-		if h.record.ID != r.ID || h.producer != producer {
-			c.row(r, place{}, at)
-			return nil
-		}
-		whole := audit.Join(h.record, *r)
-		c.row(&whole, h.at, at)
-		return c.t.dropHalf(ctx, key, false)
-	}
-	e, err := c.state(ctx, r.BeginEpoch)
-	if err != nil {
-		return err
-	}
-	if e != nil && (e.has(r.BeginSequence) || e.producer.ID != producer) {
-		c.row(r, place{}, at) // it has an end already, or is no begin
-		return nil
-	}
-	kept, err := c.t.keepHalf(ctx, key, true, &half{producer, *r, text, at})
-	if err == nil && !kept {
-		c.row(r, place{}, at) // another end waits
-	}
-	return err
-}
-
-// half reads a line whose other half is missing.
-func (t *tx) half(ctx context.Context, k halfKey, ending bool) (half, bool, error) {
-	var h half
-	ok, err := t.one(ctx, "SELECT producer, block, line, json FROM half WHERE epoch = ? AND sequence = ? AND ending = ?",
-		[]any{k.epoch, int64(k.seq), toInt(ending)}, &h.producer, &h.at.block, &h.at.line, &h.json) //nolint:gosec // at most 2^62
-	if err != nil || !ok {
-		return h, false, err
-	}
-	h.record, err = decodeLine(h.json)
-	return h, err == nil, err
-}
-
-func decodeLine(text []byte) (audit.Record, error) {
-	r, err := audit.Line{JSON: text}.Record()
-	if err != nil {
-		if r, err = foreign(text); err != nil {
-			return r, damaged("a stored line is no record")
-		}
-	}
-	return r, nil
-}
-
-func (t *tx) keepHalf(ctx context.Context, k halfKey, ending bool, h *half) (bool, error) {
-	n, err := t.exec(ctx, "INSERT INTO half (epoch, sequence, ending, producer, time, block, line, json) VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-		k.epoch, int64(k.seq), toInt(ending), h.producer, h.record.Time.UnixMicro(), h.at.block, int(h.at.line), h.json) //nolint:gosec // at most 2^62
-	return n == 1, err
-}
-
-func (t *tx) dropHalf(ctx context.Context, k halfKey, ending bool) error {
-	_, err := t.exec(ctx, "DELETE FROM half WHERE epoch = ? AND sequence = ? AND ending = ?", k.epoch, int64(k.seq), toInt(ending)) //nolint:gosec // at most 2^62
-	return err
-}
-
-// waiting returns the begins of an epoch whose ends have come already.
-func (t *tx) waiting(ctx context.Context, epoch string) (map[uint64]bool, error) {
-	m := map[uint64]bool{}
-	err := t.each(ctx, func(scan func(...any) error) error {
-		var n uint64
-		err := scan(&n)
-		m[n] = true
-		return err
-	}, "SELECT sequence FROM half WHERE epoch = ? AND ending = 1", epoch)
-	return m, err
-}
 
 // finish writes what the jobs left behind.
 func (c *commit) finish(ctx context.Context) error {
 	if !c.wrote {
 		return nil
 	}
-	for key, h := range c.begins {
-		if _, err := c.t.keepHalf(ctx, key, false, &h); err != nil {
-			return err
-		}
+	if err := c.saveBlocks(ctx); err != nil {
+		return err
 	}
-	for name := range c.touched {
-		if err := c.t.saveEpoch(ctx, c.epochs[name]); err != nil {
-			return err
-		}
-		c.epochs[name].fresh = false
+	if err := c.halves.save(ctx, c.t); err != nil {
+		return err
+	}
+	if err := c.saveEpochs(ctx); err != nil {
+		return err
 	}
 	if c.b.rows() > 0 {
 		c.counters.Segment++
@@ -253,10 +139,9 @@ func (t *tx) saveParts(ctx context.Context, id int64, x *storedSegment) error {
 	if err != nil {
 		return err
 	}
+	l := make([][]any, 0, len(x.parts))
 	for name, data := range x.parts {
-		if _, err := t.exec(ctx, "INSERT INTO part (segment, name, data) VALUES (?,?,?)", id, name, data); err != nil {
-			return err
-		}
+		l = append(l, []any{id, name, data})
 	}
-	return nil
+	return t.insert(ctx, "INSERT INTO part (segment, name, data)", l, "")
 }

@@ -28,7 +28,6 @@ type epochState struct {
 	stored   int64
 	closed   bool
 	gaps     []Gap // within 1 to last, ascending
-	fresh    bool  // not in the table yet
 }
 
 // maxGaps bounds what an epoch may leave out: a producer that skips every other
@@ -63,22 +62,58 @@ func (t *tx) epoch(ctx context.Context, name string) (*epochState, error) {
 	return e, err
 }
 
-func (t *tx) saveEpoch(ctx context.Context, e *epochState) error {
-	owner, err := json.Marshal(e.producer)
-	if err != nil {
-		return err
+// readEpochs reads all that the lines name.
+func (c *commit) readEpochs(ctx context.Context, l []*job) error {
+	var names []string
+	name := func(n string) {
+		if _, ok := c.epochs[n]; !ok && n != "" {
+			c.epochs[n] = nil
+			names = append(names, n)
+		}
 	}
-	gaps, err := json.Marshal(e.gaps)
-	if err != nil {
-		return err
+	for _, j := range l {
+		for i := range j.x.records {
+			name(j.x.records[i].Epoch)
+			name(j.x.records[i].BeginEpoch)
+		}
 	}
-	args := []any{e.producer.ID, owner, int64(e.first), int64(e.last), int64(e.lines), toInt(e.chained), e.head[:], e.opened, e.seen, e.stored, toInt(e.closed), gaps} //nolint:gosec // at most 2^62
-	if !e.fresh {
-		_, err = t.exec(ctx, "UPDATE epoch SET producer=?, owner=?, first=?, last=?, lines=?, chained=?, head=?, opened=?, seen=?, stored=?, closed=?, gaps=? WHERE id=?", append(args, e.id)...)
-		return err
+	read := func(where string, arg any) error {
+		return c.t.each(ctx, func(scan func(...any) error) error {
+			e := &epochState{}
+			err := e.scan(scan)
+			c.epochs[e.name] = e
+			return err
+		}, "SELECT "+epochColumns+" FROM epoch WHERE name "+where, arg)
 	}
-	_, err = t.exec(ctx, "INSERT INTO epoch (producer, owner, first, last, lines, chained, head, opened, seen, stored, closed, gaps, name, id) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", append(args, e.name, e.id)...)
-	return err
+	if c.t.e.postgres {
+		return read("= ANY(?)", names)
+	}
+	for _, n := range names {
+		if err := read("= ?", n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saveEpochs writes those that lines were added to.
+func (c *commit) saveEpochs(ctx context.Context) error {
+	l := make([][]any, 0, len(c.touched))
+	for name := range c.touched {
+		e := c.epochs[name]
+		owner, err := json.Marshal(e.producer)
+		if err != nil {
+			return err
+		}
+		gaps, err := json.Marshal(e.gaps)
+		if err != nil {
+			return err
+		}
+		l = append(l, []any{e.id, e.name, e.producer.ID, owner, int64(e.first), int64(e.last), int64(e.lines), toInt(e.chained), e.head[:], e.opened, e.seen, e.stored, toInt(e.closed), gaps}) //nolint:gosec // at most 2^62
+	}
+	return c.t.insert(ctx, "INSERT INTO epoch (id, name, producer, owner, first, last, lines, chained, head, opened, seen, stored, closed, gaps)", l,
+		"ON CONFLICT (id) DO UPDATE SET producer=excluded.producer, owner=excluded.owner, first=excluded.first, last=excluded.last, lines=excluded.lines, chained=excluded.chained,"+
+			" head=excluded.head, opened=excluded.opened, seen=excluded.seen, stored=excluded.stored, closed=excluded.closed, gaps=excluded.gaps")
 }
 
 func toInt(b bool) int {

@@ -113,9 +113,25 @@ func (e *engine) migrate(ctx context.Context) error {
 				}
 			}
 		}
+		if err := t.leavePacked(ctx); err != nil {
+			return err
+		}
 		_, err = t.exec(ctx, "UPDATE meta SET version = ?", schemaVersion)
 		return err
 	})
+}
+
+// leavePacked keeps PostgreSQL from trying to compress what is packed already.
+func (t *tx) leavePacked(ctx context.Context) error {
+	if !t.e.postgres {
+		return nil
+	}
+	for table := range partitioned() {
+		if _, err := t.ExecContext(ctx, "ALTER TABLE "+table+" ALTER COLUMN data SET STORAGE EXTERNAL"); err != nil {
+			return fmt.Errorf("migrate the tables: %w", err)
+		}
+	}
+	return nil
 }
 
 func older(v int) error {

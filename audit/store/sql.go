@@ -229,6 +229,74 @@ func (t *tx) exec(ctx context.Context, q string, args ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
+// insertBytes is about how much one statement inserts.
+const insertBytes = 4 << 20
+
+// insert adds rows, whose values are int, int64, string or []byte. PostgreSQL gets
+// many at once, as arrays: each statement is a way to go.
+func (t *tx) insert(ctx context.Context, into string, rows [][]any, suffix string) error {
+	if !t.e.postgres {
+		if len(rows) == 0 {
+			return nil
+		}
+		q := into + " VALUES (?" + strings.Repeat(",?", len(rows[0])-1) + ") " + suffix
+		for _, r := range rows {
+			if _, err := t.exec(ctx, q, r...); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for len(rows) > 0 {
+		n, size := 0, 0
+		for n < len(rows) && size < insertBytes {
+			for _, v := range rows[n] {
+				if b, ok := v.([]byte); ok {
+					size += len(b)
+				}
+			}
+			n++
+		}
+		args, types := arrays(rows[:n])
+		if _, err := t.exec(ctx, into+" SELECT * FROM unnest("+strings.Join(types, ",")+") "+suffix, args...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// arrays turns rows into columns, and gives a parameter of the type of each.
+func arrays(rows [][]any) (columns []any, params []string) {
+	for i := range rows[0] {
+		switch rows[0][i].(type) {
+		case int, int64:
+			l := make([]int64, len(rows))
+			for n, r := range rows {
+				if v, ok := r[i].(int); ok {
+					l[n] = int64(v)
+				} else {
+					l[n], _ = r[i].(int64)
+				}
+			}
+			columns, params = append(columns, l), append(params, "?::bigint[]")
+		case string:
+			columns, params = append(columns, columnOf[string](rows, i)), append(params, "?::text[]")
+		default:
+			columns, params = append(columns, columnOf[[]byte](rows, i)), append(params, "?::bytea[]")
+		}
+	}
+	return columns, params
+}
+
+func columnOf[T any](rows [][]any, i int) []T {
+	l := make([]T, len(rows))
+	for n, r := range rows {
+		l[n], _ = r[i].(T)
+	}
+	return l
+}
+
 // each calls fn for every row of a query.
 func (t *tx) each(ctx context.Context, fn func(scan func(...any) error) error, q string, args ...any) error {
 	rows, err := t.query(ctx, q, args...)
