@@ -20,7 +20,7 @@ type sum struct {
 	denied, failed int64
 }
 
-func (s *sum) join(o sum) {
+func (s *sum) join(o *sum) {
 	s.tally.join(o.tally)
 	s.denied += o.denied
 	s.failed += o.failed
@@ -28,7 +28,7 @@ func (s *sum) join(o sum) {
 
 // set makes s what rows add up to that were all denied, or failed, or not.
 func (s *sum) set(t tally, denied, failed bool) {
-	s.tally = t
+	*s = sum{tally: t}
 	if denied {
 		s.denied = t.count
 	}
@@ -102,10 +102,11 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 	all = zero()
 	err = d.reading(ctx, func(ctx context.Context, t *tx) error {
 		p := d.plan(q)
-		views, err := d.snapshot(ctx, t, p)
+		views, cut, err := d.snapshot(ctx, t, p)
 		if err != nil {
 			return err
 		}
+		partial = cut != 0
 		slices.SortStableFunc(views, func(a, b *view) int { return cmp.Compare(b.high, a.high) })
 		counters := make([]C, min(len(views), parallel()))
 		doubtful := make([]*scan, len(views))
@@ -133,10 +134,12 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 			if x == nil {
 				continue
 			}
-			if partial, err = readRows(ctx, s, x, all); err != nil {
+			tired, err := readRows(ctx, s, x, all)
+			if err != nil {
 				return err
 			}
-			if partial {
+			if tired {
+				partial = true
 				break
 			}
 		}

@@ -62,11 +62,11 @@ type later struct {
 }
 
 func (c *facetCounter) join(o *facetCounter) {
-	c.total.join(o.total)
+	c.total.join(&o.total)
 	for i, m := range o.counts {
 		for value, s := range m {
 			y := c.counts[i][value]
-			y.join(s)
+			y.join(&s)
 			c.counts[i][value] = y
 		}
 	}
@@ -81,7 +81,7 @@ func (c *facetCounter) add(ctx context.Context, t *totals) error {
 		return err
 	}
 	for i := range byBase {
-		c.total.join(byBase[i])
+		c.total.join(&byBase[i])
 	}
 	for i, k := range c.keys {
 		col, err := t.few(ctx, t.f, k)
@@ -91,17 +91,16 @@ func (c *facetCounter) add(ctx context.Context, t *totals) error {
 		if col == nil {
 			continue // of a version that did not know this key
 		}
-		from := byBase
+		sums := make([]sum, len(col.values))
 		if wide(k) {
-			if from, err = t.byShape(ctx, false); err != nil {
-				return err
+			err = t.eachShape(ctx, false, func(n int, s *sum) { sums[col.codes[n]].join(s) })
+		} else {
+			for n, code := range col.codes {
+				sums[code].join(&byBase[n])
 			}
 		}
-		sums := make([]sum, len(col.values))
-		for n, code := range col.codes {
-			if from[n].count > 0 {
-				sums[code].join(from[n])
-			}
+		if err != nil {
+			return err
 		}
 		for code, s := range sums {
 			if s.count == 0 {
@@ -109,7 +108,7 @@ func (c *facetCounter) add(ctx context.Context, t *totals) error {
 			}
 			for _, value := range shown(k, parseList(col.values[code])) {
 				y := c.counts[i][value]
-				y.join(s)
+				y.join(&s)
 				c.counts[i][value] = y
 				if wide(k) && !t.timed() {
 					c.later[value] = append(c.later[value], later{t, i, uint32(code)}) //nolint:gosec // a code

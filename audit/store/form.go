@@ -35,25 +35,16 @@ const formPrefix = "~"
 
 func isForm(key string) bool { return strings.HasPrefix(key, formPrefix) }
 
-// formKey is the key of few values that stands before one of many.
-func formKey(k audit.Key) audit.Key {
-	return audit.Key{Name: formPrefix + k.Name, Spread: audit.Few, Values: func(r *audit.Record) []string {
-		values := k.Values(r)
-		l := make([]string, len(values))
-		for i, v := range values {
-			l[i] = form(strings.ToLower(v))
-		}
-		return l
-	}}
-}
-
 // formOf returns the list of forms of a list of texts.
-func formOf(list string) string {
-	l := parseList(list)
-	for i, v := range l {
+func formOf(list string) string { return string(appendList(nil, forms(parseList(list)))) }
+
+// forms returns the form of each text.
+func forms(texts []string) []string {
+	l := make([]string, len(texts))
+	for i, v := range texts {
 		l[i] = form(v)
 	}
-	return string(appendList(nil, l))
+	return l
 }
 
 // form returns the form of a text in lower case.

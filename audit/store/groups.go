@@ -92,7 +92,7 @@ func (c *groupCounter) err() error {
 func (c *groupCounter) join(o *groupCounter) {
 	for k, s := range o.sums {
 		y := c.sums[k]
-		y.join(s)
+		y.join(&s)
 		c.sums[k] = y
 	}
 }
@@ -117,40 +117,40 @@ func (c *groupCounter) add(ctx context.Context, x *totals) error {
 			values[i] = append(values[i], l)
 		}
 	}
-	people := slices.ContainsFunc(c.keys, wide)
 	b, err := x.base(ctx, x.f)
 	if err != nil {
 		return err
 	}
-	var sums []sum
-	if people {
-		sums, err = x.byShape(ctx, true)
+	// What is alike in keys is joined by number first.
+	local := map[string]*sum{}
+	var key []byte
+	sumUp := func(s *sum, code func(*fewColumn) uint32) {
+		key = key[:0]
+		for _, col := range cols {
+			key = binary.LittleEndian.AppendUint32(key, code(col))
+		}
+		y := local[string(key)]
+		if y == nil {
+			y = &sum{}
+			local[string(key)] = y
+		}
+		y.join(s)
+	}
+	if slices.ContainsFunc(c.keys, wide) {
+		err = x.eachShape(ctx, true, func(n int, s *sum) {
+			sumUp(s, func(col *fewColumn) uint32 { return col.of(b.of, n) })
+		})
 	} else {
+		var sums []sum
 		sums, err = x.byBase(ctx)
+		for n := range sums {
+			if sums[n].count > 0 {
+				sumUp(&sums[n], func(col *fewColumn) uint32 { return col.codes[n] })
+			}
+		}
 	}
 	if err != nil {
 		return err
-	}
-	// What is alike in keys is joined by number first.
-	local := map[string]sum{}
-	var key []byte
-	for n, s := range sums {
-		if s.count == 0 {
-			continue
-		}
-		key = key[:0]
-		for _, col := range cols {
-			code := uint32(0)
-			if people {
-				code = col.of(b.of, n)
-			} else {
-				code = col.codes[n]
-			}
-			key = binary.LittleEndian.AppendUint32(key, code)
-		}
-		y := local[string(key)]
-		y.join(s)
-		local[string(key)] = y
 	}
 	combination := make([]string, len(c.keys))
 	for k, s := range local {

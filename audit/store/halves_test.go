@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -23,5 +24,16 @@ func TestLongRequestsWithoutAnEnd(t *testing.T) {
 	f, err := d.Facets(t.Context(), store.Query{}, []string{"outcome"}, 5)
 	if err != nil || f.Total.Count < 60 || f.Total.Count >= 70 {
 		t.Errorf("%d of 70 requests of 1 MB are looked at, %v", f.Total.Count, err)
+	}
+	p, err := d.Search(t.Context(), store.Query{})
+	if err != nil || f.Partial != true || !p.Partial && p.Next == "" {
+		t.Errorf("that not all were looked at is not said: %v, %+v, %v", f.Partial, p.Until, err)
+	}
+	n := 0
+	for p, err = range d.Pages(t.Context(), store.Query{Limit: 30}) {
+		n += len(p.Rows)
+	}
+	if n < 60 || !errors.Is(err, store.ErrOpen) || !strings.Contains(err.Error(), "until:") {
+		t.Errorf("%d rows, and the end does not say that there are more: %v", n, err)
 	}
 }

@@ -195,14 +195,21 @@ func floor(t, w int64) int64 {
 func (d *DB) extent(ctx context.Context, q *Query) (low, high int64, err error) {
 	p := d.plan(q)
 	low, high = math.MaxInt64, math.MinInt64
-	err = d.reading(ctx, func(ctx context.Context, t *tx) error {
-		views, err := d.snapshot(ctx, t, p)
-		for _, v := range views {
-			low, high = min(low, v.low), max(high, v.high)
+	if q.Namespaces != nil { // what the reader may not see must not show by its time
+		var f Facets
+		if f, err = d.Facets(ctx, *q, []string{}, 1); f.Total.Count > 0 {
+			low, high = f.Total.First.UnixMicro(), f.Total.Last.UnixMicro()
 		}
-		return err
-	})
-	if low > high {
+	} else {
+		err = d.reading(ctx, func(ctx context.Context, t *tx) error {
+			views, _, err := d.snapshot(ctx, t, p)
+			for _, v := range views {
+				low, high = min(low, v.low), max(high, v.high)
+			}
+			return err
+		})
+	}
+	if err != nil || low > high {
 		return low, high, err
 	}
 	low = max(low, p.low)
@@ -210,5 +217,5 @@ func (d *DB) extent(ctx context.Context, q *Query) (low, high int64, err error) 
 	if p.low != math.MinInt64 {
 		low = p.low
 	}
-	return low, high, err
+	return low, high, nil
 }

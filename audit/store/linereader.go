@@ -151,8 +151,9 @@ const (
 )
 
 // halves returns a view of the lines whose other half has not come; nil if
-// there are none in that time.
-func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) {
+// there are none in that time. If there are more than may be looked at, those from
+// microsecond cut on are there, about: they are read in the order of arrival.
+func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut int64, err error) {
 	type line struct {
 		epoch  string
 		ending bool
@@ -161,7 +162,10 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) 
 	}
 	var l []line
 	size := 0
-	err := t.each(ctx, func(scan func(...any) error) error {
+	err = t.each(ctx, func(scan func(...any) error) error {
+		if len(l) == maxHalves {
+			return errEnough
+		}
 		var x line
 		var ending int
 		err := scan(&x.epoch, &ending, &x.at.block, &x.at.line, &x.json)
@@ -171,12 +175,13 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) 
 		}
 		l = append(l, x)
 		return err
-	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY block DESC, line DESC LIMIT ?", low, high, maxHalves)
-	if errors.Is(err, errEnough) {
+	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY block DESC, line DESC LIMIT ?", low, high, maxHalves+1)
+	more := errors.Is(err, errEnough)
+	if more {
 		err = nil
 	}
 	if err != nil || len(l) == 0 {
-		return nil, err
+		return nil, 0, err
 	}
 	reader := d.newLineReader(t)
 	states := map[string]*epochState{}
@@ -184,7 +189,10 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) 
 	for _, x := range l {
 		r, err := decodeLine(x.json)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
+		}
+		if more {
+			cut = r.Time.UnixMicro() // of the last one at the end
 		}
 		if x.ending {
 			b.add(d.layout.fill(&r, place{}, x.at))
@@ -193,19 +201,19 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (*view, error) 
 		e := states[x.epoch]
 		if e == nil {
 			if e, err = t.epoch(ctx, x.epoch); err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 			if e == nil {
-				return nil, damaged("epoch %s is not there", x.epoch)
+				return nil, 0, damaged("epoch %s is not there", x.epoch)
 			}
 			states[x.epoch] = e
 		}
 		open, err := reader.open(ctx, e)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		r.Result = &audit.Result{Outcome: open}
 		b.add(d.layout.fill(&r, x.at, place{}))
 	}
-	return memoryView(b.finish()), nil
+	return memoryView(b.finish()), cut, nil
 }

@@ -120,15 +120,14 @@ func appendTimes(b []byte, l []tally, t0 int64) []byte {
 	return b
 }
 
-// amounts reads what appendAmounts wrote. The times are not known.
-func (r *reader) amounts(n int) []tally {
-	l := make([]tally, n)
-	for i := range l {
-		l[i] = untimed
-		l[i].count = int64(r.uvarint()) //nolint:gosec // as written
+// amounts reads what appendAmounts wrote.
+func (r *reader) amounts(n int) *amounts {
+	l := &amounts{make([]uint32, n), make([]int64, n)}
+	for i := range l.counts {
+		l.counts[i] = uint32(r.count(maxSegment)) //nolint:gosec // below maxSegment
 	}
-	for i := range l {
-		l[i].bytes = r.varint()
+	for i := range l.bytes {
+		l.bytes[i] = r.varint()
 	}
 	return l
 }

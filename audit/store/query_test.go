@@ -148,6 +148,14 @@ func TestNamespaces(t *testing.T) {
 				t.Errorf("%q: tail gives %s, want %s", x.may, got, x.want)
 			}
 			n := int64(len(strings.Fields(x.want)))
+			h, err := d.Histogram(t.Context(), q, time.Second)
+			var bars int64
+			for _, b := range h {
+				bars += b.Count
+			}
+			if err != nil || bars != n || len(h) > 0 && (h[0].Count == 0 || h[len(h)-1].Count == 0) || n == 0 && h != nil {
+				t.Errorf("%q: the histogram counts %d in %d bars, want %d and no time of what may not be seen: %v", x.may, bars, len(h), n, err)
+			}
 			f, err := d.Facets(t.Context(), q, nil, 0)
 			if err != nil || f.Total.Count != n {
 				t.Errorf("%q: facets count %d, want %d", x.may, f.Total.Count, n)

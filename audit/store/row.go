@@ -32,6 +32,7 @@ type row struct {
 // layout is which keys the index has columns for.
 type layout struct {
 	few, texts, names []audit.Key
+	textOf            []int // by few: the text whose forms it has; -1: it is none of forms
 }
 
 func newLayout() layout {
@@ -39,10 +40,10 @@ func newLayout() layout {
 	for _, k := range audit.Keys() {
 		switch k.Spread {
 		case audit.Few:
-			l.few = append(l.few, k)
+			l.few, l.textOf = append(l.few, k), append(l.textOf, -1)
 		case audit.Texts:
+			l.few, l.textOf = append(l.few, audit.Key{Name: formPrefix + k.Name, Spread: audit.Few}), append(l.textOf, len(l.texts))
 			l.texts = append(l.texts, k)
-			l.few = append(l.few, formKey(k))
 		case audit.Names:
 			l.names = append(l.names, k)
 		case audit.Rare: // found by reading records; since and until too
@@ -66,15 +67,22 @@ func (l *layout) fill(r *audit.Record, begin, end place) row {
 	}
 	// All lists are parts of one string: this is done for each record.
 	buf, ends := make([]byte, 0, 1<<10), make([]int, 0, len(l.few)+len(l.texts))
+	texts := make([][]string, len(l.texts))
+	for i := range l.texts {
+		texts[i] = l.texts[i].Values(r)
+		for j, v := range texts[i] {
+			texts[i][j] = strings.ToLower(v) // as it is looked for
+		}
+	}
 	for i := range l.few {
-		buf = appendList(buf, l.few[i].Values(r))
+		if n := l.textOf[i]; n >= 0 {
+			buf = appendList(buf, forms(texts[n]))
+		} else {
+			buf = appendList(buf, l.few[i].Values(r))
+		}
 		ends = append(ends, len(buf))
 	}
-	for i := range l.texts {
-		values := l.texts[i].Values(r)
-		for j, v := range values {
-			values[j] = strings.ToLower(v) // as it is looked for
-		}
+	for _, values := range texts {
 		buf = appendList(buf, values)
 		ends = append(ends, len(buf))
 	}

@@ -160,7 +160,8 @@ type search struct {
 	rest  []*view // not opened yet, in the order in which they may matter
 	// ready is what the first of rest have; nil: nothing.
 	ready  []*walker
-	opened int // how often segments were opened while none had a row
+	opened int   // how often segments were opened while none had a row
+	cut    int64 // that of halves
 	after  *position
 	reads  int
 	until  time.Time // when to give a partial answer
@@ -172,7 +173,7 @@ func (d *DB) newSearch(ctx context.Context, t *tx, q *Query, after *position, ab
 	s.p.about = about
 	s.until = s.looks().Add(d.o.QueryTimeout / 2)
 	var err error
-	s.rest, err = d.snapshot(ctx, t, s.p)
+	s.rest, s.cut, err = d.snapshot(ctx, t, s.p)
 	if err != nil {
 		return nil, err
 	}
@@ -192,20 +193,21 @@ func (d *DB) newSearch(ctx context.Context, t *tx, q *Query, after *position, ab
 
 // snapshot returns the views of all segments that may matter to a plan, that of
 // the records which are not complete included.
-func (d *DB) snapshot(ctx context.Context, t *tx, p *plan) ([]*view, error) {
+// cut is that of halves.
+func (d *DB) snapshot(ctx context.Context, t *tx, p *plan) (l []*view, cut int64, err error) {
 	infos, err := t.segments(ctx, p.low, p.high)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	l := make([]*view, 0, len(infos)+1)
+	l = make([]*view, 0, len(infos)+1)
 	for _, i := range infos {
 		l = append(l, d.views.of(i))
 	}
-	v, err := d.halves(ctx, t, p.low, p.high)
+	v, cut, err := d.halves(ctx, t, p.low, p.high)
 	if v != nil {
 		l = append(l, v)
 	}
-	return l, err
+	return l, cut, err
 }
 
 // matters reports whether a segment that is not opened yet may hold a row before
@@ -302,11 +304,16 @@ func (d *DB) search(ctx context.Context, q Query, about string) (Page, error) {
 		}
 		for {
 			w, err := s.next(ctx)
-			if err != nil || w == nil {
+			if err != nil {
 				return err
+			}
+			if w == nil {
+				s.short(&page)
+				return nil
 			}
 			if len(page.Rows) == limit {
 				page.Next = page.Rows[limit-1].Cursor
+				s.short(&page)
 				return nil
 			}
 			pos := w.pos
@@ -330,8 +337,17 @@ func (d *DB) search(ctx context.Context, q Query, about string) (Page, error) {
 	return page, err
 }
 
+// short says of a page that reaches to a time at which open requests were left
+// out that it is partial.
+func (s *search) short(p *Page) {
+	if s.cut != 0 && (p.Next == "" || p.Rows[len(p.Rows)-1].Time.UnixMicro() < s.cut) {
+		p.Partial, p.Until = true, micro(s.cut)
+	}
+}
+
 // Pages yields the pages of Search, of q.Limit rows each (0: as many as a page
-// may have), from q.After on. An error ends it.
+// may have), from q.After on. An error ends it; ErrOpen comes behind all that
+// there is.
 func (d *DB) Pages(ctx context.Context, q Query) iter.Seq2[Page, error] {
 	if q.Limit == 0 {
 		q.Limit = MaxLimit
@@ -339,7 +355,13 @@ func (d *DB) Pages(ctx context.Context, q Query) iter.Seq2[Page, error] {
 	return func(yield func(Page, error) bool) {
 		for {
 			page, err := d.Search(ctx, q)
-			if !yield(page, err) || err != nil || page.Next == "" {
+			if !yield(page, err) || err != nil {
+				return
+			}
+			if page.Next == "" {
+				if page.Partial {
+					yield(Page{}, fmt.Errorf("%w: those that came before %s are missing, ask for them with until:", ErrOpen, page.Until.Format(time.RFC3339)))
+				}
 				return
 			}
 			q.After = page.Next

@@ -83,9 +83,25 @@ func (t *tally) join(o tally) {
 	}
 }
 
-// untimed is a tally of nothing yet, whose times stay unknown until another one
-// is joined that knows them.
-var untimed = tally{first: math.MaxInt64, last: math.MinInt64}
+// amounts are tallies without their times: there are many.
+type amounts struct {
+	counts []uint32
+	bytes  []int64
+}
+
+func amountsOf(l []tally) *amounts {
+	a := &amounts{make([]uint32, len(l)), make([]int64, len(l))}
+	for i, t := range l {
+		a.counts[i], a.bytes[i] = uint32(t.count), t.bytes //nolint:gosec // at most maxRows
+	}
+	return a
+}
+
+// untimed returns one as a tally whose times stay unknown until another one is
+// joined that knows them.
+func (a *amounts) untimed(i int) tally {
+	return tally{int64(a.counts[i]), a.bytes[i], math.MaxInt64, math.MinInt64}
+}
 
 // span is a first and a last time, microseconds.
 type span struct{ first, last int64 }
@@ -99,10 +115,10 @@ func timesOf(l []tally) []span {
 }
 
 // timed returns tallies with these times.
-func timed(l []tally, times []span) []tally {
-	out := make([]tally, len(l))
-	for i, t := range l {
-		out[i] = tally{t.count, t.bytes, times[i].first, times[i].last}
+func (a *amounts) timed(times []span) []tally {
+	out := make([]tally, len(times))
+	for i, t := range times {
+		out[i] = tally{int64(a.counts[i]), a.bytes[i], t.first, t.last}
 	}
 	return out
 }

@@ -30,6 +30,9 @@ var (
 	ErrCursor = errors.New("is no cursor of the audit store")
 	// ErrOlder is matched by Open when a store was written before the first release.
 	ErrOlder = errors.New("of a program before the first release")
+	// ErrOpen is matched by the end of Pages when more requests are open than one
+	// question looks at: those that came first were left out.
+	ErrOpen = errors.New("more requests are open than one question looks at")
 	// ErrCorrupt is matched when what the database holds is not what was
 	// written to it.
 	ErrCorrupt = errors.New("audit store is damaged")
@@ -110,8 +113,9 @@ type Row struct {
 type Page struct {
 	Rows []Row
 	Next Cursor // empty: there are no more
-	// Partial says that the bound on work was reached before the page was full.
-	// Next goes on from there; Until is the time up to which was looked.
+	// Partial says that the bound on work was reached before the page was full, or
+	// that there are more open requests than one question looks at: until: reaches
+	// those. Next goes on from there; Until is the time up to which was looked.
 	Partial bool
 	Until   time.Time
 }

@@ -14,38 +14,47 @@ type totals struct {
 // be read anyhow.
 func (t *totals) timed() bool { return t.rows != nil || t.m.people }
 
-// byShape returns sums by shape, with times only if those are wanted or known.
-func (t *totals) byShape(ctx context.Context, times bool) ([]sum, error) {
+// eachShape calls fn for the sum of each shape that rows matched of, with times
+// only if those are wanted or known. The sum is fn's until it returns.
+func (t *totals) eachShape(ctx context.Context, times bool, fn func(shape int, s *sum)) error {
 	b, err := t.base(ctx, t.f)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	denied, failed, err := t.flags(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	l, err := t.tallies(ctx, times)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]sum, len(l))
-	for i, x := range l {
-		if t.m.shapes[i] {
-			out[i].set(x, denied[b.of[i]], failed[b.of[i]])
+	var s sum
+	give := func(i int, x tally) {
+		if x.count > 0 && t.m.shapes[i] {
+			s.set(x, denied[b.of[i]], failed[b.of[i]])
+			fn(i, &s)
 		}
 	}
-	return out, nil
+	if times || t.timed() {
+		l, err := t.timedShapes(ctx)
+		for i, x := range l {
+			give(i, x)
+		}
+		return err
+	}
+	l, err := t.amounts(ctx, t.f)
+	if err != nil {
+		return err
+	}
+	for i := range l.counts {
+		give(i, l.untimed(i))
+	}
+	return nil
 }
 
-func (t *totals) tallies(ctx context.Context, times bool) ([]tally, error) {
-	switch {
-	case t.rows != nil:
+// timedShapes returns tallies by shape, also of shapes that do not match.
+func (t *totals) timedShapes(ctx context.Context) ([]tally, error) {
+	if t.rows != nil {
 		return t.rows, nil
-	case times || t.timed():
-		return t.view.tallies(ctx, t.f)
-	default:
-		return t.amounts(ctx, t.f)
 	}
+	return t.tallies(ctx, t.f)
 }
 
 // byBase returns sums by base.
@@ -60,11 +69,11 @@ func (t *totals) byBase(ctx context.Context) ([]sum, error) {
 	}
 	var l []tally
 	if t.timed() {
-		if l, err = t.tallies(ctx, true); err != nil {
+		if l, err = t.timedShapes(ctx); err != nil {
 			return nil, err
 		}
 		l = foldOf(l, b, t.m.shapes)
-	} else if l, err = t.view.totals(ctx, t.f); err != nil {
+	} else if l, err = t.totals(ctx, t.f); err != nil {
 		return nil, err
 	}
 	out := make([]sum, b.n)

@@ -48,7 +48,7 @@ func memoryView(s *segment) *view {
 	}
 	v.parts[partBase] = &bases{s.base, s.bases}
 	v.parts[partMarks] = newMarks(s.time)
-	v.parts[partTotals], v.parts[partShapes], v.parts[partTimes] = s.totals(), s.shapes, timesOf(s.shapes)
+	v.parts[partTotals], v.parts[partShapes], v.parts[partTimes] = s.totals(), amountsOf(s.shapes), timesOf(s.shapes)
 	v.parts[partShape], v.parts[partSize] = column(s.shape), s.size
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
@@ -131,17 +131,17 @@ func (v *view) totals(ctx context.Context, f fetcher) ([]tally, error) {
 	}
 	return part(ctx, v, f, partTotals, func(b []byte) ([]tally, int64, error) {
 		r := reader{b: b}
-		l := timed(r.amounts(x.n), r.spans(x.n, v.low))
+		l := r.amounts(x.n).timed(r.spans(x.n, v.low))
 		return l, int64(len(l)) * 32, r.err
 	})
 }
 
-// amounts returns what the rows of each shape add up to, perhaps without times.
-func (v *view) amounts(ctx context.Context, f fetcher) ([]tally, error) {
-	return part(ctx, v, f, partShapes, func(b []byte) ([]tally, int64, error) {
+// amounts returns what the rows of each shape add up to.
+func (v *view) amounts(ctx context.Context, f fetcher) (*amounts, error) {
+	return part(ctx, v, f, partShapes, func(b []byte) (*amounts, int64, error) {
 		r := reader{b: b}
 		l := r.amounts(v.shapes)
-		return l, int64(len(l)) * 32, r.err
+		return l, int64(v.shapes) * 12, r.err
 	})
 }
 
@@ -164,7 +164,7 @@ func (v *view) tallies(ctx context.Context, f fetcher) ([]tally, error) {
 	if err != nil {
 		return nil, err
 	}
-	return timed(l, times), nil
+	return l.timed(times), nil
 }
 
 // bases is which base each shape has.

@@ -94,7 +94,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, format strin
 			n++
 		}
 		if page.Next == "" {
-			return n, true, e.Flush()
+			return n, !page.Partial, e.Flush() // partial: too many requests are open
 		}
 		q.After = page.Next
 		if page, err = s.searchInTurn(ctx, q); err != nil {

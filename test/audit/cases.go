@@ -43,6 +43,12 @@ func questions(postgres bool) func(context.Context, *run) error {
 			defer func() { err = errors.Join(err, pg.Stop()) }()
 			o.URL, o.Files = pg.URL, func() ([]string, error) { return filepath.Glob(filepath.Join(pg.Dir, "data/base/*/*")) }
 		}
+		if !r.short {
+			o.Command = filepath.Join(r.dir, "attache")
+			if out, err := exec.CommandContext(ctx, "go", "build", "-o", o.Command, "./cmd/attache").CombinedOutput(); err != nil {
+				return fmt.Errorf("build attache: %w\n%s", err, out)
+			}
+		}
 		report, err := query.Run(ctx, o)
 		if err != nil {
 			return err

@@ -34,7 +34,9 @@ type Options struct {
 	Files func() ([]string, error)
 	// Reuse says that the store has these records already.
 	Reuse bool
-	Out   io.Writer
+	// Command is the program attache, to measure its commands too; empty: they are not.
+	Command string
+	Out     io.Writer
 }
 
 // Goals of the full measurement.
@@ -126,7 +128,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	r.Bytes = float64(size) / float64(o.Records)
 	fmt.Fprintf(o.Out, "ingest %.0f records/s, %.0f bytes a record, %.2f GB\n", r.Ingest, r.Bytes, float64(size)/1e9)
-	qs, err := questions(ctx, d)
+	qs, names, err := questions(ctx, d)
 	if err != nil {
 		return r, errors.Join(err, d.Close())
 	}
@@ -144,7 +146,12 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		fmt.Fprintf(o.Out, "%-44s %9d rows  warm p95 %8.1f ms  cold p95 %8.1f ms  cpu %8.1f ms\n", a.Name, a.Rows, ms(a.Warm), ms(a.Cold), ms(a.CPU))
 		r.Answers = append(r.Answers, a)
 	}
-	return r, nil
+	if o.Command == "" {
+		return r, nil
+	}
+	l, err := commands(ctx, o, names)
+	r.Answers = append(r.Answers, l...)
+	return r, err
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -300,20 +307,20 @@ func appendAll(ctx context.Context, d *store.DB, l []*seed.Batch) error {
 
 // questions are those that the p95 list names. Some ask for what the store
 // happens to hold.
-func questions(ctx context.Context, d *store.DB) ([]question, error) {
+func questions(ctx context.Context, d *store.DB) ([]question, sample, error) {
 	ext, err := d.Search(ctx, store.Query{Limit: 1})
 	if err != nil || len(ext.Rows) == 0 {
-		return nil, errors.Join(errors.New("the store has no record"), err)
+		return nil, sample{}, errors.Join(errors.New("the store has no record"), err)
 	}
 	now := ext.Rows[0].Time.Add(time.Second)
 	parse := func(q string) (audit.Filter, error) { return audit.ParseFilter(q, now) }
 	some, err := parse("host:*.s3.* verdict:inject since:15d")
 	if err != nil {
-		return nil, err
+		return nil, sample{}, err
 	}
 	p, err := d.Search(ctx, store.Query{Filter: some, Limit: 1, Oldest: true})
 	if err != nil || len(p.Rows) == 0 {
-		return nil, errors.Join(errors.New("the store has no call to S3"), err)
+		return nil, sample{}, errors.Join(errors.New("the store has no call to S3"), err)
 	}
 	r := p.Rows[0]
 	var l []question
@@ -383,7 +390,7 @@ func questions(ctx context.Context, d *store.DB) ([]question, error) {
 	})
 	end, e := d.End(ctx)
 	if e != nil {
-		return nil, e
+		return nil, sample{}, e
 	}
 	add("live tail, nothing new", "", func(ctx context.Context, d *store.DB, q store.Query) (int64, error) {
 		p, err := d.Tail(ctx, q, end)
@@ -391,13 +398,13 @@ func questions(ctx context.Context, d *store.DB) ([]question, error) {
 	})
 	deep, e := d.Search(ctx, store.Query{Filter: mustUntil(now), Limit: 1})
 	if e != nil || len(deep.Rows) == 0 {
-		return nil, errors.Join(errors.New("no deep page"), e)
+		return nil, sample{}, errors.Join(errors.New("no deep page"), e)
 	}
 	add("deep page, behind half of all", "", func(ctx context.Context, d *store.DB, q store.Query) (int64, error) {
 		q.After = deep.Rows[0].Cursor
 		return search(ctx, d, q)
 	})
-	return l, err
+	return l, sample{r.ID, r.Credential.Handle, now}, err
 }
 
 // mustUntil matches what is older than 15 days.
