@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/klauspost/compress/s2"
@@ -102,20 +102,14 @@ func appendVarint(b []byte, v int64) []byte {
 	return binary.AppendUvarint(b, uint64(v)<<1^uint64(v>>63)) //nolint:gosec // zigzag
 }
 
-// appendCodes writes numbers at the least width that holds them all: one, two
-// or four bytes, least significant byte plane by plane, which packs better.
+// appendCodes writes numbers at the least width that holds them all, one to four
+// bytes, least significant byte plane by plane, which packs better.
 func appendCodes(b []byte, codes []uint32) []byte {
 	var top uint32
 	for _, c := range codes {
 		top = max(top, c)
 	}
-	width := 1
-	switch {
-	case top > math.MaxUint16:
-		width = 4
-	case top > math.MaxUint8:
-		width = 2
-	}
+	width := max(1, (bits.Len32(top)+7)/8)
 	b = append(b, byte(width))
 	for plane := range width {
 		for _, c := range codes {
@@ -206,7 +200,7 @@ func (c *codes) max() int {
 // column reads n numbers of appendCodes without unfolding them.
 func (r *reader) column(n int) codes {
 	w := r.bytes(1)
-	if r.err != nil || w[0] != 1 && w[0] != 2 && w[0] != 4 {
+	if r.err != nil || w[0] < 1 || w[0] > 4 {
 		r.fail()
 		return codes{}
 	}

@@ -22,7 +22,7 @@ const (
 	partShape  = "r"  // shapes of rows
 	partSize   = "b"  // bytes of rows
 	partText   = "x:" // + key: how many values are in each drawer; + / + drawer: values
-	partCodes  = "c:" // + key: which value a row has
+	partRows   = "p:" // + key + / + drawer: which rows have each value
 	partPage   = "w:" // + number: times and places of some rows
 	partCore   = "+"  // small parts that most questions need, in one
 	partNames  = "n:" // + number of the bucket
@@ -72,16 +72,17 @@ func (s *segment) encode() map[string][]byte {
 	for i := range s.texts {
 		c := &s.texts[i]
 		head := binary.AppendUvarint(nil, uint64(len(c.counts)))
-		values := c.values
+		rows := c.rows()
+		from := 0
 		for i, n := range c.counts {
 			head = binary.AppendUvarint(head, uint64(n)) //nolint:gosec // a count
 			if n > 0 {
-				m[drawerPart(c.key, i)] = appendValues(nil, values[:n])
+				m[drawerPart(partText, c.key, i)] = appendValues(nil, c.values[from:from+n])
+				m[drawerPart(partRows, c.key, i)] = appendRows(nil, rows, from, from+n)
 			}
-			values = values[n:]
+			from += n
 		}
 		m[partText+c.key] = head
-		m[partCodes+c.key] = appendCodes(nil, c.codes)
 	}
 	s.encodeNames(m)
 	return m

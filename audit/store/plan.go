@@ -58,9 +58,9 @@ type matcher struct {
 	bases  []bool // by base: what is left
 	shapes []bool // by shape: what is left
 	forms  []formTerm
-	texts  []textMatch
 	rows   []uint32 // if not nil, only these, ascending
 	named  bool     // rows is in force
+	every  bool     // what is in rows is of a shape that is left
 	doubt  bool     // a row that matches must be read to be sure
 	people bool     // shapes of a base may differ in whether they are left
 	about  []bool   // shapes that go by plan.about
@@ -71,11 +71,6 @@ type matcher struct {
 type formTerm struct {
 	t     *audit.Term
 	bases []formMatch // by base; nil: nothing
-}
-
-type textMatch struct {
-	codes *codes // by row
-	ok    []bool // by code
 }
 
 // match looks at the parts of a segment that the plan needs. It returns nil if
@@ -104,8 +99,10 @@ func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) 
 			return nil, nil
 		}
 	}
+	m.every = len(m.forms) > 0 && p.about == "" && !m.people && m.byFormsAlone()
 	for i := range m.forms {
 		if m.forms[i].decides(m.bases) {
+			m.every = false // whether a row matches this term, its shape says
 			continue
 		}
 		ok, err := p.matchTexts(ctx, f, m, &m.forms[i])
@@ -113,12 +110,22 @@ func (p *plan) match(ctx context.Context, f fetcher, v *view) (*matcher, error) 
 			return nil, err
 		}
 	}
-	if len(m.texts) > 0 {
-		if ok, err := m.narrow(ctx, f); err != nil || !ok {
-			return nil, err
+	return m, nil
+}
+
+// byFormsAlone reports whether only forms leave out bases: a row whose text
+// matches is then of a base that is left, for forms leave out no text that
+// matches.
+func (m *matcher) byFormsAlone() bool {
+	for b, left := range m.bases {
+		if left {
+			continue
+		}
+		if !slices.ContainsFunc(m.forms, func(t formTerm) bool { return t.bases != nil && t.bases[b] == formNo }) {
+			return false
 		}
 	}
-	return m, nil
+	return true
 }
 
 // decides reports whether the forms say of all that is left that it matches.
@@ -328,18 +335,26 @@ func (m *matcher) only(l []uint32) {
 	m.rows, m.named = l, true
 }
 
-// row reports whether the index matches row n, but for its time.
+// has reports whether the index matches row n, but for its time.
+func (m *matcher) has(n int, shape uint32) bool {
+	if m.named {
+		if _, ok := slices.BinarySearch(m.rows, uint32(n)); !ok { //nolint:gosec // a row
+			return false
+		}
+	}
+	return m.row(n, shape)
+}
+
+// row is has of those rows that m names, if it does.
 func (m *matcher) row(n int, shape uint32) bool {
+	if m.every {
+		return true
+	}
 	if !m.shapes[shape] {
 		return false
 	}
 	if m.about != nil && !m.about[shape] {
 		if _, ok := slices.BinarySearch(m.known, uint32(n)); !ok { //nolint:gosec // a row
-			return false
-		}
-	}
-	for _, t := range m.texts {
-		if !t.ok[t.codes.at(n)] {
 			return false
 		}
 	}
@@ -349,5 +364,5 @@ func (m *matcher) row(n int, shape uint32) bool {
 // whole reports whether every row of the shapes that match does, so that
 // tallies are the answer.
 func (p *plan) whole(m *matcher) bool {
-	return !m.doubt && !m.named && len(m.texts) == 0 && p.low <= m.v.low && m.v.high < p.high
+	return !m.doubt && !m.named && p.low <= m.v.low && m.v.high < p.high
 }

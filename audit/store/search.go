@@ -61,9 +61,9 @@ type walker struct {
 	m      *matcher
 	f      fetcher
 	after  *position // nil: the beginning
-	shapes *codes
-	at     int // index of the next row to look at, in m.rows if named
-	end    int // exclusive
+	shapes *codes    // nil: rows need not be looked at by shape
+	at     int       // index of the next row to look at, in m.rows if named
+	end    int       // exclusive
 	step   int
 	// Of the row that was found.
 	found      bool
@@ -76,8 +76,10 @@ type walker struct {
 func (p *plan) newWalker(ctx context.Context, f fetcher, m *matcher, after *position) (*walker, error) {
 	w := &walker{p: p, m: m, f: f, after: after, step: -1}
 	var err error
-	if w.shapes, err = m.v.rowShapes(ctx, f); err != nil {
-		return nil, err
+	if !m.every {
+		if w.shapes, err = m.v.rowShapes(ctx, f); err != nil {
+			return nil, err
+		}
 	}
 	marks, err := m.v.marks(ctx, f)
 	if err != nil {
@@ -119,7 +121,7 @@ func (w *walker) next(ctx context.Context) error {
 		if w.m.named {
 			n = int(w.m.rows[n])
 		}
-		if !w.m.row(n, w.shapes.at(n)) {
+		if w.shapes != nil && !w.m.row(n, w.shapes.at(n)) {
 			continue
 		}
 		x, err := w.m.v.page(ctx, w.f, n/pageRows)

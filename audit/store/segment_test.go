@@ -67,7 +67,7 @@ func TestDrawers(t *testing.T) {
 				t.Fatal(err)
 			}
 			shapes.each(0, m.v.rows, func(n int, shape uint32) {
-				if m.row(n, shape) {
+				if m.has(n, shape) {
 					got = append(got, uint32(n)) //nolint:gosec // few
 				}
 			})

@@ -180,6 +180,8 @@ func queries() []string {
 		"status:4xx", "status:404,503", "path:*refund*", "path:*INVOICES*", "-path:*invoices*", "path:/v1/invoices/{id}", "resource:*refunds*", "human:person00*", "host:billing*", "type:epoch",
 		"type:all", "event:*", "event:task.opened", "label:tier=batch", "since:2026-03-10 until:2026-03-12", "purpose:*7*", "refund", "outcome:error,canceled", "namespace:ns-03 method:POST",
 		"code:policy_denied", "service:s3 operation:PutObject", "protocol:http -owner:ana", "trace:none", "id:rec_00*", "nothing-like-this", "epoch:*", "owner:*", "kind:aws-session -bucket:payments", "run:*", "exe:*node",
+		// Texts that the forms leave open, beside what shapes say.
+		"path:*7*", "path:*7* verdict:deny", "path:*7* human:person00*", "-path:*7*", "-path:*7* owner:ana", "path:*7* resource:*7*", "path:*7* path:*1*", "path:*7* path:*refund*", "path:*7* type:all since:20d",
 	}
 }
 

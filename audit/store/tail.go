@@ -119,7 +119,7 @@ func (d *DB) arrived(ctx context.Context, t *tx, p *plan, from place) ([]arrival
 		err = v.eachPage(ctx, t.fetch, func(first int, x *page) {
 			for n := range x.times {
 				e := x.places.end(n)
-				if !from.before(e) || !m.row(first+n, shapes.at(first+n)) {
+				if !from.before(e) || !m.has(first+n, shapes.at(first+n)) {
 					continue
 				}
 				if len(h.l) == maxTail {

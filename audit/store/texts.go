@@ -24,7 +24,7 @@ func drawersFor(values int) int {
 // drawerOf returns the drawer, of n, of texts with a list of forms.
 func drawerOf(form string, n int) int { return int(nameHash(form) % uint32(n)) } //nolint:gosec // at most maxDrawers
 
-func drawerPart(key string, n int) string { return fmt.Sprintf("%s%s/%x", partText, key, n) }
+func drawerPart(part, key string, n int) string { return fmt.Sprintf("%s%s/%x", part, key, n) }
 
 // textHead says how many values of a key of many each drawer has.
 type textHead struct{ counts []int }
@@ -82,7 +82,7 @@ func (t *texts) value(n int) string {
 
 // drawer returns the n values in a drawer of a key.
 func (v *view) drawer(ctx context.Context, f fetcher, key string, drawer, n int) (*texts, error) {
-	return part(ctx, v, f, drawerPart(key, drawer), func(b []byte) (*texts, int64, error) {
+	return part(ctx, v, f, drawerPart(partText, key, drawer), func(b []byte) (*texts, int64, error) {
 		r := reader{b: b}
 		t := &texts{ends: make([]int, r.count(len(b)))}
 		end := 0
@@ -106,38 +106,42 @@ func (p *plan) matchTexts(ctx context.Context, f fetcher, m *matcher, t *formTer
 		return false, err
 	}
 	if head == nil {
-		m.doubt = true
+		m.doubt, m.every = true, false
 		return true, nil
 	}
 	wanted, err := m.drawers(ctx, f, t, len(head.counts))
 	if err != nil {
 		return false, err
 	}
-	ok := make([]bool, head.n())
-	found, from := false, 0
+	set := newRowSet(m.v.rows)
 	for i, n := range head.counts {
-		if n > 0 && wanted[i] {
-			x, err := m.v.drawer(ctx, f, key, i, n)
-			if err != nil {
-				return false, err
-			}
-			some, err := x.match(ctx, t.t, ok[from:from+n])
-			if err != nil {
-				return false, err
-			}
-			found = found || some
+		if n == 0 || !wanted[i] {
+			continue
 		}
-		from += n
+		x, err := m.v.drawer(ctx, f, key, i, n)
+		if err != nil {
+			return false, err
+		}
+		ok := make([]bool, n)
+		found, err := x.match(ctx, t.t, ok)
+		if err != nil {
+			return false, err
+		}
+		if !found {
+			continue
+		}
+		rows, err := m.v.valueRows(ctx, f, key, i, n)
+		if err != nil {
+			return false, err
+		}
+		rows.of(ok, set.add)
 	}
-	if !found {
-		return false, nil
+	if m.named {
+		m.rows = slices.DeleteFunc(m.rows, func(n uint32) bool { return !set.has(n) })
+	} else {
+		m.rows, m.named = set.list(), true
 	}
-	codes, err := m.v.codes(ctx, f, partCodes+key, head.n())
-	if err != nil {
-		return false, err
-	}
-	m.texts = append(m.texts, textMatch{codes, ok})
-	return true, nil
+	return len(m.rows) > 0, nil
 }
 
 // drawers says in which drawers texts may be that are left.
@@ -161,30 +165,6 @@ func (m *matcher) drawers(ctx context.Context, f fetcher, t *formTerm, n int) ([
 		}
 	}
 	return wanted, nil
-}
-
-// narrow finds the rows whose texts match; false: there is none.
-func (m *matcher) narrow(ctx context.Context, f fetcher) (bool, error) {
-	shapes, err := m.v.rowShapes(ctx, f)
-	if err != nil {
-		return false, err
-	}
-	var l []uint32
-	if m.named {
-		for _, n := range m.rows {
-			if m.row(int(n), shapes.at(int(n))) {
-				l = append(l, n)
-			}
-		}
-	} else {
-		shapes.each(0, m.v.rows, func(n int, shape uint32) {
-			if m.row(n, shape) {
-				l = append(l, uint32(n)) //nolint:gosec // a row
-			}
-		})
-	}
-	m.rows, m.named = l, true
-	return len(l) > 0, nil
 }
 
 // match says which values a term matches, and whether any. It looks for the

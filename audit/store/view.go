@@ -54,11 +54,15 @@ func memoryView(s *segment) *view {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
 	for _, c := range s.texts {
-		v.parts[partText+c.key], v.parts[partCodes+c.key] = &textHead{c.counts}, column(c.codes)
-		values := c.values
+		v.parts[partText+c.key] = &textHead{c.counts}
+		rows := c.rows()
+		from := 0
 		for i, n := range c.counts {
-			v.parts[drawerPart(c.key, i)] = newTexts(values[:n])
-			values = values[n:]
+			if n > 0 {
+				v.parts[drawerPart(partText, c.key, i)] = newTexts(c.values[from : from+n])
+				v.parts[drawerPart(partRows, c.key, i)] = rows.part(from, from+n)
+			}
+			from += n
 		}
 	}
 	return v
@@ -305,7 +309,9 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 		if head == nil {
 			return nil, errOtherLayout
 		}
-		c := textColumn{key: k.Name, counts: head.counts}
+		c := textColumn{key: k.Name, counts: head.counts, codes: make([]uint32, v.rows)}
+		left := v.rows
+		seen := newRowSet(v.rows)
 		for i, n := range head.counts {
 			if n == 0 {
 				continue // it has no part
@@ -314,15 +320,27 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 			if e != nil {
 				return nil, e
 			}
+			rows, e := v.valueRows(ctx, f, k.Name, i, n)
+			if e != nil {
+				return nil, e
+			}
+			at := uint32(0)
 			for j := range n {
+				for ; at < rows.ends[j]; at++ {
+					row := rows.rows.at(int(at))
+					if seen.has(row) {
+						return nil, damaged("segment %d has row %d twice under %s", v.id, row, k.Name)
+					}
+					seen.add(row)
+					c.codes[row] = uint32(len(c.values)) //nolint:gosec // a value
+					left--
+				}
 				c.values = append(c.values, t.value(j))
 			}
 		}
-		codes, e := v.codes(ctx, f, partCodes+k.Name, len(c.values))
-		if e != nil {
-			return nil, e
+		if left != 0 {
+			return nil, damaged("segment %d has %d rows without a text of %s", v.id, left, k.Name)
 		}
-		c.codes = codes.unfold()
 		s.texts = append(s.texts, c)
 	}
 	err = v.eachPage(ctx, f, func(_ int, x *page) {
