@@ -72,14 +72,18 @@ func addCollector(ctx context.Context, h *host) error {
 	if err != nil {
 		return err
 	}
+	pods, err := watchPods(ctx, h.mgr.GetCache(), h.namespace)
+	if err != nil {
+		return err
+	}
 	c, err := collector.New(collector.Config{
-		Store: db, Record: h.trail.Write, Authorities: authorities, Namespace: h.namespace, Registry: h.registry, Log: h.log,
+		Store: db, Record: h.trail.Write, Authorities: authorities, Namespace: h.namespace, PodName: pods.name, Registry: h.registry, Log: h.log,
 	})
 	if err != nil {
 		return err
 	}
 	h.collectorOf = c
-	if err := h.keep(ctx, c, db); err != nil {
+	if err := h.keep(ctx, c, db, pods); err != nil {
 		return err
 	}
 	config = collector.ServerTLS(config)

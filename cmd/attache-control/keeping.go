@@ -19,7 +19,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/attache-dev/attache/api"
@@ -36,12 +35,12 @@ import (
 )
 
 // keep looks after the store: lost producers, retention, sinks, checkpoints.
-func (h *host) keep(ctx context.Context, c *collector.Collector, db *store.DB) error {
+func (h *host) keep(ctx context.Context, c *collector.Collector, db *store.DB, pods *podsThere) error {
 	f, err := readAuditFile(h.auditConfig)
 	if err != nil {
 		return err
 	}
-	if err := h.searchLost(ctx, c, db); err != nil {
+	if err := h.mgr.Add(&collector.Lost{Collector: c, Store: db, Opening: collector.OpeningOf(db), Attested: attested(db), Pods: pods.list}); err != nil {
 		return err
 	}
 	if err := h.retain(f.Retention, db); err != nil {
@@ -64,68 +63,6 @@ func (l leading) Start(ctx context.Context) error { return l(ctx) }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (leading) NeedLeaderElection() bool { return true }
-
-// searchLost finds producers whose pod is gone.
-func (h *host) searchLost(ctx context.Context, c *collector.Collector, db *store.DB) error {
-	i, err := h.mgr.GetCache().GetInformer(ctx, &corev1.Pod{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return fmt.Errorf("watch pods: %w", err)
-	}
-	return h.mgr.Add(&collector.Lost{
-		Collector: c, Store: db, Opening: collector.OpeningOf(db), Attested: attested(db),
-		Pods: func(ctx context.Context) (map[string]bool, error) {
-			if !i.HasSynced() {
-				return nil, errors.New("the pods are not known yet")
-			}
-			list := &corev1.PodList{}
-			if err := h.mgr.GetCache().List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
-				return nil, err
-			}
-			out := make(map[string]bool, len(list.Items))
-			for i := range list.Items {
-				p := &list.Items[i]
-				if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-					continue
-				}
-				out[string(p.UID)] = true
-				if p.Namespace == h.namespace {
-					out[collector.ControlPrefix+p.Name] = true
-				}
-			}
-			return out, nil
-		},
-	})
-}
-
-// attested asks the store which pods were given an identity lately.
-func attested(db *store.DB) func(context.Context, time.Time) ([]store.Producer, error) {
-	return func(ctx context.Context, since time.Time) ([]store.Producer, error) {
-		filter, err := audit.ParseFilter("event:"+audit.EventIdentityIssued+" since:"+since.UTC().Format(time.RFC3339), time.Now())
-		if err != nil {
-			return nil, err
-		}
-		seen := map[string]bool{}
-		var out []store.Producer
-		pages := 0
-		for page, err := range db.Pages(ctx, store.Query{Filter: filter}) {
-			if err != nil {
-				return nil, err
-			}
-			for i := range page.Rows {
-				e := page.Rows[i].Event
-				if e == nil || e.Fields["kind"] != "x509" || e.Fields["pod_uid"] == "" || seen[e.Fields["pod_uid"]] {
-					continue
-				}
-				seen[e.Fields["pod_uid"]] = true
-				out = append(out, store.Producer{ID: e.Fields["pod_uid"], Kind: audit.KindSidecar, Namespace: e.Fields["namespace"], Pod: e.Fields["pod"]})
-			}
-			if pages++; pages == 100 { // a hundred thousand documents
-				break
-			}
-		}
-		return out, nil
-	}
-}
 
 // retain removes what is too old, and records what it took.
 func (h *host) retain(r retention, db *store.DB) error {

@@ -94,6 +94,10 @@ type Config struct {
 	Authorities func() (*x509.CertPool, error)
 	// Namespace of the control plane, whose replicas are producers too.
 	Namespace string
+	// PodName is what a pod with this uid is called, for people to read; empty if
+	// that is not known (yet). It is asked for each export, and must not wait for
+	// the cluster. nil: it never is.
+	PodName func(ctx context.Context, namespace, uid string) string
 	// Rate and Burst bound the lines of one producer; defaults as above.
 	Rate     float64
 	Burst    int

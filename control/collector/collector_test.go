@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -273,6 +274,42 @@ func TestControlPlaneIsAProducer(t *testing.T) {
 	}
 	if p := r.store.heads["e2"].Producer; p.Kind != "sidecar" {
 		t.Errorf("is %+v", p)
+	}
+}
+
+// A pod is shown by its name, once that is known; who it is goes by its uid, and
+// what a replica of the control plane is called, by its certificate.
+func TestNameOfAPod(t *testing.T) {
+	names, asked := map[string]string{}, 0
+	s := searching(t, func(c *collector.Config) {
+		c.PodName = func(_ context.Context, namespace, uid string) string { asked++; return names[namespace+"/"+uid] }
+	})
+	agent := s.client(s.ca.SVID("team", "agent", uid, time.Now().Add(time.Hour)))
+	e := begin("e1")
+	s.must(agent, e.lines(1)...)
+	if p := s.store.heads["e1"].Producer; p.Pod != "" || p.ID != uid {
+		t.Errorf("before it is known: %+v", p)
+	}
+	names["team/"+uid], names["attache-system/control/replica"] = "agent-7d4b9", "another"
+	s.must(agent, e.lines(1)...)
+	if p := s.store.heads["e1"].Producer; p.Pod != "agent-7d4b9" || p.ID != uid || p.Kind != audit.KindSidecar {
+		t.Errorf("is %+v", p)
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times for two exports", asked)
+	}
+	s.must(s.client(s.ca.SVID("attache-system", "attache-control", "control/replica", time.Now().Add(time.Hour))), begin("e2").lines(1)...)
+	if p := s.store.heads["e2"].Producer; p.Pod != "replica" {
+		t.Errorf("a replica is %+v", p)
+	}
+	// Once it is gone nobody knows its name but from before.
+	clear(names)
+	s.must(agent, e.lines(1)...)
+	s.after(time.Second)
+	s.after(2 * time.Minute)
+	lost := s.told(audit.EventProducerLost)
+	if i := slices.IndexFunc(lost, func(f map[string]string) bool { return f["producer"] == uid }); i < 0 || lost[i]["pod"] != "agent-7d4b9" {
+		t.Errorf("lost are %v", lost)
 	}
 }
 

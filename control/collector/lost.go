@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,6 +98,13 @@ type epochState struct {
 	producer store.Producer
 	last     uint64
 	next     string // the epoch of the same producer after it
+}
+
+// of sets whose epoch it is. The pod's name may have been known before and be
+// no more, or the other way round.
+func (e *epochState) of(p store.Producer) {
+	p.Pod = cmp.Or(p.Pod, e.producer.Pod)
+	e.producer = p
 }
 
 // lostNote is what was recorded of an epoch; it is kept in the store.
@@ -201,7 +209,8 @@ func (l *Lost) load(ctx context.Context, now time.Time) error {
 			e = &epochState{}
 			l.open[h.Epoch] = e
 		}
-		e.producer, e.last = h.Producer, max(e.last, h.Last)
+		e.of(h.Producer)
+		e.last = max(e.last, h.Last)
 		if n := newest[h.Producer.ID]; n.Epoch != h.Epoch {
 			e.next = n.Epoch
 		}
@@ -311,9 +320,10 @@ func (l *Lost) arrived(p store.Producer, lines []line) {
 			continue
 		}
 		if e == nil {
-			e = &epochState{producer: p}
+			e = &epochState{}
 			l.open[x.Epoch] = e
 		}
+		e.of(p)
 		e.last = max(e.last, x.Sequence)
 		if x.head.Type == audit.TypeEpochOpen && x.head.Event != nil {
 			if prev := l.open[x.head.Event.Fields["previous_epoch"]]; prev != nil && prev.producer.ID == p.ID {

@@ -51,10 +51,10 @@ type search struct {
 	unknown  error
 }
 
-func searching(t *testing.T) *search {
+func searching(t *testing.T, change ...func(*collector.Config)) *search {
 	t.Helper()
 	s := &search{now: time.Now(), pods: map[string]bool{}}
-	s.rig = start(t, func(c *collector.Config) { c.Now = s.clock })
+	s.rig = start(t, append(change, func(c *collector.Config) { c.Now = s.clock })...)
 	s.lost = s.fresh()
 	s.sweep()
 	return s

@@ -98,7 +98,7 @@ func (c *Collector) export(ctx context.Context, pod peer.Pod, req *collogs.Expor
 		result = "refused"
 		return no, errTooMany
 	}
-	p := c.producer(pod)
+	p := c.producer(ctx, pod)
 	if err := c.limited(p.ID, max(n, proto.Size(req)/perLine)); err != nil {
 		result = "limited"
 		return no, err
@@ -132,11 +132,13 @@ const ControlPrefix = "control/"
 
 // producer is how the store knows a pod. A replica of the control plane has
 // its name where pods have their uid; only the authority, which the control
-// plane is, can issue that.
-func (c *Collector) producer(pod peer.Pod) store.Producer {
+// plane is, can issue that. A pod's name is for people: nothing goes by it.
+func (c *Collector) producer(ctx context.Context, pod peer.Pod) store.Producer {
 	p := store.Producer{ID: pod.UID, Kind: audit.KindSidecar, Namespace: pod.Namespace, Workload: pod.ID.String()}
 	if name, ok := strings.CutPrefix(pod.UID, ControlPrefix); ok && pod.Namespace == c.Namespace {
 		p.Kind, p.Pod = audit.KindControl, name
+	} else if c.PodName != nil {
+		p.Pod = c.PodName(ctx, pod.Namespace, pod.UID)
 	}
 	return p
 }
