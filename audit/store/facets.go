@@ -158,16 +158,9 @@ func (x *later) join(ctx context.Context, key string, s *sum) error {
 	if err != nil {
 		return err
 	}
-	l, err := x.t.spans(ctx, x.t.f)
-	if err != nil {
-		return err
-	}
-	for n, code := range col.codes {
-		if code == x.code && x.t.m.shapes[n] {
-			s.first, s.last = min(s.first, l[n].first), max(s.last, l[n].last)
-		}
-	}
-	return nil
+	return x.t.eachSpan(ctx, x.t.f, func(n int) bool { return col.codes[n] == x.code && x.t.m.shapes[n] }, func(_ int, t span) {
+		s.first, s.last = min(s.first, t.first), max(s.last, t.last)
+	})
 }
 
 func topValues(key string, counts map[string]sum, limit int) Facet {

@@ -15,7 +15,7 @@ const (
 	partAll    = "*"
 	partTotals = "t"  // tallies of bases
 	partShapes = "s"  // counts and bytes of shapes
-	partTimes  = "f"  // first and last times of shapes
+	partTimes  = "f:" // + number: first and last times of some shapes
 	partBase   = "a"  // how many shapes each base has: they stand in the order of their bases
 	partFew    = "k:" // + key: values and codes of bases or shapes
 	partMarks  = "m"  // where minutes begin
@@ -38,6 +38,14 @@ const (
 	bucketNames = 2 << 10
 )
 
+// chunkShapes is how many shapes have their times in one part. Those of one agent
+// stand together.
+const chunkShapes = 1 << 10
+
+func timesPart(n int) string { return fmt.Sprintf("%s%x", partTimes, n) }
+
+func chunksOf(shapes int) int { return (shapes + chunkShapes - 1) / chunkShapes }
+
 func bucketPart(n uint32) string { return fmt.Sprintf("%s%04x", partNames, n) }
 
 // bucketOf returns the bucket of a hash among n, a power of two.
@@ -53,7 +61,9 @@ func (s *segment) encode() map[string][]byte {
 	m := map[string][]byte{}
 	m[partTotals] = appendTimes(appendAmounts(nil, s.totals()), s.totals(), s.time[0])
 	m[partShapes] = appendAmounts(nil, s.shapes)
-	m[partTimes] = appendTimes(nil, s.shapes, s.time[0])
+	for n := range chunksOf(len(s.shapes)) {
+		m[timesPart(n)] = appendTimes(nil, s.shapes[n*chunkShapes:min((n+1)*chunkShapes, len(s.shapes))], s.time[0])
+	}
 	m[partBase] = s.encodeBases()
 	for i := range s.few {
 		c := &s.few[i]

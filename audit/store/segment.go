@@ -114,23 +114,16 @@ func timesOf(l []tally) []span {
 	return out
 }
 
-// timed returns tallies with these times.
-func (a *amounts) timed(times []span) []tally {
-	out := make([]tally, len(times))
-	for i, t := range times {
-		out[i] = tally{int64(a.counts[i]), a.bytes[i], t.first, t.last}
-	}
-	return out
+// timed returns one with its times.
+func (a *amounts) timed(i int, s span) tally {
+	return tally{int64(a.counts[i]), a.bytes[i], s.first, s.last}
 }
 
 // totals returns what the rows of each base add up to.
-func (s *segment) totals() []tally { return fold(s.shapes, s.base, s.bases) }
-
-// fold joins tallies by shape to tallies by base.
-func fold(shapes []tally, base []uint32, bases int) []tally {
-	l := make([]tally, bases)
-	for i, t := range shapes {
-		l[base[i]].join(t)
+func (s *segment) totals() []tally {
+	l := make([]tally, s.bases)
+	for i, t := range s.shapes {
+		l[s.base[i]].join(t)
 	}
 	return l
 }
@@ -322,16 +315,25 @@ func (b *builder) finish() *segment {
 	return s
 }
 
+// sortShapes puts the bases of an agent side by side, and the shapes of a base:
+// a question about one agent reads few parts.
 func (s *segment) sortShapes() {
-	order := make([]uint32, len(s.shapes))
-	for i := range order {
-		order[i] = uint32(i) //nolint:gosec // bounded by maxRows
+	of := make([]uint32, s.bases) // agents
+	for i := range s.few {
+		if c := &s.few[i]; c.key == "agent" {
+			of = c.codes
+		}
 	}
-	slices.SortStableFunc(order, func(x, y uint32) int { return cmp.Compare(s.base[x], s.base[y]) })
-	now := make([]uint32, len(order))
-	for i, o := range order {
-		now[o] = uint32(i) //nolint:gosec // bounded by maxRows
+	order, now := sorted(of)
+	for i := range s.few {
+		if c := &s.few[i]; !wide(c.key) {
+			c.codes = pick(c.codes, order)
+		}
 	}
+	for i, n := range s.base {
+		s.base[i] = now[n]
+	}
+	order, now = sorted(s.base)
 	s.base, s.shapes = pick(s.base, order), pick(s.shapes, order)
 	for i := range s.few {
 		if c := &s.few[i]; wide(c.key) {
@@ -341,6 +343,19 @@ func (s *segment) sortShapes() {
 	for i, n := range s.shape {
 		s.shape[i] = now[n]
 	}
+}
+
+// sorted returns the order in which numbers ascend, and where each then is.
+func sorted(l []uint32) (order, now []uint32) {
+	order, now = make([]uint32, len(l)), make([]uint32, len(l))
+	for i := range order {
+		order[i] = uint32(i) //nolint:gosec // bounded by maxRows
+	}
+	slices.SortStableFunc(order, func(x, y uint32) int { return cmp.Compare(l[x], l[y]) })
+	for i, o := range order {
+		now[o] = uint32(i) //nolint:gosec // bounded by maxRows
+	}
+	return order, now
 }
 
 func pick[T any](l []T, order []uint32) []T {

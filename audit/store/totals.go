@@ -14,8 +14,34 @@ type totals struct {
 // be read anyhow.
 func (t *totals) timed() bool { return t.rows != nil || t.m.people }
 
-// eachShape calls fn for the sum of each shape that rows matched of, with times
-// only if those are wanted or known. The sum is fn's until it returns.
+// eachTally calls fn for what each shape adds up to that rows matched of, with
+// times only if those are wanted or known.
+func (t *totals) eachTally(ctx context.Context, times bool, fn func(shape int, x tally)) error {
+	if t.rows != nil {
+		for i, x := range t.rows {
+			if x.count > 0 {
+				fn(i, x)
+			}
+		}
+		return nil
+	}
+	l, err := t.amounts(ctx, t.f)
+	if err != nil {
+		return err
+	}
+	if times || t.timed() {
+		return t.eachSpan(ctx, t.f, func(i int) bool { return t.m.shapes[i] }, func(i int, s span) { fn(i, l.timed(i, s)) })
+	}
+	for i, ok := range t.m.shapes {
+		if ok {
+			fn(i, l.untimed(i))
+		}
+	}
+	return nil
+}
+
+// eachShape is eachTally with what the base of a shape says. The sum is fn's until
+// it returns.
 func (t *totals) eachShape(ctx context.Context, times bool, fn func(shape int, s *sum)) error {
 	b, err := t.base(ctx, t.f)
 	if err != nil {
@@ -26,35 +52,10 @@ func (t *totals) eachShape(ctx context.Context, times bool, fn func(shape int, s
 		return err
 	}
 	var s sum
-	give := func(i int, x tally) {
-		if x.count > 0 && t.m.shapes[i] {
-			s.set(x, denied[b.of[i]], failed[b.of[i]])
-			fn(i, &s)
-		}
-	}
-	if times || t.timed() {
-		l, err := t.timedShapes(ctx)
-		for i, x := range l {
-			give(i, x)
-		}
-		return err
-	}
-	l, err := t.amounts(ctx, t.f)
-	if err != nil {
-		return err
-	}
-	for i := range l.counts {
-		give(i, l.untimed(i))
-	}
-	return nil
-}
-
-// timedShapes returns tallies by shape, also of shapes that do not match.
-func (t *totals) timedShapes(ctx context.Context) ([]tally, error) {
-	if t.rows != nil {
-		return t.rows, nil
-	}
-	return t.tallies(ctx, t.f)
+	return t.eachTally(ctx, times, func(i int, x tally) {
+		s.set(x, denied[b.of[i]], failed[b.of[i]])
+		fn(i, &s)
+	})
 }
 
 // byBase returns sums by base.
@@ -69,11 +70,12 @@ func (t *totals) byBase(ctx context.Context) ([]sum, error) {
 	}
 	var l []tally
 	if t.timed() {
-		if l, err = t.timedShapes(ctx); err != nil {
-			return nil, err
-		}
-		l = foldOf(l, b, t.m.shapes)
-	} else if l, err = t.totals(ctx, t.f); err != nil {
+		l = make([]tally, b.n)
+		err = t.eachTally(ctx, true, func(i int, x tally) { l[b.of[i]].join(x) })
+	} else {
+		l, err = t.totals(ctx, t.f)
+	}
+	if err != nil {
 		return nil, err
 	}
 	out := make([]sum, b.n)
@@ -83,15 +85,4 @@ func (t *totals) byBase(ctx context.Context) ([]sum, error) {
 		}
 	}
 	return out, nil
-}
-
-// foldOf is fold for those shapes that are left.
-func foldOf(shapes []tally, b *bases, left []bool) []tally {
-	l := make([]tally, b.n)
-	for i, t := range shapes {
-		if left[i] {
-			l[b.of[i]].join(t)
-		}
-	}
-	return l
 }

@@ -48,7 +48,10 @@ func memoryView(s *segment) *view {
 	}
 	v.parts[partBase] = &bases{s.base, s.bases}
 	v.parts[partMarks] = newMarks(s.time)
-	v.parts[partTotals], v.parts[partShapes], v.parts[partTimes] = s.totals(), amountsOf(s.shapes), timesOf(s.shapes)
+	v.parts[partTotals], v.parts[partShapes] = s.totals(), amountsOf(s.shapes)
+	for n := range chunksOf(len(s.shapes)) {
+		v.parts[timesPart(n)] = timesOf(s.shapes[n*chunkShapes : min((n+1)*chunkShapes, len(s.shapes))])
+	}
 	v.parts[partShape], v.parts[partSize] = column(s.shape), s.size
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
@@ -135,7 +138,11 @@ func (v *view) totals(ctx context.Context, f fetcher) ([]tally, error) {
 	}
 	return part(ctx, v, f, partTotals, func(b []byte) ([]tally, int64, error) {
 		r := reader{b: b}
-		l := r.amounts(x.n).timed(r.spans(x.n, v.low))
+		sums := r.amounts(x.n)
+		l := make([]tally, x.n)
+		for i, s := range r.spans(x.n, v.low) {
+			l[i] = sums.timed(i, s)
+		}
 		return l, int64(len(l)) * 32, r.err
 	})
 }
@@ -149,26 +156,32 @@ func (v *view) amounts(ctx context.Context, f fetcher) (*amounts, error) {
 	})
 }
 
-// spans returns the times of each shape.
-func (v *view) spans(ctx context.Context, f fetcher) ([]span, error) {
-	return part(ctx, v, f, partTimes, func(b []byte) ([]span, int64, error) {
-		r := reader{b: b}
-		l := r.spans(v.shapes, v.low)
-		return l, int64(len(l)) * 16, r.err
-	})
+// eachSpan calls fn with the times of those shapes that are wanted.
+func (v *view) eachSpan(ctx context.Context, f fetcher, wanted func(shape int) bool, fn func(shape int, s span)) error {
+	for n := range chunksOf(v.shapes) {
+		var l []span
+		for i := n * chunkShapes; i < min((n+1)*chunkShapes, v.shapes); i++ {
+			if !wanted(i) {
+				continue
+			}
+			if l == nil {
+				var err error
+				if l, err = v.spans(ctx, f, n); err != nil {
+					return err
+				}
+			}
+			fn(i, l[i-n*chunkShapes])
+		}
+	}
+	return nil
 }
 
-// tallies returns what the rows of each shape add up to.
-func (v *view) tallies(ctx context.Context, f fetcher) ([]tally, error) {
-	l, err := v.amounts(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	times, err := v.spans(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	return l.timed(times), nil
+func (v *view) spans(ctx context.Context, f fetcher, chunk int) ([]span, error) {
+	return part(ctx, v, f, timesPart(chunk), func(b []byte) ([]span, int64, error) {
+		r := reader{b: b}
+		l := r.spans(min(chunkShapes, v.shapes-chunk*chunkShapes), v.low)
+		return l, int64(len(l)) * 16, r.err
+	})
 }
 
 // bases is which base each shape has.
@@ -352,7 +365,13 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 	if err != nil {
 		return nil, err
 	}
-	if s.shapes, err = v.tallies(ctx, f); err != nil {
+	sums, err := v.amounts(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	s.shapes = make([]tally, v.shapes)
+	err = v.eachSpan(ctx, f, func(int) bool { return true }, func(i int, x span) { s.shapes[i] = sums.timed(i, x) })
+	if err != nil {
 		return nil, err
 	}
 	shapes, err := v.rowShapes(ctx, f)
