@@ -147,6 +147,29 @@ func TestMisfiled(t *testing.T) {
 			c[from+1]++
 			anew(s, parts, func(map[string][]byte) {})
 		}, "texts"},
+		"a row under two texts": {func(s *segment, parts map[string][]byte) {
+			anew(s, parts, func(raw map[string][]byte) {
+				c := s.texts[slices.IndexFunc(s.texts, func(c textColumn) bool { return c.key == "path" })]
+				drawer := slices.IndexFunc(c.counts, func(n int) bool { return n > 1 })
+				from := 0
+				for _, n := range c.counts[:drawer] {
+					from += n
+				}
+				all := c.rows()
+				y := all.part(from, from+c.counts[drawer])
+				rows := y.rows.unfold()
+				rows[0] = rows[len(rows)-1]
+				raw[drawerPart(partRows, "path", drawer)] = appendRows(nil, valueRows{y.ends, *column(rows)}, 0, len(y.ends))
+			})
+		}, "twice"},
+		"a row that is not": {func(s *segment, parts map[string][]byte) {
+			anew(s, parts, func(raw map[string][]byte) {
+				name := drawerPart(partRows, "path", slices.IndexFunc(s.texts[slices.IndexFunc(s.texts, func(c textColumn) bool { return c.key == "path" })].counts, func(n int) bool { return n > 1 }))
+				b := slices.Clone(raw[name])
+				b[len(b)-1] = 0xff // the highest byte of a row
+				raw[name] = b
+			})
+		}, "ends early"},
 		"names in another bucket": {func(_ *segment, parts map[string][]byte) {
 			parts[bucketPart(0)], parts[bucketPart(1)] = parts[bucketPart(1)], parts[bucketPart(0)]
 		}, "names"},

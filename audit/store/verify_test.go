@@ -114,7 +114,7 @@ func TestDamageIsSaid(t *testing.T) {
 // part matches its checksum, is found.
 func TestHiddenRecordIsFound(t *testing.T) {
 	for how, want := range map[string]string{
-		"ghost": "a begin that is not there", "nowhere": "ends nowhere", "order": "not in the order of time", "names": "",
+		"ghost": "a begin that is not there", "nowhere": "ends nowhere", "order": "not in the order of time", "names": "", "texts": "another path",
 	} {
 		d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "a.db"), store.Options{})
 		s := newScribe(t, "e1")
@@ -123,7 +123,8 @@ func TestHiddenRecordIsFound(t *testing.T) {
 			l = append(l, s.event("credential.minted", map[string]string{"handle": "cred_0123456789"}))
 		}
 		s.now = s.now.Add(24 * time.Hour)
-		last := s.event("policy.changed", map[string]string{"handle": "cred_0123456789"})
+		last := s.line(audit.Record{Type: audit.TypeEnd, ID: "rec_hidden", Request: &audit.Request{Host: "a.example.com", Method: "GET", Path: "/hidden"},
+			Credential: &audit.Use{Handle: "cred_0123456789"}, Result: &audit.Result{Outcome: audit.OutcomeOK}})
 		put(t, d, alice, append(l, last)...)
 		indexIsWhole(t, d)
 		_, id, _ := last.Head()
