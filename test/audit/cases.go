@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/attache-dev/attache/test/audit/kill"
 	"github.com/attache-dev/attache/test/audit/query"
@@ -57,8 +59,41 @@ func questions(postgres bool) func(context.Context, *run) error {
 		if r.short {
 			return nil
 		}
-		return report.Check(!postgres)
+		return errors.Join(report.Check(!postgres), pages(ctx, o.URL, r))
 	}
+}
+
+// pages measures the review page over a store.
+func pages(ctx context.Context, url string, r *run) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=30m", "-v", "-run", "^TestSpeed$", "./audit/ui")
+	cmd.Env = append(os.Environ(), "ATTACHE_BENCH_UI="+url)
+	out, err := cmd.CombinedOutput()
+	n, worst := 0, ""
+	for line := range strings.Lines(string(out)) {
+		_, path, ok := strings.Cut(line, "speed_test.go:")
+		if ms, found := between(line, "95 %", "ms"); ok && found {
+			n++
+			if old, _ := between(worst, "95 %", "ms"); worst == "" || ms > old {
+				worst = path
+			}
+		}
+	}
+	if err == nil && n == 0 {
+		err = errors.New("no page was measured")
+	}
+	if err != nil {
+		return fmt.Errorf("the pages: %w\n%s", err, out)
+	}
+	r.note("%d pages, the slowest %s", n, strings.TrimSpace(worst))
+	return nil
+}
+
+// between returns the number between two words.
+func between(line, a, b string) (int, bool) {
+	_, rest, ok := strings.Cut(line, a)
+	text, _, found := strings.Cut(rest, b)
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	return n, ok && found && err == nil
 }
 
 func kills(ctx context.Context, r *run) error {

@@ -18,3 +18,13 @@ func TestCaseWithoutTestsFails(t *testing.T) {
 		}
 	}
 }
+
+// The times of pages are read out of what the test prints.
+func TestBetween(t *testing.T) {
+	for line, want := range map[string]int{"    speed_test.go:64: /?p=30d   median   91 ms, 95 %  283 ms, worst  283 ms": 283, "95 % ms": -1, "95 %  12": -1, "": -1} {
+		n, ok := between(line, "95 %", "ms")
+		if ok != (want >= 0) || ok && n != want {
+			t.Errorf("%q: %d, %v", line, n, ok)
+		}
+	}
+}
