@@ -12,6 +12,7 @@ import (
 
 	"github.com/attache-dev/attache/audit/chain"
 	"github.com/attache-dev/attache/audit/store"
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // delivery is what one sink has had.
@@ -77,7 +78,7 @@ func (d Directory) Put(_ context.Context, p Published) error {
 	if err := once(filepath.Join(d.Path, name+".checkpoint"), p.Note); err != nil {
 		return err
 	}
-	return replace(filepath.Join(d.Path, "latest"), p.Note)
+	return keep(filepath.Join(d.Path, "latest"), p.Note)
 }
 
 // once writes a file that must not exist, or exist with that content.
@@ -92,7 +93,7 @@ func once(path string, content []byte) error {
 			return nil
 		}
 		if len(had) < len(content) && bytes.HasPrefix(content, had) { // cut short by a crash
-			return replace(path, content)
+			return keep(path, content)
 		}
 		return fmt.Errorf("%s is there with another content: a checkpoint was made twice, or the store was rolled back", path)
 	}
@@ -103,18 +104,11 @@ func once(path string, content []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func replace(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
+// keep replaces a file that everybody may read. What it says has been given away
+// once it returns: a power failure must not bring the old one back.
+func keep(path string, content []byte) error {
+	if err := replace.File(path, content, replace.How{Mode: 0o444}); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write checkpoint: %w", err), os.Remove(f.Name()))
 	}
 	return nil
 }

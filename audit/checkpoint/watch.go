@@ -28,6 +28,9 @@ const (
 	// verifyAgain is how long after a finding it is looked at again: retention
 	// that removed lines since the newest checkpoint is in the next one.
 	verifyAgain = 3 * time.Minute
+	// verifyRetry is how long at most after a pass that could not be made the next
+	// one is tried; the first is after verifyAgain, and each waits twice as long.
+	verifyRetry = time.Hour
 )
 
 // Watched is what a [Watch] reads: a [store.DB].
@@ -79,6 +82,7 @@ func (w *Watch) Run(ctx context.Context) {
 	wait := time.NewTimer(min(verifyAgain, every))
 	defer wait.Stop()
 	var found *Report // at the pass before
+	retry := verifyAgain
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,14 +92,15 @@ func (w *Watch) Run(ctx context.Context) {
 		w.recall(ctx) // if it could not before
 		r, err := w.Pass(ctx)
 		next := every
+		if err == nil || found != nil { // what was found is still to be looked at again
+			retry = verifyAgain
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			w.Logger.ErrorContext(ctx, "the record store cannot be verified", "cause", err, "found_before", found != nil)
-			if found != nil { // still to be looked at again
-				next = min(verifyAgain, every)
-			}
+			next, retry = min(retry, every), min(2*retry, verifyRetry)
+			w.Logger.ErrorContext(ctx, "the record store cannot be verified", "cause", err, "found_before", found != nil, "again_in", next.String())
 		case !r.OK() && found == nil:
 			w.Logger.WarnContext(ctx, "the record store seems not to be as its checkpoints say; it is looked at again", "problems", len(r.Problems)+r.More, "first", r.Problems[0].String(), "in", verifyAgain.String())
 			found, next = r, verifyAgain

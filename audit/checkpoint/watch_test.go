@@ -247,6 +247,55 @@ func TestWatchLooksAgainAfterAnError(t *testing.T) {
 	})
 }
 
+// A store that does not answer is verified when it does, and not a day later:
+// it is asked again after three minutes, then after ever longer, at most an hour.
+func TestWatchTriesAgainSoon(t *testing.T) {
+	w := newWorld(t)
+	w.lines("a", 20)
+	w.checkpoint()
+	whole := w.take()
+	synctest.Test(t, func(t *testing.T) {
+		s := &counted{swapped: of(whole)}
+		s.fail.Store(true)
+		v := &checkpoint.Watch{Store: s, Origin: "attache/test", Key: w.key, Logger: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		began := time.Now()
+		go v.Run(ctx)
+		expect := func(at int, want int64) {
+			t.Helper()
+			time.Sleep(time.Until(began.Add(time.Duration(at)*time.Minute + time.Second))) // in the bubble
+			synctest.Wait()
+			if n := s.asked.Load(); n != want {
+				t.Errorf("asked %d times in %d minutes, want %d", n, at, want)
+			}
+		}
+		minutes := []int{3, 6, 12, 24, 48, 96, 156, 216, 276}
+		for i, at := range minutes {
+			expect(at-1, int64(i))
+			expect(at, int64(i)+1)
+		}
+		s.fail.Store(false)
+		expect(336, 10)
+		// That one was made: the next is a day later, and from there as at first.
+		s.fail.Store(true)
+		expect(336+24*60-1, 10)
+		expect(336+24*60, 11)
+		expect(336+24*60+3, 12)
+	})
+}
+
+// counted is a store that counts how often it is verified.
+type counted struct {
+	*swapped
+	asked atomic.Int64
+}
+
+func (c *counted) LastCheckpoint(ctx context.Context) (store.Checkpoint, error) {
+	c.asked.Add(1)
+	return c.swapped.LastCheckpoint(ctx)
+}
+
 // A process that starts again and again before it verified is late all the same.
 func TestWatchIsLateOverRestarts(t *testing.T) {
 	w := newWorld(t)

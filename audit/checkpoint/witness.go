@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/attache-dev/attache/audit/chain"
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // maxNote bounds a signed note on the wire and on disk, in bytes.
@@ -122,7 +123,12 @@ func (w *Witness) Sign(signed []byte) ([]byte, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("keep checkpoint: %w", err)
 	}
-	if err := replace(filepath.Join(dir, "latest"), both); err != nil { // before it is given away
+	if last == nil { // or a power failure takes the origin's folder, and any checkpoint is its first again
+		if err := replace.Folder(w.Dir); err != nil {
+			return nil, fmt.Errorf("keep checkpoint: %w", err)
+		}
+	}
+	if err := keep(filepath.Join(dir, "latest"), both); err != nil { // before it is given away
 		return nil, err
 	}
 	return both, nil
