@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // linger is how long lines wait for company, unless a request waits for them.
@@ -150,7 +151,7 @@ func (s *SpoolSource) Commit(c Cursor) error {
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(s.path, []byte(c)); err != nil {
+	if err := replace.File(s.path, []byte(c), replace.How{Sole: true}); err != nil {
 		return fmt.Errorf("keep the cursor of a sink: %w", err)
 	}
 	s.mu.Lock()
@@ -171,27 +172,3 @@ func (s *SpoolSource) Lag() (lines, bytes int64) { return s.spool.Lag(s.Committe
 
 // Close lets the segment being read go.
 func (s *SpoolSource) Close() error { return s.follow.Close() }
-
-// writeDurably replaces a file so that it is whole after a crash at any moment.
-func writeDurably(path string, b []byte) (err error) {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // our own directory
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

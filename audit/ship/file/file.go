@@ -18,6 +18,7 @@ import (
 
 	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/audit/ship/form"
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // Producer in a path stands for who wrote the lines, so that several processes
@@ -182,7 +183,7 @@ func (s *Sink) adopt(f *os.File, path string) error {
 	if size > 0 {
 		s.born = st.ModTime()
 	}
-	return form.SyncDir(filepath.Dir(path))
+	return replace.Folder(filepath.Dir(path))
 }
 
 // lastLine is where the last whole line of f ends: a process that was killed may

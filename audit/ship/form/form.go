@@ -15,12 +15,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/ecs"
 	"github.com/attache-dev/attache/audit/ocsf"
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // Formats.
@@ -264,37 +264,8 @@ func (f *Former) save() error {
 			b = l.AppendTo(b)
 		}
 	}
-	if err := replace(f.path, b); err != nil {
+	if err := replace.File(f.path, b, replace.How{Sole: true}); err != nil {
 		return fmt.Errorf("keep begins that wait for their ends: %w", err)
 	}
 	return nil
-}
-
-// replace writes b durably where path names a file, or none yet.
-func replace(path string, b []byte) error {
-	tmp := path + ".new"
-	w, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // the operator's folder
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(b)
-	if err == nil {
-		err = w.Sync()
-	}
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return SyncDir(filepath.Dir(path))
-}
-
-// SyncDir makes names in dir durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the operator's folder
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
