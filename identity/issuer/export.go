@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // Export writes the discovery document and the JWKS of the running issuer
@@ -60,22 +62,9 @@ func Export(dir, issuerURL string, keys jose.JSONWebKeySet) error {
 
 // replaceFile writes a world-readable file in one step: a reader sees the old
 // or the new content.
-func replaceFile(path string, b []byte) (err error) {
+func replaceFile(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // published on the web
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".export-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return replace.File(path, b, replace.How{Mode: 0o644, Durability: replace.Whole})
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // Errors of a [Replays].
@@ -98,7 +100,7 @@ func NewFileReplays(path string, limit int) *FileReplays {
 	if limit <= 0 {
 		limit = defaultReplays
 	}
-	return &FileReplays{path: path, limit: limit, syncDir: syncDir}
+	return &FileReplays{path: path, limit: limit, syncDir: replace.Folder}
 }
 
 // Use implements [Replays]. The token is on disk when it returns.
@@ -184,32 +186,8 @@ func (f *FileReplays) write(seen map[TokenKey]time.Time) error {
 		b = append(b, k[:]...)
 		b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()+1)) //nolint:gosec // after 1970; rounded up: never forgotten early
 	}
-	t, err := os.CreateTemp(filepath.Dir(f.path), filepath.Base(f.path)+".new-") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = t.Write(b)
-	if err == nil {
-		err = t.Sync()
-	}
-	if cerr := t.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(t.Name(), f.path)
-	}
-	if err != nil {
-		_ = os.Remove(t.Name())
+	if err := replace.File(f.path, b, replace.How{Durability: replace.Whole}); err != nil {
 		return err
 	}
 	return f.syncDir(filepath.Dir(f.path)) // or a power failure brings the old file back
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the operator's own folder
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
