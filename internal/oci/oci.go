@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // Media types of the image specification.
@@ -93,27 +95,15 @@ func (i Image) Write(w io.Writer) (Digest, error) {
 
 // WriteFile is Write to a file that appears only when it is whole.
 func (i Image) WriteFile(name string) (Digest, error) {
-	f, err := os.CreateTemp(dirOf(name), ".image-")
+	var d Digest
+	err := replace.Write(name, replace.How{Durability: replace.Volatile}, func(w io.Writer) (err error) {
+		d, err = i.Write(w)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	d, err := i.Write(f)
-	if err != nil {
-		return "", err
-	}
-	if err := f.Close(); err != nil {
-		return "", err
-	}
-	return d, os.Rename(f.Name(), name)
-}
-
-func dirOf(name string) string {
-	if cut := strings.LastIndexByte(name, '/'); cut > 0 {
-		return name[:cut]
-	}
-	return "."
+	return d, nil
 }
 
 func (i Image) check() error {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/attache-dev/attache/api"
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // knownDocuments is the file beside a spool that says which documents it holds
@@ -184,16 +184,5 @@ func (k *known) write(file string) error {
 	if err != nil {
 		return err
 	}
-	next := file + ".next"
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return errors.Join(err, ignoreMissing(os.Remove(next)))
-	}
-	return os.Rename(next, file)
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return replace.File(file, b, replace.How{Durability: replace.Volatile, Sole: true})
 }

@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 
 	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // Password of the Java truststore. It protects nothing, since the store holds
@@ -92,28 +94,11 @@ func WriteBundle(dir string, caPEM []byte) (Bundle, error) {
 		{b.Preload, preload},
 		{b.Wgetrc, fmt.Appendf(nil, "ca_certificate = %s\n", b.PEM)},
 	} {
-		if err := writeFile(f.path, f.data); err != nil {
+		if err := replace.File(f.path, f.data, replace.How{Mode: 0o644, Durability: replace.Volatile}); err != nil {
 			return Bundle{}, fmt.Errorf("write trust bundle: %w", err)
 		}
 	}
 	return b, nil
-}
-
-// writeFile replaces a file by rename.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".trust-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // gone already after the rename
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // Where the distributions keep roots: as crypto/x509 looks for them.

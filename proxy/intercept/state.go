@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/internal/replace"
 )
 
 // rootFile holds a pod's root: certificate and key in PEM.
@@ -62,16 +64,7 @@ func writeRoot(path string, now time.Time) error {
 	b = append(b, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
 	// Whole or not at all: a start that is killed half-way leaves no damaged
 	// root.
-	part := path + ".new"
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, rootFileMode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(rootFileMode), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(part, path)
+	return replace.File(path, b, replace.How{Mode: rootFileMode, Durability: replace.Volatile, Sole: true})
 }
 
 // readRoot reads a root that nobody but us can have written or read.
