@@ -195,18 +195,7 @@ func addRelay(ctx context.Context, h *host) error {
 	if err != nil {
 		return err
 	}
-	r, err := relay.New(relay.Config{
-		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client, Upstream: m.out, Limits: m.limits, Rate: h.relayRate,
-		Metrics: relay.NewMetrics(h.registry), Log: h.log,
-		Record: func(ctx context.Context, e relay.Event) error {
-			level := slog.LevelInfo // the only place there is
-			if h.trail != nil {
-				level = slog.LevelDebug
-			}
-			h.log.LogAttrs(ctx, level, "relay", slog.Any("record", e))
-			return h.trail.Relayed(ctx, e)
-		},
-	})
+	r, err := relay.New(h.relayConfig(m))
 	if err != nil {
 		return err
 	}
@@ -221,4 +210,20 @@ func addRelay(ctx context.Context, h *host) error {
 		}
 		return nil
 	})
+}
+
+// relayConfig is the relay of this replica.
+func (h *host) relayConfig(m minting) relay.Config {
+	return relay.Config{
+		Peer: m.pods.Peer, Bundle: m.policies.Bundle, Secrets: m.roots, Namespace: h.namespace, Client: m.out.Client, Upstream: m.out, Limits: m.limits, Rate: h.relayRate,
+		Metrics: relay.NewMetrics(h.registry), Log: h.log,
+		Record: func(ctx context.Context, e relay.Event) error {
+			level := slog.LevelInfo // the only place there is
+			if h.trail != nil {
+				level = slog.LevelDebug
+			}
+			h.log.LogAttrs(ctx, level, "relay", slog.Any("record", e))
+			return h.trail.Relayed(ctx, e)
+		},
+	}
 }
