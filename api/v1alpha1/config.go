@@ -135,10 +135,12 @@ type AuditConfig struct {
 }
 
 // AuditRedact says what is taken out of paths, names of parameters, reasons,
-// statements and commands. Credentials of ours never come there.
+// statements, commands, and the texts of policies and other documents that were
+// loaded. Those that the control plane records are masked by the defaults,
+// whatever this says. Credentials of ours never come there.
 type AuditRedact struct {
-	// Tokens is mask (default): what looks like a token is replaced by ***; or
-	// keep.
+	// Tokens is mask (default): what looks like a token is replaced by ***, and in
+	// documents the value of each key that names a secret; or keep.
 	// +kubebuilder:validation:Enum=mask;keep
 	Tokens string `json:"tokens,omitempty"`
 	// SQLLiterals is mask (default): each literal of a statement is replaced by
