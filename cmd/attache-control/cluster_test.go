@@ -779,13 +779,21 @@ func (p *plane) status(t *testing.T) {
 		}
 	}
 	eventually(t, "status", want(map[string]string{"older": "uninjected", "good": "current", "changed": "unaccepted"}))
+	// No scheduler is here: that the record store has no volume is said in its stead.
+	const store = `{apiVersion: v1, kind: Pod, metadata: {name: attache-audit-0, namespace: %s, labels: {app.kubernetes.io/component: audit}}, spec: {containers: [{name: a, image: a}], volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]}}`
+	if out, err := p.Kubectl(t.Context(), fmt.Sprintf(store, p.namespace), "create", "-f", "-"); err != nil {
+		t.Fatal(out, err)
+	}
+	if out, err := p.Kubectl(t.Context(), "", "patch", "pod", "attache-audit-0", "-n", p.namespace, "--subresource=status", "-p", `{"status":{"conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"unbound claims"}]}}`); err != nil {
+		t.Fatal(out, err)
+	}
 	text, err := execute(t, "status", "--kubeconfig="+p.kubeconfig, "--namespace="+p.namespace, "--only="+ns, "--all", "--check")
 	for _, w := range []string{"NAMESPACE", "current", ns + "/older", "uninjected"} {
 		if !strings.Contains(text, w) {
 			t.Errorf("no %s in %s", w, text)
 		}
 	}
-	if !errors.Is(err, errWrong) || !strings.Contains(err.Error(), "pod "+ns+"/older is uninjected") {
+	if !errors.Is(err, errWrong) || !strings.Contains(err.Error(), "pod "+ns+"/older is uninjected") || !strings.Contains(err.Error(), "this cluster has no default StorageClass") {
 		t.Errorf("--check: %v", err)
 	}
 	if _, err := execute(t, "status", "--kubeconfig="+p.kubeconfig, "--namespace="+p.namespace, "--only=nowhere"); err == nil {

@@ -45,6 +45,8 @@ type Report struct {
 	Namespaces []Namespace `json:"namespaces"`
 	Pods       []Pod       `json:"pods"`
 	Objects    []Object    `json:"objects"`
+	// Warnings are of the control plane itself.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Template is an accepted one, with the number of live pods that have it.
@@ -115,6 +117,9 @@ func Read(ctx context.Context, o Options) (*Report, error) {
 	if err := r.readTemplates(ctx, o); err != nil {
 		return nil, fmt.Errorf("read the accepted templates: %w", err)
 	}
+	if err := r.readRecords(ctx, o); err != nil {
+		return nil, fmt.Errorf("look at the record store's pods: %w", err)
+	}
 	attested, err := issuer.List(ctx, o.Reader, o.Namespace)
 	if err != nil {
 		return nil, fmt.Errorf("read who was attested: %w", err)
@@ -152,6 +157,9 @@ func Read(ctx context.Context, o Options) (*Report, error) {
 // Wrong says what an operator should look at; nil if nothing.
 func (r *Report) Wrong() error {
 	var errs []error
+	for _, w := range r.Warnings {
+		errs = append(errs, errors.New(w))
+	}
 	for _, p := range r.Pods {
 		switch p.State {
 		case Retired, Unaccepted, Foreign, Uninjected:

@@ -16,6 +16,9 @@ func (r *Report) Text(w io.Writer, all bool) error {
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(t, format+"\n", args...) }
 
 	line("Kubernetes %s", r.Kubernetes)
+	for _, w := range r.Warnings {
+		line("WARNING: %s", w)
+	}
 	line("\nTEMPLATE\tSTATE\tPODS\tSINCE\tIMAGE")
 	for _, x := range r.Templates {
 		state := "accepted"
