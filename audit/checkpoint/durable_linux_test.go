@@ -1,0 +1,95 @@
+package checkpoint_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sys/unix"
+
+	"github.com/attache-dev/attache/audit/chain"
+	"github.com/attache-dev/attache/audit/checkpoint"
+)
+
+// unsyncable makes a folder, in which names can be made but which cannot be
+// opened to make them durable, and runs check as one whom that binds. Paths must
+// be relative: the way to a test's folder is closed to others.
+func unsyncable(t *testing.T, dir string, check func()) {
+	t.Helper()
+	const nobody = 65534
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o300)); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := os.Chmod(dir, 0o700); err != nil { // to be removed
+			t.Error(err)
+		}
+	}()
+	if os.Geteuid() != 0 {
+		check()
+		return
+	}
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with its user
+		if err := unix.Setfsuid(nobody); err != nil {
+			t.Error(err)
+			return
+		}
+		check()
+	}()
+	<-done
+}
+
+// A witness gives no signature away that a power failure could make it forget:
+// it would sign another checkpoint in that one's place.
+func TestWitnessSignsWhatItCannotForget(t *testing.T) {
+	t.Chdir(t.TempDir())
+	signer, key := newKey(t, "attache/test")
+	second, _ := newKey(t, "witness.example.com")
+	w := &checkpoint.Witness{Dir: "witness", Signer: second, Known: note.VerifierList(key)}
+	one := statement(t, signer, 1, chain.Hash{}, 10)
+	two := statement(t, signer, 2, digest(t, one), 20)
+	refuses := func(p checkpoint.Published) func() {
+		return func() {
+			if b, err := w.Sign(p.Note); !errors.Is(err, fs.ErrPermission) || b != nil {
+				t.Errorf("signed %q: %v", b, err)
+			}
+		}
+	}
+	unsyncable(t, "witness", refuses(one)) // the origin's folder is a new name
+	if _, err := w.Sign(one.Note); err != nil {
+		t.Fatal(err)
+	}
+	origins, err := filepath.Glob("witness/*")
+	if err != nil || len(origins) != 1 {
+		t.Fatalf("folders %q, %v", origins, err)
+	}
+	unsyncable(t, origins[0], refuses(two))
+	if _, err := w.Sign(two.Note); err != nil {
+		t.Error(err)
+	}
+}
+
+// A checkpoint counts as delivered when its names last, too.
+func TestDirectorySyncsItsNames(t *testing.T) {
+	t.Chdir(t.TempDir())
+	signer, _ := newKey(t, "attache/test")
+	d, p := checkpoint.Directory{Path: "outside"}, statement(t, signer, 1, chain.Hash{}, 1)
+	unsyncable(t, "outside", func() {
+		if err := d.Put(t.Context(), p); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("got %v", err)
+		}
+	})
+	if err := d.Put(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+}
