@@ -66,8 +66,6 @@ type counter[C any] interface {
 	// done is called behind the last row that was read of a segment.
 	done(ctx context.Context, x *scan) error
 	join(other C)
-	// end is called once, when all is joined and segments can still be read.
-	end(ctx context.Context) error
 }
 
 // byTotals is what counters have in common that count by what the rows of a
@@ -94,11 +92,10 @@ func (add byTotals) done(ctx context.Context, x *scan) error {
 	return add(ctx, &totals{scan: x, rows: x.read})
 }
 
-func (byTotals) end(context.Context) error { return nil }
-
-// aggregate counts what q matches with the counters that zero makes. It reports
+// aggregate counts what q matches with the counters that zero makes; end, if not
+// nil, is called when all is joined and segments can still be read. It reports
 // whether the bound on work was reached.
-func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C) (all C, partial bool, err error) {
+func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C, end func(context.Context, C) error) (all C, partial bool, err error) {
 	all = zero()
 	err = d.reading(ctx, func(ctx context.Context, t *tx) error {
 		p := d.plan(q)
@@ -106,7 +103,7 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 		if err != nil {
 			return err
 		}
-		partial = cut != 0
+		partial = cut != nil
 		slices.SortStableFunc(views, func(a, b *view) int { return cmp.Compare(b.high, a.high) })
 		counters := make([]C, min(len(views), parallel()))
 		doubtful := make([]*scan, len(views))
@@ -143,7 +140,10 @@ func aggregate[C counter[C]](ctx context.Context, d *DB, q *Query, zero func() C
 				break
 			}
 		}
-		return all.end(ctx)
+		if end == nil {
+			return nil
+		}
+		return end(ctx, all)
 	})
 	d.views.trim()
 	return all, partial, err

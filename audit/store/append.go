@@ -230,6 +230,9 @@ func (c *commit) own(old *epochState, l *audit.Line, p Producer) (*epochState, e
 		return nil, fmt.Errorf("%w: epoch %s is of producer %s, not of %s", ErrForged, l.Epoch, clip(old.producer.ID), clip(p.ID))
 	}
 	e := *old
+	if e.producer.Pod == "" { // who was not known by name when it began
+		e.producer.Pod = p.Pod
+	}
 	e.gaps = append([]Gap{}, old.gaps...)
 	return &e, nil
 }

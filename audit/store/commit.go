@@ -51,17 +51,26 @@ func (c *commit) add(ctx context.Context, x *prepared) error {
 		head, tail := b.head(), b.tail()
 		c.blocks = append(c.blocks, []any{b.id, c.epochs[b.epoch].id, int64(b.first), int64(b.last()), b.low, b.hi, int64(raw), toInt(b.chained), head[:], tail[:], x.data[i]}) //nolint:gosec // at most 2^62
 	}
+	at := func(i int) place { return place{x.blocks[x.spots[i].block].id, x.spots[i].line} }
+	for i := range x.records { // before all ends: those may be of an epoch that stands first
+		if r := &x.records[i]; r.Type == audit.TypeBegin {
+			if err := c.begin(ctx, x.producer.ID, r, x.lines[i].JSON, at(i)); err != nil {
+				return err
+			}
+		}
+	}
 	for i := range x.records {
 		r := &x.records[i]
-		at := place{x.blocks[x.spots[i].block].id, x.spots[i].line}
+		at := at(i)
 		if err := c.document(ctx, r); err != nil {
 			return err
 		}
 		switch {
 		case r.Type == audit.TypeBegin:
-			c.begin(x.producer.ID, r, x.lines[i].JSON, at)
 		case isEnd(r):
-			c.end(x.producer.ID, r, x.lines[i].JSON, at)
+			if err := c.end(ctx, x.producer.ID, r, x.lines[i].JSON, at); err != nil {
+				return err
+			}
 		default:
 			c.row(r, place{}, at)
 		}

@@ -31,7 +31,7 @@ func (d *DB) Facets(ctx context.Context, q Query, keys []string, limit int) (Fac
 		}
 		c.byTotals = c.add
 		return c
-	})
+	}, func(ctx context.Context, c *facetCounter) error { return c.end(ctx) })
 	if err != nil {
 		return Facets{}, err
 	}

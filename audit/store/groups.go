@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,16 +17,17 @@ const maxGroupKeys = 8
 const maxGroups = 200_000
 
 // Groups counts what q matches by combinations of the values of keys, most
-// frequent first. At most limit groups; 0 means 1000.
-func (d *DB) Groups(ctx context.Context, q Query, keys []string, limit int) ([]Group, error) {
-	l, err := d.groups(ctx, q, keys)
+// frequent first. At most limit groups; 0 means 1000. partial says that the bound
+// on work was reached: the newest records are counted.
+func (d *DB) Groups(ctx context.Context, q Query, keys []string, limit int) (l []Group, partial bool, err error) {
+	l, partial, err = d.groups(ctx, q, keys)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	slices.SortFunc(l, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(b.Count.Count, a.Count.Count), slices.Compare(a.Values, b.Values))
 	})
-	return l[:min(len(l), groupLimit(limit))], nil
+	return l[:min(len(l), groupLimit(limit))], partial, nil
 }
 
 func groupLimit(n int) int {
@@ -37,11 +39,14 @@ func groupLimit(n int) int {
 
 // FirstSeen is Groups in the order of when a combination was first seen, the
 // newest first. since: chooses combinations that were never seen before it, over
-// all that the store has.
+// all that the store has; where not all of it can be looked at it is an error.
 func (d *DB) FirstSeen(ctx context.Context, q Query, keys []string, limit int) ([]Group, error) {
 	since := q.Filter.Since()
 	q.Filter = q.Filter.WithoutSince()
-	l, err := d.groups(ctx, q, keys)
+	l, partial, err := d.groups(ctx, q, keys)
+	if err == nil && partial {
+		err = errors.New("audit query: not all that came before could be looked at, so nothing can be called new; use terms that have an index, or type:end")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -52,26 +57,26 @@ func (d *DB) FirstSeen(ctx context.Context, q Query, keys []string, limit int) (
 	return l[:min(len(l), groupLimit(limit))], nil
 }
 
-func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, error) {
+func (d *DB) groups(ctx context.Context, q Query, keys []string) ([]Group, bool, error) {
 	if len(keys) == 0 || len(keys) > maxGroupKeys {
-		return nil, fmt.Errorf("audit query: %d keys to count by; name one to %d", len(keys), maxGroupKeys)
+		return nil, false, fmt.Errorf("audit query: %d keys to count by; name one to %d", len(keys), maxGroupKeys)
 	}
 	if err := d.fewKeys(keys); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	all, _, err := aggregate(ctx, d, &q, func() *groupCounter {
+	all, partial, err := aggregate(ctx, d, &q, func() *groupCounter {
 		c := &groupCounter{keys: keys, sums: map[string]sum{}}
 		c.byTotals = c.add
 		return c
-	})
+	}, nil)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	out := make([]Group, 0, len(all.sums))
 	for k, s := range all.sums {
 		out = append(out, Group{parseList(k), s.public()})
 	}
-	return out, all.err()
+	return out, partial, all.err()
 }
 
 // groupCounter counts by combinations of values of keys.

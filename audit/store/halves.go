@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 
 	"github.com/attache-dev/attache/audit"
 )
@@ -25,8 +26,14 @@ type half struct {
 // leaves.
 type halves struct {
 	begins, ends map[halfKey]half
-	gone         [2][]halfKey // stored ones that found their other half: begins, ends
+	// unread are those that may be there and were too large to be read with the
+	// others: begins, ends.
+	unread [2]map[halfKey]bool
+	gone   [2][]halfKey // stored ones that found their other half: begins, ends
 }
+
+// maxHalvesRead bounds the text of the halves that are read at once, in bytes.
+const maxHalvesRead = 16 << 20
 
 // keyOf returns the begin that a line is, or ends.
 func keyOf(r *audit.Record) halfKey {
@@ -73,14 +80,36 @@ func (c *commit) readHalves(ctx context.Context, l []*job) error {
 		if err != nil {
 			return err
 		}
-		ends = append(ends, waiting...)
+		for _, k := range waiting {
+			if begun[k] {
+				ends = append(ends, k)
+			}
+		}
 	}
 	var err error
-	if c.halves.begins, err = c.t.halves(ctx, begins, false); err != nil {
+	if c.halves.begins, c.halves.unread[0], err = c.t.halves(ctx, begins, false); err != nil {
 		return err
 	}
-	c.halves.ends, err = c.t.halves(ctx, ends, true)
+	c.halves.ends, c.halves.unread[1], err = c.t.halves(ctx, ends, true)
 	return err
+}
+
+// half returns the half of a request that is there, the begin or the end.
+func (c *commit) half(ctx context.Context, key halfKey, ending bool) (half, bool, error) {
+	m, unread := c.halves.begins, c.halves.unread[toInt(ending)]
+	if ending {
+		m = c.halves.ends
+	}
+	h, ok := m[key]
+	if ok || !unread[key] {
+		return h, ok, nil
+	}
+	delete(unread, key)
+	one, _, err := c.t.halves(ctx, []halfKey{key}, ending)
+	if h, ok = one[key]; ok {
+		m[key] = h
+	}
+	return h, ok, err
 }
 
 // has reports whether the store has that line already.
@@ -90,38 +119,49 @@ func (c *commit) has(k halfKey) bool {
 }
 
 // begin joins a begin with an end that came before it, or keeps it.
-func (c *commit) begin(producer string, r *audit.Record, text []byte, at place) {
+func (c *commit) begin(ctx context.Context, producer string, r *audit.Record, text []byte, at place) error {
 	key := keyOf(r)
-	if h, ok := c.halves.ends[key]; ok && h.record.ID == r.ID && h.producer == producer {
+	h, ok, err := c.half(ctx, key, true)
+	if err != nil {
+		return err
+	}
+	if ok && h.record.ID == r.ID && h.producer == producer {
 		whole := audit.Join(*r, h.record)
 		c.row(&whole, at, h.at)
 		c.halves.found(key, true)
-		return
+		return nil
 	}
 	c.halves.begins[key] = half{producer: producer, record: *r, json: text, at: at}
+	return nil
 }
 
 // end joins an end with its begin. An end of another producer, or with another
 // id, is no end of that begin: it stands by itself.
-func (c *commit) end(producer string, r *audit.Record, text []byte, at place) {
+func (c *commit) end(ctx context.Context, producer string, r *audit.Record, text []byte, at place) error {
 	key := keyOf(r)
-	h, ok := c.halves.begins[key]
+	h, ok, err := c.half(ctx, key, false)
 	switch {
+	case err != nil:
+		return err
 	case ok && h.record.ID == r.ID && h.producer == producer:
 		whole := audit.Join(h.record, *r)
 		c.row(&whole, h.at, at)
 		c.halves.found(key, false)
-		return
+		return nil
 	case ok:
 		c.row(r, place{}, at)
-		return
+		return nil
 	}
-	_, taken := c.halves.ends[key]
+	_, taken, err := c.half(ctx, key, true)
+	if err != nil {
+		return err
+	}
 	if e := c.epochs[key.epoch]; taken || e != nil && (e.has(key.seq) || e.producer.ID != producer) {
 		c.row(r, place{}, at) // another end waits, it has an end already, or is no begin
-		return
+		return nil
 	}
 	c.halves.ends[key] = half{producer: producer, record: *r, json: text, at: at}
+	return nil
 }
 
 func (h *halves) found(key halfKey, ending bool) {
@@ -156,22 +196,37 @@ func (h *halves) save(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// halves reads those of keys that are there.
-func (t *tx) halves(ctx context.Context, keys []halfKey, ending bool) (map[halfKey]half, error) {
-	m := map[halfKey]half{}
-	err := t.byKey(keys, func(where string, args ...any) error {
+// halves reads those of keys that are there; unread are those to be read one by
+// one.
+func (t *tx) halves(ctx context.Context, keys []halfKey, ending bool) (m map[halfKey]half, unread map[halfKey]bool, err error) {
+	m = map[halfKey]half{}
+	size := 0
+	err = t.byKey(keys, func(where string, args ...any) error {
 		return t.each(ctx, func(scan func(...any) error) error {
 			var k halfKey
 			h := half{stored: true}
-			err := scan(&k.epoch, &k.seq, &h.producer, &h.at.block, &h.at.line, &h.json)
+			var text []byte
+			err := scan(&k.epoch, &k.seq, &h.producer, &h.at.block, &h.at.line, &text)
 			if err == nil {
-				h.record, err = decodeLine(h.json)
+				h.record, err = decodeLine(text)
 			}
 			m[k] = h
+			if size += len(text); err == nil && size > maxHalvesRead && len(keys) > 1 {
+				err = errEnough
+			}
 			return err
 		}, "SELECT epoch, sequence, producer, block, line, json FROM half WHERE "+where+" AND ending = ?", append(args, toInt(ending))...)
 	})
-	return m, err
+	if !errors.Is(err, errEnough) {
+		return m, nil, err
+	}
+	unread = map[halfKey]bool{}
+	for _, k := range keys {
+		if _, ok := m[k]; !ok {
+			unread[k] = true
+		}
+	}
+	return m, unread, nil
 }
 
 func (t *tx) dropHalves(ctx context.Context, keys []halfKey, ending bool) error {

@@ -29,7 +29,7 @@ func (d *DB) Histogram(ctx context.Context, q Query, width time.Duration) ([]Buc
 	}
 	first := floor(low, w)
 	n := (high-first)/w + 1
-	all, _, err := aggregate(ctx, d, &q, func() *barCounter { return &barCounter{first: first, width: w, bars: make([]bar, n)} })
+	all, _, err := aggregate(ctx, d, &q, func() *barCounter { return &barCounter{first: first, width: w, bars: make([]bar, n)} }, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +171,6 @@ func (c *barCounter) row(ctx context.Context, x *scan, n int) error {
 }
 
 func (c *barCounter) done(context.Context, *scan) error { return nil }
-
-func (c *barCounter) end(context.Context) error { return nil }
 
 func (c *barCounter) join(o *barCounter) {
 	for i, b := range o.bars {

@@ -151,9 +151,9 @@ const (
 )
 
 // halves returns a view of the lines whose other half has not come; nil if
-// there are none in that time. If there are more than may be looked at, those from
-// microsecond cut on are there, about: they are read in the order of arrival.
-func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut int64, err error) {
+// there are none in that time. If there are more than may be looked at, those that
+// came last are there, and cut is the newest microsecond of one that is not.
+func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut *int64, err error) {
 	type line struct {
 		epoch  string
 		ending bool
@@ -176,12 +176,13 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut i
 		l = append(l, x)
 		return err
 	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY block DESC, line DESC LIMIT ?", low, high, maxHalves+1)
-	more := errors.Is(err, errEnough)
-	if more {
-		err = nil
+	if errors.Is(err, errEnough) && len(l) > 0 {
+		at := l[len(l)-1].at
+		cut = new(int64)
+		_, err = t.one(ctx, "SELECT max(time) FROM half WHERE time >= ? AND time < ? AND (block < ? OR block = ? AND line < ?)", []any{low, high, at.block, at.block, int(at.line)}, cut)
 	}
 	if err != nil || len(l) == 0 {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	reader := d.newLineReader(t)
 	states := map[string]*epochState{}
@@ -189,10 +190,7 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut i
 	for _, x := range l {
 		r, err := decodeLine(x.json)
 		if err != nil {
-			return nil, 0, err
-		}
-		if more {
-			cut = r.Time.UnixMicro() // of the last one at the end
+			return nil, nil, err
 		}
 		if x.ending {
 			b.add(d.layout.fill(&r, place{}, x.at))
@@ -201,16 +199,16 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut i
 		e := states[x.epoch]
 		if e == nil {
 			if e, err = t.epoch(ctx, x.epoch); err != nil {
-				return nil, 0, err
+				return nil, nil, err
 			}
 			if e == nil {
-				return nil, 0, damaged("epoch %s is not there", x.epoch)
+				return nil, nil, damaged("epoch %s is not there", x.epoch)
 			}
 			states[x.epoch] = e
 		}
 		open, err := reader.open(ctx, e)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		r.Result = &audit.Result{Outcome: open}
 		b.add(d.layout.fill(&r, x.at, place{}))

@@ -21,6 +21,7 @@ type plan struct {
 	high   int64        // first one beyond
 	spaces []string     // lower case
 	about  string       // if not empty: only records that go by this name; lower case
+	open   bool         // a request without an end may match
 }
 
 func (d *DB) plan(q *Query) *plan {
@@ -49,7 +50,23 @@ func (d *DB) plan(q *Query) *plan {
 			p.rest = append(p.rest, t)
 		}
 	}
+	p.open = d.layout.mayBeHalf(p.few)
 	return p
+}
+
+// mayBeHalf reports whether a line whose other half is missing may match: it is of
+// two types, and no event.
+func (l *layout) mayBeHalf(terms []audit.Term) bool {
+	for _, half := range []string{audit.TypeBegin, audit.TypeEnd} {
+		r := &audit.Record{Type: half}
+		if !slices.ContainsFunc(terms, func(t audit.Term) bool {
+			i := slices.IndexFunc(l.few, func(k audit.Key) bool { return k.Name == t.Key })
+			return (t.Key == "type" || t.Key == "event") && !t.MatchValues(l.few[i].Values(r))
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // matcher says which rows of one segment a plan matches.

@@ -273,7 +273,7 @@ func TestCounts(t *testing.T) {
 			}
 		}
 		q := store.Query{Filter: filter(t, "type:request")}
-		groups, err := d.Groups(t.Context(), q, []string{"agent", "host"}, 10_000)
+		groups, _, err := d.Groups(t.Context(), q, []string{"agent", "host"}, 10_000)
 		if err != nil || len(groups) != len(by) {
 			t.Fatalf("%d groups, want %d: %v", len(groups), len(by), err)
 		}
@@ -309,7 +309,7 @@ func TestCounts(t *testing.T) {
 			t.Errorf("values add up to %d, want %d", rest, f.Total.Count)
 		}
 		for _, keys := range [][]string{{"path"}, {"since"}, {"none"}, {}, {"host", "host", "host", "host", "host", "host", "host", "host", "host"}} {
-			if _, err := d.Groups(t.Context(), q, keys, 0); err == nil {
+			if _, _, err := d.Groups(t.Context(), q, keys, 0); err == nil {
 				t.Errorf("groups by %v were counted", keys)
 			}
 		}

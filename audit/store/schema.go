@@ -9,11 +9,11 @@ import (
 
 // schemaVersion is that of the tables and of what segments hold. A store of an
 // older one is migrated when it is opened for writing; a newer one is refused.
-// Version 1 was in no release.
-const schemaVersion = 2
+// Each change of what segments hold has a version; 1 and 2 were in no release.
+const schemaVersion = 3
 
 // oldest is the version from which stores are migrated.
-const oldest = 2
+const oldest = 3
 
 // migrations[n] makes version oldest+n, the first of nothing. BLOB, INT and
 // SERIAL are replaced by each engine's words.
@@ -112,6 +112,9 @@ func (e *engine) migrate(ctx context.Context) error {
 					return fmt.Errorf("migrate the tables: %w", err)
 				}
 			}
+		}
+		if v == schemaVersion {
+			return nil
 		}
 		if err := t.leavePacked(ctx); err != nil {
 			return err

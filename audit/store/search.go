@@ -162,8 +162,8 @@ type search struct {
 	rest  []*view // not opened yet, in the order in which they may matter
 	// ready is what the first of rest have; nil: nothing.
 	ready  []*walker
-	opened int   // how often segments were opened while none had a row
-	cut    int64 // that of halves
+	opened int    // how often segments were opened while none had a row
+	cut    *int64 // that of halves
 	after  *position
 	reads  int
 	until  time.Time // when to give a partial answer
@@ -196,14 +196,17 @@ func (d *DB) newSearch(ctx context.Context, t *tx, q *Query, after *position, ab
 // snapshot returns the views of all segments that may matter to a plan, that of
 // the records which are not complete included.
 // cut is that of halves.
-func (d *DB) snapshot(ctx context.Context, t *tx, p *plan) (l []*view, cut int64, err error) {
+func (d *DB) snapshot(ctx context.Context, t *tx, p *plan) (l []*view, cut *int64, err error) {
 	infos, err := t.segments(ctx, p.low, p.high)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	l = make([]*view, 0, len(infos)+1)
 	for _, i := range infos {
 		l = append(l, d.views.of(i))
+	}
+	if !p.open {
+		return l, nil, nil
 	}
 	v, cut, err := d.halves(ctx, t, p.low, p.high)
 	if v != nil {
@@ -342,8 +345,15 @@ func (d *DB) search(ctx context.Context, q Query, about string) (Page, error) {
 // short says of a page that reaches to a time at which open requests were left
 // out that it is partial.
 func (s *search) short(p *Page) {
-	if s.cut != 0 && (p.Next == "" || p.Rows[len(p.Rows)-1].Time.UnixMicro() < s.cut) {
-		p.Partial, p.Until = true, micro(s.cut)
+	if s.cut == nil {
+		return
+	}
+	oldest := len(p.Rows) - 1
+	if s.p.q.Oldest {
+		oldest = 0
+	}
+	if p.Next == "" || p.Rows[oldest].Time.UnixMicro() <= *s.cut {
+		p.Partial, p.Until = true, micro(*s.cut)
 	}
 }
 
@@ -362,7 +372,7 @@ func (d *DB) Pages(ctx context.Context, q Query) iter.Seq2[Page, error] {
 			}
 			if page.Next == "" {
 				if page.Partial {
-					yield(Page{}, fmt.Errorf("%w: those that came before %s are missing, ask for them with until:", ErrOpen, page.Until.Format(time.RFC3339)))
+					yield(Page{}, fmt.Errorf("%w: some of those up to %s are missing, ask for them with until:", ErrOpen, page.Until.Format(time.RFC3339)))
 				}
 				return
 			}

@@ -309,7 +309,7 @@ func people(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Re
 		}
 		m[k] = c
 	}
-	l, err := d.Groups(t.Context(), store.Query{Filter: f}, []string{"human", "namespace"}, 100_000)
+	l, _, err := d.Groups(t.Context(), store.Query{Filter: f}, []string{"human", "namespace"}, 100_000)
 	if err != nil {
 		t.Errorf("%q by people: %v", q, err)
 	}

@@ -83,11 +83,11 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request, v *visit) error {
 		return err
 	}
 	d.Owner, d.Namespace = last.Owner, last.Workload.Namespace
-	groups, err := s.c.Store.Groups(ctx, q, deedKeys(), maxDeeds)
+	groups, partial, err := s.c.Store.Groups(ctx, q, deedKeys(), maxDeeds)
 	if err != nil {
 		return err
 	}
-	d.Did, d.DidMore = deedsOf(groups, text, p.Key), len(groups) == maxDeeds
+	d.Did, d.DidMore = deedsOf(groups, text, p.Key), partial || len(groups) == maxDeeds
 	if err := s.authors(ctx, v.view, d.Did); err != nil {
 		return err
 	}

@@ -100,9 +100,9 @@ func (r *reading) export(ctx context.Context, c *cobra.Command, format, file str
 		return failure{err, 2}
 	}
 	n, err := r.write(ctx, format, to)
-	damaged := err != nil && errors.Is(err, audit.ErrDamaged)
+	damaged, open := errors.Is(err, audit.ErrDamaged), errors.Is(err, store.ErrOpen)
 	switch {
-	case err == nil || damaged:
+	case err == nil || damaged || open:
 		err = errors.Join(to.keep(), err)
 	case ctx.Err() != nil:
 		err = errors.Join(errors.New("interrupted: the export is not whole"), to.drop())
@@ -113,6 +113,8 @@ func (r *reading) export(ctx context.Context, c *cobra.Command, format, file str
 	switch {
 	case damaged:
 		r.event.State = "without damaged lines"
+	case open:
+		r.event.State = "without some open requests"
 	case err != nil:
 		r.event.State = "broken off"
 	}

@@ -385,7 +385,10 @@ func questions(ctx context.Context, d *store.DB) ([]question, sample, error) {
 		return int64(len(p.Rows)), err
 	})
 	add("reach of an agent: host × method × operation", "agent:invoices", func(ctx context.Context, d *store.DB, q store.Query) (int64, error) {
-		g, err := d.Groups(ctx, q, []string{"host", "method", "operation", "rule", "verdict"}, 0)
+		g, partial, err := d.Groups(ctx, q, []string{"host", "method", "operation", "rule", "verdict"}, 0)
+		if partial {
+			err = errors.Join(err, errors.New("the answer is partial"))
+		}
 		return int64(len(g)), err
 	})
 	end, e := d.End(ctx)
