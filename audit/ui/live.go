@@ -61,8 +61,8 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, v *visit) error {
 	return nil
 }
 
-// liveEvents streams rows as server-sent events. Each has the place behind it
-// as its id, so that a browser that lost the connection misses nothing.
+// liveEvents streams rows as server-sent events. Each has the place behind its
+// own row as its id, so that a browser that lost the connection misses nothing.
 func (s *Server) liveEvents(w http.ResponseWriter, r *http.Request, v *visit) error {
 	q, err := s.ask(v.view, r.URL.Query().Get("q"))
 	if err != nil {
@@ -117,7 +117,7 @@ func (s *Server) sendRows(w http.ResponseWriter, page store.Page) error {
 		if err := s.pages.byName["live"].ExecuteTemplate(&html, "row", rowOf(&x.Record)); err != nil {
 			return err
 		}
-		b.WriteString("event: row\nid: " + string(page.Next) + "\n")
+		b.WriteString("event: row\nid: " + string(x.Cursor) + "\n")
 		for line := range strings.Lines(string(visible(html.Bytes()))) {
 			if line = strings.TrimSpace(line); line != "" {
 				b.WriteString("data: " + line + "\n")
