@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
@@ -12,10 +13,12 @@ import (
 )
 
 // endedEvery is how often a replica asks the store for log-outs at others,
-// endedWait what a page waits for that at most, and endedLate how long ago it may
-// have learned of them last where the store does not answer.
+// endedRead how long it waits for the answer, endedWait what a page waits for
+// that at most, and endedLate how long ago it may have learned of them last
+// where the store does not answer.
 const (
 	endedEvery = 3 * time.Second
+	endedRead  = 5 * time.Second
 	endedWait  = 2 * time.Second
 	endedLate  = 10 * time.Second
 	maxEpochs  = 1000 // of which it is known whose they are
@@ -35,43 +38,83 @@ func markOf(sessionID string) string {
 // write such a record (control/collector, and here again), and only who has the
 // cookie knows the mark.
 type ends struct {
-	asking chan struct{} // one place: who has it reads, and has all below
-	read   time.Time     // up to when all are known; zero: those of the time before are not
-	after  store.Cursor  // "": those of the time before were not all read yet
+	learn func(ctx context.Context, now time.Time) error // of a Server: readEnds
+
+	mu      sync.Mutex // guards reading, read
+	reading *reading   // nil: nobody reads
+	read    time.Time  // up to when all are known; zero: those of the time before are not
+
+	// Who reads has all below.
+	after store.Cursor // "": those of the time before were not all read yet
 	// While they are: where the new ones begin, and behind which row to go on.
 	from, back store.Cursor
 	control    map[string]bool // epochs, and whether they are the control plane's
 }
 
-// learnEnds brings s.sessions up to date, if it was not just done. Who comes
-// while another reads waits for that. An error means that no session may be
-// believed.
+// reading is one reading of log-outs, for all who wait for it.
+type reading struct {
+	done chan struct{}
+	err  error // when it is done
+}
+
+// learnEnds brings s.sessions up to date, if it was not just done. All who come
+// meanwhile wait for one reading, which is nobody's own: it goes on when they
+// hang up. An error means that no session may be believed.
 func (s *Server) learnEnds(ctx context.Context) error {
 	if s.c.OIDC == nil {
+		return nil
+	}
+	r := s.readingEnds(ctx)
+	if r == nil {
 		return nil
 	}
 	asked, cancel := context.WithTimeout(ctx, endedWait)
 	defer cancel()
 	select {
-	case s.ends.asking <- struct{}{}:
+	case <-r.done:
+		if r.err == nil {
+			return nil
+		}
 	case <-asked.Done():
-		return errEnds
 	}
-	defer func() { <-s.ends.asking }()
-	now := s.c.Now()
-	if now.Sub(s.ends.read) < endedEvery {
-		return nil
-	}
-	err := s.readEnds(asked, now)
-	if err == nil {
-		s.ends.read = now
-		return nil
-	}
-	s.log.WarnContext(ctx, "cannot read which sessions ended elsewhere", "error", err)
-	if now.Sub(s.ends.read) < endedLate {
+	s.ends.mu.Lock()
+	defer s.ends.mu.Unlock()
+	if s.c.Now().Sub(s.ends.read) < endedLate {
 		return nil
 	}
 	return errEnds
+}
+
+// readingEnds returns the reading under way, a new one where there is none; nil
+// where all is known.
+func (s *Server) readingEnds(ctx context.Context) *reading {
+	now := s.c.Now()
+	s.ends.mu.Lock()
+	defer s.ends.mu.Unlock()
+	if now.Sub(s.ends.read) < endedEvery {
+		return nil
+	}
+	if s.ends.reading != nil {
+		return s.ends.reading
+	}
+	r := &reading{done: make(chan struct{})}
+	s.ends.reading = r
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endedRead)
+		defer cancel()
+		r.err = s.ends.learn(ctx, now)
+		if r.err != nil {
+			s.log.WarnContext(ctx, "cannot read which sessions ended elsewhere", "error", r.err)
+		}
+		s.ends.mu.Lock()
+		defer s.ends.mu.Unlock()
+		if r.err == nil {
+			s.ends.read = now
+		}
+		s.ends.reading = nil
+		close(r.done)
+	}()
+	return r
 }
 
 func (s *Server) readEnds(ctx context.Context, now time.Time) error {

@@ -7,7 +7,9 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
@@ -165,8 +167,8 @@ func TestOnlyTheControlPlaneEndsSessions(t *testing.T) {
 	}
 }
 
-// Until a replica knows who has logged out it believes nobody, and who comes
-// while another asks waits; afterwards it may be late by seconds.
+// Until a replica knows who has logged out it believes nobody; afterwards it may
+// be late by seconds.
 func TestNobodyIsBelievedBeforeLogoutsAreKnown(t *testing.T) {
 	c := newClock()
 	db := newDB(t, c)
@@ -175,35 +177,29 @@ func TestNobodyIsBelievedBeforeLogoutsAreKnown(t *testing.T) {
 		conf.SessionKey = key(7)
 	})
 	h.as(Person{Subject: "ada"})
-	h.page.ends = ends{asking: make(chan struct{}, 1)} // it has just started
-	gone, cancel := context.WithCancel(t.Context())
-	cancel() // the store answers with an error
-	for range 2 {
-		if err := h.page.learnEnds(gone); !errors.Is(err, errEnds) {
-			t.Fatalf("believed though nothing could be read: %v", err)
+	broken := errors.New("the store is away")
+	var asked int
+	learn := func(ctx context.Context, now time.Time) error {
+		if asked++; asked <= 2 {
+			return broken
 		}
+		return h.page.readEnds(ctx, now)
 	}
-	h.page.ends.asking <- struct{}{} // one reads, and does not come to an end
+	h.page.ends = ends{learn: learn} // it has just started
 	status, _, header := h.get("/")
 	if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
-		t.Errorf("a second request, while the first reads: %d", status)
+		t.Errorf("nothing could be read: %d", status)
 	}
 	if status, _, _ := h.post("/logout", nil); status != http.StatusForbidden { // its form has no token here
 		t.Errorf("a log-out meanwhile: %d", status)
 	}
-	<-h.page.ends.asking
-	if status, _, _ := h.get("/"); status != http.StatusOK {
-		t.Errorf("when all is known: %d", status)
+	if status, _, _ := h.get("/"); status != http.StatusOK || asked != 3 {
+		t.Errorf("when all is known: %d, asked %d times", status, asked)
 	}
 	c.advance(endedEvery)
 	fail := func() error {
-		q := h.page.c.Store
-		closed := newDB(t, c)
-		if err := closed.Close(); err != nil {
-			t.Fatal(err)
-		}
-		h.page.c.Store = closed
-		defer func() { h.page.c.Store = q }()
+		h.page.ends.learn = func(context.Context, time.Time) error { return broken }
+		defer func() { h.page.ends.learn = learn }()
 		return h.page.learnEnds(t.Context())
 	}
 	if err := fail(); err != nil {
@@ -215,6 +211,104 @@ func TestNobodyIsBelievedBeforeLogoutsAreKnown(t *testing.T) {
 	}
 	if status, _, _ := h.get("/"); status != http.StatusOK {
 		t.Errorf("when the store answers again: %d", status)
+	}
+}
+
+// One reading is for all who wait, whoever of them hangs up and whenever they
+// came, and a slow one is waited for no longer than a page may take.
+func TestAReadingOfLogoutsIsNobodysOwn(t *testing.T) {
+	c := newClock()
+	h := serve(t, newDB(t, c), c, grantsFor(subject(Viewer, "ada", AllNamespaces)))
+	synctest.Test(t, func(t *testing.T) {
+		h.page.c.Now = time.Now
+		readings, took := 0, 3*time.Second
+		h.page.ends = ends{learn: func(ctx context.Context, _ time.Time) error {
+			readings++
+			select {
+			case <-time.After(took):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}}
+		ask := func(ctx context.Context) chan error {
+			got := make(chan error, 1)
+			go func() { got <- h.page.learnEnds(ctx) }()
+			synctest.Wait()
+			return got
+		}
+		hangsUp, cancel := context.WithCancel(t.Context())
+		first := ask(hangsUp)
+		cancel()
+		if err := <-first; !errors.Is(err, errEnds) {
+			t.Errorf("who hung up: %v", err)
+		}
+		began := time.Now()
+		if err := <-ask(t.Context()); !errors.Is(err, errEnds) || time.Since(began) != endedWait {
+			t.Errorf("a page waited %s: %v", time.Since(began), err)
+		}
+		var late []chan error // with a second to go
+		for range 10 {
+			late = append(late, ask(t.Context()))
+		}
+		for _, l := range late {
+			if err := <-l; err != nil {
+				t.Errorf("who waits while the first has hung up: %v", err)
+			}
+		}
+		if readings != 1 || time.Since(began) != took {
+			t.Errorf("%d readings in %s", readings, time.Since(began))
+		}
+		took = time.Hour // the store hangs
+		known := began
+		for time.Since(known) < endedLate-endedWait {
+			if err := <-ask(t.Context()); err != nil {
+				t.Errorf("%s after what is known: %v", time.Since(known), err)
+			}
+		}
+		if err := <-ask(t.Context()); !errors.Is(err, errEnds) {
+			t.Errorf("%s after what is known: %v", time.Since(known), err)
+		}
+		if readings > 3 {
+			t.Errorf("%d readings", readings)
+		}
+		took = 0
+		time.Sleep(endedRead) // of the bubble: the reading that hangs is given up
+		if err := <-ask(t.Context()); err != nil {
+			t.Errorf("when the store answers again: %v", err)
+		}
+	})
+}
+
+// Who has no cookie of ours makes the store do nothing.
+func TestStrangersDoNotAskForLogouts(t *testing.T) {
+	c := newClock()
+	h := serve(t, newDB(t, c), c, grantsFor(subject(Viewer, "ada", AllNamespaces)))
+	var readings atomic.Int32
+	h.page.ends = ends{learn: func(context.Context, time.Time) error { readings.Add(1); return errors.New("the store is away") }}
+	home, err := url.Parse(h.srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.as(Person{Subject: "ada"})
+	mine := keptCookies(h, home)
+	for name, value := range map[string]string{"no cookie": "", "no cookie of ours": "AAAA", "a changed one": mine[0].Value[1:]} {
+		h.c = h.browser()
+		if value != "" {
+			forged := *mine[0]
+			forged.Value = value
+			h.c.Jar.SetCookies(home, []*http.Cookie{&forged})
+		}
+		for _, path := range []string{"/", "/live/events", "/logout"} {
+			if status, _, _ := h.get(path); status == http.StatusOK || status == http.StatusServiceUnavailable || readings.Load() != 0 {
+				t.Errorf("%s, %s: %d, and the store was asked %d times", name, path, status, readings.Load())
+			}
+		}
+	}
+	h.c = h.browser()
+	h.c.Jar.SetCookies(home, mine)
+	if status, _, _ := h.get("/"); status != http.StatusServiceUnavailable || readings.Load() != 1 {
+		t.Errorf("with a session: %d, and the store was asked %d times", status, readings.Load())
 	}
 }
 

@@ -80,11 +80,11 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // withSession lets through who is logged in and has a role.
 func (s *Server) withSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := s.learnEnds(r.Context()); err != nil && r.URL.Path != "/logout" { // who wants to end a session may
+		ses, err := s.session(w, r)
+		if errors.Is(err, errEnds) {
 			s.fail(w, r, nil, err)
 			return
 		}
-		ses, err := s.sessions.read(w, r)
 		if err != nil {
 			s.login.start(s, w, r, err)
 			return
@@ -105,6 +105,18 @@ func (s *Server) withSession(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), visitKey{}, v)))
 	})
+}
+
+// session returns the session of a request, if it was not ended anywhere. Only
+// for who has a cookie that we made is the store asked about that.
+func (s *Server) session(w http.ResponseWriter, r *http.Request) (*session, error) {
+	if _, err := s.sessions.open(r); err != nil {
+		return nil, err
+	}
+	if err := s.learnEnds(r.Context()); err != nil && r.URL.Path != "/logout" { // who wants to end a session may
+		return nil, err
+	}
+	return s.sessions.read(w, r)
 }
 
 // wrap turns a page into a handler: with a place among those who ask the store

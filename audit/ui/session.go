@@ -130,6 +130,21 @@ func (s *sessions) cookie(value string, maxAge int) *http.Cookie {
 // read returns the session of a request, and writes its time of use anew.
 // Errors match errNoSession or errExpired.
 func (s *sessions) read(w http.ResponseWriter, r *http.Request) (*session, error) {
+	v, err := s.open(r)
+	if err != nil {
+		return nil, err
+	}
+	if now := s.now().UTC(); now.Sub(v.Seen) > renewAfter {
+		v.Seen = now
+		if err := s.put(w, v); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// open returns the session of a request. Errors are those of read.
+func (s *sessions) open(r *http.Request) (*session, error) {
 	c, err := r.Cookie(s.name)
 	if err != nil {
 		return nil, errNoSession
@@ -138,15 +153,8 @@ func (s *sessions) read(w http.ResponseWriter, r *http.Request) (*session, error
 	if err := s.seal.open(s.name, c.Value, &v); err != nil {
 		return nil, err
 	}
-	now := s.now().UTC()
-	if now.Sub(v.Seen) > idleLimit || !s.alive(&v) {
+	if s.now().UTC().Sub(v.Seen) > idleLimit || !s.alive(&v) {
 		return nil, errExpired
-	}
-	if now.Sub(v.Seen) > renewAfter {
-		v.Seen = now
-		if err := s.put(w, &v); err != nil {
-			return nil, err
-		}
 	}
 	return &v, nil
 }

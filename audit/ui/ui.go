@@ -134,7 +134,8 @@ func New(c Config) (*Server, error) {
 	if c.QueryTimeout <= 0 {
 		c.QueryTimeout = defaultQueryTimeout
 	}
-	s := &Server{c: c, log: c.Log, ends: ends{asking: make(chan struct{}, 1)}, limits: newLimits(c.Now), hosts: map[string]bool{}, failures: rate.NewLimiter(failuresRate, failuresBurst)}
+	s := &Server{c: c, log: c.Log, limits: newLimits(c.Now), hosts: map[string]bool{}, failures: rate.NewLimiter(failuresRate, failuresBurst)}
+	s.ends.learn = s.readEnds
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
