@@ -244,44 +244,64 @@ func (x *scan) flags(ctx context.Context) (denied, failed []bool, err error) {
 
 // tallied returns what the rows that match add up to, by shape.
 func (x *scan) tallied(ctx context.Context) ([]tally, error) {
-	times, err := x.times(ctx, x.f)
-	if err != nil {
-		return nil, err
-	}
-	sizes, err := x.sizes(ctx, x.f)
-	if err != nil {
-		return nil, err
-	}
 	out := make([]tally, x.shapes)
-	low, _ := slices.BinarySearch(times, x.p.low)
-	high, _ := slices.BinarySearch(times, x.p.high)
-	err = x.eachRow(ctx, low, high, func(n int, shape uint32) { out[shape].add(times[n], sizes[n]) })
+	err := x.eachTime(ctx, true, func(shape uint32, time, size int64) { out[shape].add(time, size) })
 	return out, err
 }
 
-// eachRow calls fn for the rows of a range that match.
-func (x *scan) eachRow(ctx context.Context, low, high int, fn func(n int, shape uint32)) error {
+// eachTime calls fn for the rows in the plan's time that match, with their sizes
+// if those are wanted. It reads the pages that such rows may be on.
+func (x *scan) eachTime(ctx context.Context, sized bool, fn func(shape uint32, time, size int64)) error {
 	shapes, err := x.rowShapes(ctx, x.f)
 	if err != nil {
 		return err
 	}
-	if x.m.named {
-		from, _ := slices.BinarySearch(x.m.rows, uint32(low)) //nolint:gosec // a row
-		for _, n := range x.m.rows[from:] {
-			if int(n) >= high {
-				break
-			}
-			if shape := shapes.at(int(n)); x.m.row(int(n), shape) {
-				fn(int(n), shape)
-			}
-		}
-		return nil
+	from, until, err := x.within(ctx, x.f, x.p.low, x.p.high)
+	if err != nil {
+		return err
 	}
-	shapes.each(low, high, func(n int, shape uint32) {
-		if x.m.row(n, shape) {
-			fn(n, shape)
+	rows := x.m.rows
+	for n := from / pageRows; n*pageRows < until; n++ {
+		first := n * pageRows
+		end := min(first+pageRows, x.rows)
+		var named []uint32
+		if x.m.named {
+			low, _ := slices.BinarySearch(rows, uint32(first)) //nolint:gosec // a row
+			high, _ := slices.BinarySearch(rows, uint32(end))  //nolint:gosec // a row
+			if named, rows = rows[low:high], rows[high:]; len(named) == 0 {
+				continue
+			}
 		}
-	})
+		page, err := x.page(ctx, x.f, n)
+		if err != nil {
+			return err
+		}
+		low, _ := slices.BinarySearch(page.times, x.p.low)
+		high, _ := slices.BinarySearch(page.times, x.p.high)
+		var sizes []int64
+		if sized && low < high {
+			if sizes, err = x.sizes(ctx, x.f, n); err != nil {
+				return err
+			}
+		}
+		give := func(row int, shape uint32) {
+			i := row - first
+			if i < low || i >= high || !x.m.row(row, shape) {
+				return
+			}
+			size := int64(0)
+			if sized {
+				size = sizes[i]
+			}
+			fn(shape, page.times[i], size)
+		}
+		for _, row := range named {
+			give(int(row), shapes.at(int(row)))
+		}
+		if !x.m.named {
+			shapes.each(first+low, first+high, give)
+		}
+	}
 	return nil
 }
 
@@ -291,7 +311,7 @@ func (x *scan) keep(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	sizes, err := x.sizes(ctx, x.f)
+	sizes, err := x.sizes(ctx, x.f, n/pageRows)
 	if err != nil {
 		return err
 	}
@@ -302,7 +322,7 @@ func (x *scan) keep(ctx context.Context, n int) error {
 	if x.read == nil {
 		x.read = make([]tally, x.shapes)
 	}
-	x.read[shapes.at(n)].add(page.times[n%pageRows], sizes[n])
+	x.read[shapes.at(n)].add(page.times[n%pageRows], sizes[n%pageRows])
 	return nil
 }
 

@@ -213,26 +213,40 @@ func (t *tx) fetch(ctx context.Context, segment int64, name string) ([]byte, err
 	// Parts never change and their numbers are never given again, so another
 	// connection may read them, several at once. What it does not find may be of a
 	// segment that was merged since.
-	var b []byte
-	var row *sql.Row
+	var rows *sql.Rows
+	var err error
 	if p := t.e.asides.get(q); p != nil {
-		row = p.QueryRowContext(ctx, segment, name)
+		rows, err = p.QueryContext(ctx, segment, name)
 	} else {
-		row = t.e.aside.QueryRowContext(ctx, t.e.text(q), segment, name)
+		rows, err = t.e.aside.QueryContext(ctx, t.e.text(q), segment, name)
 	}
-	err := row.Scan(&b)
-	ok := err == nil
-	if errors.Is(err, sql.ErrNoRows) {
-		t.fetching.Lock()
-		ok, err = t.one(ctx, q, []any{segment, name}, &b)
-		t.fetching.Unlock()
-	}
-	if err != nil || !ok {
+	if err != nil {
 		return nil, err
 	}
-	raw, err := unpack(b)
+	raw, found, err := unpackOne(rows)
+	if err == nil && !found {
+		t.fetching.Lock()
+		defer t.fetching.Unlock()
+		if rows, err = t.query(ctx, q, segment, name); err == nil {
+			raw, _, err = unpackOne(rows)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("part %s of segment %d: %w", name, segment, err)
 	}
 	return raw, nil
+}
+
+// unpackOne unpacks the part in the first row, where the driver has it.
+func unpackOne(rows *sql.Rows) (raw []byte, found bool, err error) {
+	defer rows.Close() //nolint:errcheck // read to the end, or an error is returned
+	if !rows.Next() {
+		return nil, false, rows.Err()
+	}
+	var b sql.RawBytes
+	if err := rows.Scan(&b); err != nil {
+		return nil, false, err
+	}
+	raw, err = unpack(b)
+	return raw, true, err
 }

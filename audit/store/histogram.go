@@ -119,7 +119,7 @@ func (c *barCounter) sure(ctx context.Context, x *scan) error {
 // classes counts the rows of a range by class.
 func (x *scan) classes(ctx context.Context, low, high int, class []byte, n *[classes]int64) error {
 	if x.m.named {
-		return x.eachRow(ctx, low, high, func(_ int, shape uint32) { n[class[shape]]++ })
+		return x.eachNamed(ctx, low, high, func(shape uint32) { n[class[shape]]++ })
 	}
 	shapes, err := x.rowShapes(ctx, x.f)
 	if err != nil {
@@ -136,18 +136,29 @@ func (x *scan) classes(ctx context.Context, low, high int, class []byte, n *[cla
 	return nil
 }
 
-// byTime counts with the times of rows.
-func (c *barCounter) byTime(ctx context.Context, x *scan, class []byte) error {
-	times, err := x.times(ctx, x.f)
+// eachNamed calls fn for those rows of a range that match and that the matcher
+// names.
+func (x *scan) eachNamed(ctx context.Context, low, high int, fn func(shape uint32)) error {
+	shapes, err := x.rowShapes(ctx, x.f)
 	if err != nil {
 		return err
 	}
-	low, _ := slices.BinarySearch(times, x.p.low)
-	high, _ := slices.BinarySearch(times, x.p.high)
-	return x.eachRow(ctx, low, high, func(n int, shape uint32) {
+	from, _ := slices.BinarySearch(x.m.rows, uint32(low))   //nolint:gosec // a row
+	until, _ := slices.BinarySearch(x.m.rows, uint32(high)) //nolint:gosec // a row
+	for _, n := range x.m.rows[from:until] {
+		if shape := shapes.at(int(n)); x.m.row(int(n), shape) {
+			fn(shape)
+		}
+	}
+	return nil
+}
+
+// byTime counts with the times of rows.
+func (c *barCounter) byTime(ctx context.Context, x *scan, class []byte) error {
+	return x.eachTime(ctx, false, func(shape uint32, time, _ int64) {
 		var one [classes]int64
 		one[class[shape]] = 1
-		c.add(times[n], &one)
+		c.add(time, &one)
 	})
 }
 

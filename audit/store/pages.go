@@ -16,6 +16,8 @@ func pagesOf(rows int) int { return (rows + pageRows - 1) / pageRows }
 
 func pagePart(n int) string { return fmt.Sprintf("%s%02x", partPage, n) }
 
+func sizesPart(n int) string { return fmt.Sprintf("%s%02x", partSize, n) }
+
 // page is one page; rows count from its first.
 type page struct {
 	times  []int64
@@ -60,11 +62,33 @@ func (v *view) eachPage(ctx context.Context, f fetcher, fn func(first int, x *pa
 	return nil
 }
 
-// times returns the times of all rows.
-func (v *view) times(ctx context.Context, f fetcher) ([]int64, error) {
-	l := make([]int64, 0, v.rows)
-	err := v.eachPage(ctx, f, func(_ int, x *page) { l = append(l, x.times...) })
-	return l, err
+// sizes returns the bytes of the rows of page n.
+func (v *view) sizes(ctx context.Context, f fetcher, n int) ([]int64, error) {
+	return part(ctx, v, f, sizesPart(n), func(b []byte) ([]int64, int64, error) {
+		r := reader{b: b}
+		l := make([]int64, min(pageRows, v.rows-n*pageRows))
+		for i := range l {
+			l[i] = r.varint()
+		}
+		return l, int64(len(l)) * 8, r.err
+	})
+}
+
+// within returns about which rows lie in a time, from low to before high: no row
+// of that time is left out.
+func (v *view) within(ctx context.Context, f fetcher, low, high int64) (from, until int, err error) {
+	marks, err := v.marks(ctx, f)
+	if err != nil {
+		return 0, 0, err
+	}
+	until = v.rows
+	if marks != nil && low > v.low {
+		from = marks.row(low, v.rows)
+	}
+	if marks != nil && high <= v.high {
+		until = marks.row(high+marks.step, v.rows)
+	}
+	return from, max(from, until), nil
 }
 
 // appendPlaces writes the places of rows, each as a column: block and line of the

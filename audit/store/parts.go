@@ -20,7 +20,7 @@ const (
 	partFew    = "k:" // + key: values and codes of bases or shapes
 	partMarks  = "m"  // where minutes begin
 	partShape  = "r"  // shapes of rows
-	partSize   = "b"  // bytes of rows
+	partSize   = "b:" // + number: bytes of some rows
 	partText   = "x:" // + key: how many values are in each drawer; + / + drawer: values
 	partRows   = "p:" // + key + / + drawer: which rows have each value
 	partPage   = "w:" // + number: times and places of some rows
@@ -74,11 +74,13 @@ func (s *segment) encode() map[string][]byte {
 	}
 	m[partMarks] = encodeMarks(s.time)
 	m[partShape] = appendCodes(nil, s.shape)
-	var b []byte
-	for _, n := range s.size {
-		b = appendVarint(b, n)
+	for n := range pagesOf(len(s.size)) {
+		var b []byte
+		for _, n := range s.size[n*pageRows : min((n+1)*pageRows, len(s.size))] {
+			b = appendVarint(b, n)
+		}
+		m[sizesPart(n)] = b
 	}
-	m[partSize] = b
 	for i := range s.texts {
 		c := &s.texts[i]
 		head := binary.AppendUvarint(nil, uint64(len(c.counts)))

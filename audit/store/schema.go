@@ -157,10 +157,22 @@ func (t *tx) makeDay(ctx context.Context, day int64) error {
 		return nil
 	}
 	for table := range partitioned() {
-		q := "CREATE TABLE IF NOT EXISTS " + dayTable(table, day) + " PARTITION OF " + table +
-			" FOR VALUES FROM (" + strconv.FormatInt(day<<dayBits, 10) + ") TO (" + strconv.FormatInt((day+1)<<dayBits, 10) + ")"
-		if _, err := t.ExecContext(ctx, q); err != nil {
+		part := dayTable(table, day)
+		var there int
+		if _, err := t.one(ctx, "SELECT count(*) FROM pg_inherits WHERE inhrelid = to_regclass(?)", []any{part}, &there); err != nil {
 			return fmt.Errorf("make the partition of day %d: %w", day, err)
+		}
+		if there > 0 {
+			continue
+		}
+		for _, q := range []string{
+			"CREATE TABLE IF NOT EXISTS " + part + " (LIKE " + table + " INCLUDING ALL)",
+			// PARTITION OF would wait for whoever reads another day, and let all others wait.
+			"ALTER TABLE " + table + " ATTACH PARTITION " + part + " FOR VALUES FROM (" + strconv.FormatInt(day<<dayBits, 10) + ") TO (" + strconv.FormatInt((day+1)<<dayBits, 10) + ")",
+		} {
+			if _, err := t.ExecContext(ctx, q); err != nil {
+				return fmt.Errorf("make the partition of day %d: %w", day, err)
+			}
 		}
 	}
 	return nil

@@ -75,15 +75,11 @@ type walker struct {
 // newWalker begins behind a position, which may be nil.
 func (p *plan) newWalker(ctx context.Context, f fetcher, m *matcher, after *position) (*walker, error) {
 	w := &walker{p: p, m: m, f: f, after: after, step: -1}
-	var err error
 	if !m.every {
+		var err error
 		if w.shapes, err = m.v.rowShapes(ctx, f); err != nil {
 			return nil, err
 		}
-	}
-	marks, err := m.v.marks(ctx, f)
-	if err != nil {
-		return nil, err
 	}
 	// The marks say about where to look; next looks at the times.
 	low, high := p.low, p.high
@@ -92,18 +88,14 @@ func (p *plan) newWalker(ctx context.Context, f fetcher, m *matcher, after *posi
 	} else if after != nil {
 		high = min(high, after.time+1)
 	}
-	from, until := 0, m.v.rows
-	if marks != nil && low > m.v.low {
-		from = marks.row(low, m.v.rows)
-	}
-	if marks != nil && high <= m.v.high {
-		until = marks.row(high+marks.step, m.v.rows)
+	from, until, err := m.v.within(ctx, f, low, high)
+	if err != nil {
+		return nil, err
 	}
 	if m.named {
 		from, _ = slices.BinarySearch(m.rows, uint32(from))   //nolint:gosec // a row
 		until, _ = slices.BinarySearch(m.rows, uint32(until)) //nolint:gosec // a row
 	}
-	until = max(from, until)
 	if p.q.Oldest {
 		w.at, w.end, w.step = from, until, 1
 	} else {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -58,43 +59,43 @@ func (v *view) textHead(ctx context.Context, f fetcher, key string) (*textHead, 
 
 // texts is the values in one drawer, and where each ends in all.
 type texts struct {
-	all  string
-	ends []int
+	all  []byte
+	ends []uint32
 }
 
 func newTexts(values []string) *texts {
-	t := &texts{all: strings.Join(values, "")}
+	t := &texts{all: []byte(strings.Join(values, ""))}
 	end := 0
 	for _, v := range values {
 		end += len(v)
-		t.ends = append(t.ends, end)
+		t.ends = append(t.ends, uint32(end)) //nolint:gosec // at most maxPart
 	}
 	return t
 }
 
 func (t *texts) value(n int) string {
-	from := 0
+	from := uint32(0)
 	if n > 0 {
 		from = t.ends[n-1]
 	}
-	return t.all[from:t.ends[n]]
+	return string(t.all[from:t.ends[n]])
 }
 
 // drawer returns the n values in a drawer of a key.
 func (v *view) drawer(ctx context.Context, f fetcher, key string, drawer, n int) (*texts, error) {
 	return part(ctx, v, f, drawerPart(partText, key, drawer), func(b []byte) (*texts, int64, error) {
 		r := reader{b: b}
-		t := &texts{ends: make([]int, r.count(len(b)))}
+		t := &texts{ends: make([]uint32, r.count(len(b)))}
 		end := 0
 		for i := range t.ends {
 			end += r.count(len(b))
-			t.ends[i] = end
+			t.ends[i] = uint32(end) //nolint:gosec // at most maxPart
 		}
-		t.all = string(r.bytes(end))
+		t.all = r.bytes(end)
 		if len(t.ends) != n {
 			r.fail()
 		}
-		return t, int64(len(b)) + 8*int64(len(t.ends)), r.err
+		return t, int64(len(b)) + 4*int64(len(t.ends)), r.err
 	})
 }
 
@@ -176,8 +177,8 @@ func (x *texts) match(ctx context.Context, t *audit.Term, ok []bool) (found bool
 	for _, pattern := range t.Values {
 		one := positive
 		one.Values = []string{pattern}
-		piece := longest(pattern)
-		if piece == "" {
+		piece := []byte(longest(pattern))
+		if len(piece) == 0 {
 			for i := range ok {
 				if i%64 == 0 && ctx.Err() != nil {
 					return false, ctx.Err()
@@ -190,14 +191,14 @@ func (x *texts) match(ctx context.Context, t *audit.Term, ok []bool) (found bool
 			if tries%64 == 0 && ctx.Err() != nil {
 				return false, ctx.Err()
 			}
-			i := strings.Index(x.all[at:], piece)
+			i := bytes.Index(x.all[at:], piece)
 			if i < 0 {
 				break
 			}
 			at += i
-			n, _ := slices.BinarySearch(x.ends, at+1) // the value whose end is the first beyond at
+			n, _ := slices.BinarySearch(x.ends, uint32(at+1)) // the value whose end is the first beyond at
 			ok[n] = ok[n] || one.MatchValues(parseList(x.value(n)))
-			at = x.ends[n]
+			at = int(x.ends[n])
 		}
 	}
 	for i := range ok {

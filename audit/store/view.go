@@ -45,6 +45,7 @@ func memoryView(s *segment) *view {
 	for n := range pagesOf(len(s.time)) {
 		from, until := n*pageRows, min((n+1)*pageRows, len(s.time))
 		v.parts[pagePart(n)] = &page{s.time[from:until], places{begins: s.begin[from:until], ends: s.end[from:until]}}
+		v.parts[sizesPart(n)] = s.size[from:until]
 	}
 	v.parts[partBase] = &bases{s.base, s.bases}
 	v.parts[partMarks] = newMarks(s.time)
@@ -52,7 +53,7 @@ func memoryView(s *segment) *view {
 	for n := range chunksOf(len(s.shapes)) {
 		v.parts[timesPart(n)] = timesOf(s.shapes[n*chunkShapes : min((n+1)*chunkShapes, len(s.shapes))])
 	}
-	v.parts[partShape], v.parts[partSize] = column(s.shape), s.size
+	v.parts[partShape] = column(s.shape)
 	for i := range s.few {
 		v.parts[partFew+s.few[i].key] = &s.few[i]
 	}
@@ -262,17 +263,6 @@ func (v *view) codes(ctx context.Context, f fetcher, name string, limit int) (*c
 	})
 }
 
-func (v *view) sizes(ctx context.Context, f fetcher) ([]int64, error) {
-	return part(ctx, v, f, partSize, func(b []byte) ([]int64, int64, error) {
-		r := reader{b: b}
-		l := make([]int64, v.rows)
-		for i := range l {
-			l[i] = r.varint()
-		}
-		return l, int64(len(l)) * 8, r.err
-	})
-}
-
 // named returns the rows that have one of the names with this hash, ascending.
 func (v *view) named(ctx context.Context, f fetcher, hash uint32) ([]uint32, error) {
 	if v.rows == 0 {
@@ -379,8 +369,12 @@ func (v *view) load(ctx context.Context, f fetcher, l *layout) (*segment, error)
 		return nil, err
 	}
 	s.shape = shapes.unfold()
-	if s.size, err = v.sizes(ctx, f); err != nil {
-		return nil, err
+	for n := range pagesOf(v.rows) {
+		l, err := v.sizes(ctx, f, n)
+		if err != nil {
+			return nil, err
+		}
+		s.size = append(s.size, l...)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
