@@ -51,7 +51,7 @@ func nameOf(name string) named {
 	}
 	sure := notSecret
 	switch string(s) {
-	case "pwd", "pass", "jwt":
+	case "pwd", "pass", "jwt", "xauth", "xkey":
 		return surely
 	case "key", "sig", "code", "auth", "hook", "hooks", "webhook", "incomingwebhook":
 		sure = maybe

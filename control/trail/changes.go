@@ -96,7 +96,7 @@ func (t *Trail) Requested(ctx context.Context, q Request) error {
 	if old.Digest == fresh.Digest {
 		return nil // labels, finalizers: what decides is the same
 	}
-	c.Diff = diff(old.Text, fresh.Text)
+	c.Diff = t.diff(old.Text, fresh.Text)
 	fields := map[string]string{
 		"request": q.ID, "object_uid": uid, "kind": q.Kind, "namespace": q.Namespace, "name": q.Name, "operation": q.Operation, "by": q.By.Username,
 	}
@@ -121,7 +121,7 @@ func (t *Trail) namespace(ctx context.Context, q Request, before, after part) er
 		return nil
 	}
 	r := event(EventNamespaceChanged, map[string]string{"request": q.ID, "namespace": q.Name, "name": q.Name, "operation": q.Operation, "by": q.By.Username})
-	r.Change = &audit.Change{Kind: "Namespace", Namespace: q.Name, Name: q.Name, Operation: q.Operation, By: q.By.principal(), Text: is, Diff: diff(was, is)}
+	r.Change = &audit.Change{Kind: "Namespace", Namespace: q.Name, Name: q.Name, Operation: q.Operation, By: q.By.principal(), Text: is, Diff: t.diff(was, is)}
 	return t.Write(ctx, r)
 }
 

@@ -42,7 +42,7 @@ func (t *Trail) Observed(ctx context.Context, o Observed) error {
 		c.VersionAfter, c.Text = after.Digest, after.Text
 	}
 	if o.Operation != OpLoad {
-		c.Diff = diff(before.Text, after.Text)
+		c.Diff = t.diff(before.Text, after.Text)
 	}
 	r := event(changed(o.Kind), map[string]string{
 		"object_uid": o.UID, "generation": strconv.FormatInt(o.Generation, 10), "kind": o.Kind, "namespace": o.Namespace, "name": o.Name,
