@@ -52,6 +52,7 @@ type allowance struct {
 	*rate.Limiter
 	told   time.Time // when it was last recorded that there was none
 	untold int       // refusals since
+	last   Event     // the last of those
 }
 
 // often refuses a call of a pod that makes too many, before anything else is
@@ -69,12 +70,100 @@ func (s *Server) often(c *call) (f *pipeline.Refusal, tell bool) {
 		return nil, false
 	}
 	f = &pipeline.Refusal{Status: http.StatusTooManyRequests, Code: pipeline.CodeRateLimited, Reason: "this pod makes too many calls through the relay", RetryAfter: time.Second}
-	if a.untold++; c.Time.Sub(a.told) < tellAgain {
+	c.Counted = true
+	a.untold, a.last = a.untold+1, denied(c, f)
+	if c.Time.Sub(a.told) < tellAgain {
 		return f, false
 	}
-	c.Counted, c.Unrecorded = true, a.untold-1
-	a.told, a.untold = c.Time, 0
+	c.Unrecorded = a.take(c.Time).Unrecorded
 	return f, true
+}
+
+// take returns the event that stands for all that are untold.
+func (a *allowance) take(now time.Time) Event {
+	e := a.last
+	e.Unrecorded = a.untold - 1
+	a.told, a.untold = now, 0
+	return e
+}
+
+// giveBack counts those of an event that was not recorded anew. s.mu is held.
+func (s *Server) giveBack(e Event) {
+	a, ok := s.rates.Peek(e.PodUID)
+	if !ok {
+		s.leave(e)
+		return
+	}
+	if a.untold == 0 {
+		a.last = e
+	}
+	a.untold += e.Unrecorded + 1
+}
+
+// leave keeps an event of a pod that rates forgot. s.mu is held.
+func (s *Server) leave(e Event) {
+	if len(s.left) < rememberedPod {
+		s.left = append(s.left, e)
+	}
+}
+
+// Sweep records from now on what was only counted of pods that call no more: a
+// minute after the last record of each, and the rest when stop is called, which
+// is when no call can come any more.
+func (s *Server) Sweep(ctx context.Context) (stop func()) {
+	ctx = context.WithoutCancel(ctx)
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(tellAgain)
+		defer t.Stop()
+		for {
+			select {
+			case <-over:
+				return
+			case <-t.C:
+				s.tell(ctx, false)
+			}
+		}
+	}()
+	return func() {
+		close(over)
+		<-done
+		s.tell(ctx, true)
+	}
+}
+
+// tell records the refusals that were only counted: of all pods, or of those
+// whose minute is over.
+func (s *Server) tell(ctx context.Context, all bool) {
+	now := s.c.Now()
+	s.mu.Lock()
+	list := s.left
+	s.left = nil
+	for _, a := range s.rates.Values() {
+		if a.untold > 0 && (all || now.Sub(a.told) >= tellAgain) {
+			list = append(list, a.take(now))
+		}
+	}
+	s.mu.Unlock()
+	for _, e := range list {
+		s.record(ctx, e)
+	}
+}
+
+// record keeps a refusal. One that stands for others is not lost where that
+// fails: it is counted with those that come.
+func (s *Server) record(ctx context.Context, e Event) {
+	err := s.c.Record(ctx, e)
+	if err == nil {
+		return
+	}
+	s.c.Log.ErrorContext(ctx, "relay: refusal not recorded", "pod_uid", e.PodUID, "code", e.Code, "unrecorded", e.Unrecorded, "cause", err)
+	if e.Counted {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.giveBack(e)
+	}
 }
 
 func (s *Server) end(c *call) {

@@ -104,6 +104,8 @@ type Server struct {
 	pods map[string]int // calls under way
 	// rates are the allowances of pods.
 	rates *simplelru.LRU[string, *allowance]
+	// left are refusals that were only counted, of pods that rates forgot.
+	left []Event
 	// revoked are the revocations in force.
 	revoked []*controlpb.Revocation
 }
@@ -128,16 +130,20 @@ func New(c Config) (*Server, error) {
 	if c.Rate <= 0 {
 		c.Rate = DefaultRate
 	}
-	rates, err := simplelru.NewLRU[string, *allowance](rememberedPod, nil)
-	if err != nil {
+	c.Limits.MaxRequestsPerSec = 0 // one pod's share is counted here
+	s := &Server{
+		c: c, attested: lru.NewLRU[string, struct{}](rememberedPod, nil, attestedFor),
+		sets: map[string]*set{}, live: map[*call]struct{}{}, pods: map[string]int{},
+	}
+	var err error
+	if s.rates, err = simplelru.NewLRU(rememberedPod, func(_ string, a *allowance) {
+		if a.untold > 0 {
+			s.leave(a.take(a.told))
+		}
+	}); err != nil {
 		return nil, err
 	}
-	c.Limits.MaxRequestsPerSec = 0 // one pod's share is counted here
-	return &Server{
-		c: c, attested: lru.NewLRU[string, struct{}](rememberedPod, nil, attestedFor),
-		rates: rates,
-		sets:  map[string]*set{}, live: map[*call]struct{}{}, pods: map[string]int{},
-	}, nil
+	return s, nil
 }
 
 // HTTP is the server of the relay's port.
@@ -288,16 +294,19 @@ func (s *Server) admit(c *call, pod peer.Pod, r *http.Request) *pipeline.Refusal
 }
 
 func (s *Server) refuse(ctx context.Context, w http.ResponseWriter, c *call, f *pipeline.Refusal) {
+	s.c.Metrics.calls.WithLabelValues(resultDenied).Inc()
+	s.record(ctx, denied(c, f)) // refused either way
+	wire.Refusal{Status: f.Status, Code: f.Code, Reason: f.Reason, RetryAfter: f.RetryAfter}.Write(w)
+}
+
+// denied is the event of a refusal.
+func denied(c *call, f *pipeline.Refusal) Event {
 	e := c.Event
 	e.Result, e.Code, e.Reason, e.Status = resultDenied, f.Code, f.Reason, f.Status
 	if f.Err != nil {
 		e.Reason = fmt.Sprintf("%s: %v", f.Reason, f.Err)
 	}
-	s.c.Metrics.calls.WithLabelValues(e.Result).Inc()
-	if err := s.c.Record(ctx, e); err != nil { // refused either way
-		s.c.Log.ErrorContext(ctx, "relay: refusal not recorded", "cause", err)
-	}
-	wire.Refusal{Status: f.Status, Code: f.Code, Reason: f.Reason, RetryAfter: f.RetryAfter}.Write(w)
+	return e
 }
 
 // closing asks the client to use another connection for what comes next: in
