@@ -3,6 +3,7 @@ package ui
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ const (
 	waitForQuery  = 5 * time.Second
 	failuresRate  = 1 // failed log-ins that are recorded each by itself, a second
 	failuresBurst = 30
+	tellRefusals  = time.Minute // those that were only counted are recorded
 	contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
@@ -144,6 +146,10 @@ func (s *Server) wrap(p page) http.HandlerFunc {
 
 // event records what a person did. Without the record there is no answer.
 func (s *Server) event(ctx context.Context, name string, p *Person, fields map[string]string) error {
+	return s.eventAt(ctx, s.c.Now(), name, p, fields)
+}
+
+func (s *Server) eventAt(ctx context.Context, at time.Time, name string, p *Person, fields map[string]string) error {
 	if p != nil {
 		fields["by"] = p.Name()
 		fields["subject"] = p.Subject
@@ -156,7 +162,7 @@ func (s *Server) event(ctx context.Context, name string, p *Person, fields map[s
 			delete(fields, k)
 		}
 	}
-	r := &audit.Record{Type: audit.TypeEvent, ID: audit.NewID(), Time: s.c.Now().UTC(), Event: &audit.Event{Name: name, Fields: fields}}
+	r := &audit.Record{Type: audit.TypeEvent, ID: audit.NewID(), Time: at.UTC(), Event: &audit.Event{Name: name, Fields: fields}}
 	if err := s.c.Record(context.WithoutCancel(ctx), r); err != nil {
 		return errors.Join(errUnrecorded, err)
 	}
@@ -167,34 +173,73 @@ func (s *Server) event(ctx context.Context, name string, p *Person, fields map[s
 // so that beyond a rate they are only counted: a full spool would stop who may
 // look, and the collector's own findings.
 func (s *Server) loginFailed(r *http.Request, why error) error {
-	if !s.failures.AllowN(s.c.Now(), 1) {
-		s.untold.Add(1)
-		return nil
-	}
-	fields := map[string]string{"reason": why.Error(), "remote": r.RemoteAddr}
-	n := s.untold.Swap(0)
-	if n > 0 {
-		fields["unrecorded"] = strconv.FormatInt(n, 10)
-	}
-	err := s.event(r.Context(), audit.EventLoginFailed, nil, fields)
-	if err != nil {
-		s.untold.Add(n + 1)
-	}
-	return err
+	return s.refused(r.Context(), loginsKey, &refusal{name: audit.EventLoginFailed, what: map[string]string{"reason": why.Error(), "remote": r.RemoteAddr}})
 }
 
 // accessRejected records that somebody may not see a page. Who is logged in can
 // ask for that without end: beyond a rate of each person's it is only counted.
 func (s *Server) accessRejected(r *http.Request, v *visit) error {
-	n, tell := s.limits.rejected(v.session.Person.Issuer + " " + v.session.Person.Subject)
+	key := "person " + v.session.Person.Issuer + " " + v.session.Person.Subject
+	return s.refused(r.Context(), key, &refusal{name: audit.EventAccessRejected, person: &v.session.Person, what: map[string]string{"page": r.URL.Path}})
+}
+
+// refused records a refusal, or counts it.
+func (s *Server) refused(ctx context.Context, key string, f *refusal) error {
+	f.at = s.c.Now()
+	untold, tell := s.limits.rejected(key, f)
 	if !tell {
 		return nil
 	}
-	fields := map[string]string{"page": r.URL.Path}
-	if n > 0 {
-		fields["unrecorded"] = strconv.Itoa(n)
+	return s.tellRefusal(ctx, key, f, untold)
+}
+
+// tellRefusal records the last of several refusals, for all. Where that fails
+// they are counted with those that come.
+func (s *Server) tellRefusal(ctx context.Context, key string, f *refusal, untold int) error {
+	fields := maps.Clone(f.what)
+	if untold > 0 {
+		fields["unrecorded"] = strconv.Itoa(untold)
 	}
-	return s.event(r.Context(), audit.EventAccessRejected, &v.session.Person, fields)
+	err := s.eventAt(ctx, f.at, f.name, f.person, fields)
+	if err != nil {
+		s.limits.giveBack(key, f, untold+1)
+	}
+	return err
+}
+
+// Sweep records from now on what was only counted of refusals that are followed
+// by none: within a minute, and the rest when stop is called, which is when no
+// request can come any more.
+func (s *Server) Sweep(ctx context.Context) (stop func()) {
+	ctx = context.WithoutCancel(ctx)
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(tellRefusals)
+		defer t.Stop()
+		for {
+			select {
+			case <-over:
+				return
+			case <-t.C:
+				s.tellAll(ctx)
+			}
+		}
+	}()
+	return func() {
+		close(over)
+		<-done
+		s.tellAll(ctx)
+	}
+}
+
+// tellAll records all refusals that were only counted.
+func (s *Server) tellAll(ctx context.Context) {
+	for key, b := range s.limits.takeRefused() {
+		if err := s.tellRefusal(ctx, key, b.last, b.untold-1); err != nil {
+			s.log.ErrorContext(ctx, "refusals are not recorded", "event", b.last.name, "refusals", b.untold, "error", err)
+		}
+	}
 }
 
 var errUnrecorded = errors.New("cannot be recorded, so it is not done")
@@ -210,11 +255,26 @@ type limits struct {
 	refused map[string]*refusals
 }
 
-// refusals are those of one person.
+// refusal is what a record says of one.
+type refusal struct {
+	name   string
+	person *Person // nil: nobody is logged in
+	what   map[string]string
+	at     time.Time
+}
+
+// refusals are those of one person, or all failed log-ins.
 type refusals struct {
 	*rate.Limiter
 	untold int
+	last   *refusal // of those
 }
+
+// Keys of refusals that are no one person's.
+const (
+	loginsKey = "log-ins"
+	othersKey = "others" // when there are too many
+)
 
 func newLimits(now func() time.Time) *limits {
 	return &limits{now: now, queries: make(chan struct{}, maxQueries), by: map[string]*rate.Limiter{}, live: map[string]int{}, refused: map[string]*refusals{}}
@@ -243,23 +303,60 @@ func (l *limits) allow(key string) bool {
 
 // rejected reports whether one more refusal of somebody is recorded, and how
 // many before it were not.
-func (l *limits) rejected(key string) (untold int, tell bool) {
+func (l *limits) rejected(key string, f *refusal) (untold int, tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.refused[key]
-	if b == nil {
-		if len(l.refused) >= maxLimited { // who logs in is known to an issuer: they are never so many
-			clear(l.refused)
-		}
-		b = &refusals{Limiter: rate.NewLimiter(failuresRate, failuresBurst)}
-		l.refused[key] = b
-	}
-	if !b.AllowN(l.now(), 1) {
+	b := l.refusalsOf(key)
+	if !b.AllowN(f.at, 1) {
 		b.untold++
+		b.last = f
 		return 0, false
 	}
 	untold, b.untold = b.untold, 0
 	return untold, true
+}
+
+// refusalsOf returns somebody's. l.mu is held.
+func (l *limits) refusalsOf(key string) *refusals {
+	b := l.refused[key]
+	if b == nil && len(l.refused) >= maxLimited { // who logs in is known to an issuer: they are never so many
+		maps.DeleteFunc(l.refused, func(_ string, b *refusals) bool { return b.untold == 0 })
+		if len(l.refused) >= maxLimited {
+			key = othersKey
+			b = l.refused[key]
+		}
+	}
+	if b == nil {
+		b = &refusals{Limiter: rate.NewLimiter(failuresRate, failuresBurst)}
+		l.refused[key] = b
+	}
+	return b
+}
+
+// giveBack counts n refusals anew that could not be recorded, of which f was the
+// last.
+func (l *limits) giveBack(key string, f *refusal, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.refusalsOf(key)
+	if b.untold == 0 {
+		b.last = f
+	}
+	b.untold += n
+}
+
+// takeRefused returns the refusals that were only counted.
+func (l *limits) takeRefused() map[string]refusals {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := map[string]refusals{}
+	for key, b := range l.refused {
+		if b.untold > 0 {
+			all[key] = *b
+			b.untold = 0
+		}
+	}
+	return all
 }
 
 // enter waits for a place among those who ask the store.

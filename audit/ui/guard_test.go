@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/attache-dev/attache/audit"
@@ -379,5 +380,97 @@ func TestRefusalsAreBounded(t *testing.T) {
 	untold, err := strconv.Atoi(l[len(l)-1].Event.Fields["unrecorded"])
 	if len(l) > 2*(30+7) || err != nil || untold < 1 || untold > 30 {
 		t.Errorf("%d are recorded, and %d of one person only counted: %v", len(l), untold, err)
+	}
+}
+
+// Refusals that nobody follows are recorded too, with how many they were:
+// within a minute, or when the page ends; and when the record failed, later.
+func TestEveryRefusalIsTold(t *testing.T) {
+	h := world(t, grantsFor(subject(Viewer, "viewer", "a")))
+	synctest.Test(t, func(t *testing.T) {
+		h.page.c.Now = time.Now
+		told := func(name, of string) (n int) {
+			t.Helper()
+			for _, e := range h.named(name) {
+				if e.Event.Fields["subject"] != of {
+					continue
+				}
+				n++
+				if more := e.Event.Fields["unrecorded"]; more != "" {
+					m, err := strconv.Atoi(more)
+					if err != nil || m < 1 {
+						t.Errorf("unrecorded: %q", more)
+					}
+					n += m
+				}
+			}
+			return n
+		}
+		refuse := func(n int) {
+			r := httptest.NewRequest(http.MethodGet, "/policy/x", nil)
+			for range n {
+				if err := h.page.loginFailed(r, errFlow); err != nil && !errors.Is(err, errUnrecorded) {
+					t.Fatal(err)
+				}
+				for _, who := range []string{"one", "two"} {
+					if err := h.page.accessRejected(r, &visit{session: &session{Person: Person{Subject: who}}}); err != nil && !errors.Is(err, errUnrecorded) {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		check := func(when string, want int) {
+			t.Helper()
+			if a, b, c := told(audit.EventAccessRejected, "one"), told(audit.EventAccessRejected, "two"), told(audit.EventLoginFailed, ""); a != want || b != want || c != want {
+				t.Errorf("%s: %d, %d and %d are told of %d", when, a, b, c, want)
+			}
+		}
+		stop := h.page.Sweep(t.Context())
+		refuse(1000)
+		check("at once", failuresBurst)
+		last := time.Now()
+		time.Sleep(tellRefusals)
+		synctest.Wait()
+		check("a minute later", 1000)
+		if l := h.named(audit.EventAccessRejected); !l[len(l)-1].Time.Equal(last) || l[len(l)-1].Event.Fields["page"] != "/policy/x" {
+			t.Errorf("told: %+v", l[len(l)-1])
+		}
+		breaks := func(b bool) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.broken = b
+		}
+		breaks(true)
+		refuse(100)
+		time.Sleep(2 * tellRefusals)
+		synctest.Wait()
+		check("while nothing can be recorded", 1000)
+		breaks(false)
+		time.Sleep(tellRefusals)
+		synctest.Wait()
+		check("when it can", 1100)
+		refuse(50)
+		stop()
+		check("at the end", 1150)
+	})
+}
+
+// Whose refusals are told is forgotten when there are too many, never the number.
+func TestRefusalsOfManyAreCounted(t *testing.T) {
+	l := newLimits(time.Now)
+	f := &refusal{name: audit.EventAccessRejected}
+	for i := range maxLimited + 10 {
+		l.giveBack(strconv.Itoa(i), f, 2)
+	}
+	n := 0
+	for _, b := range l.takeRefused() {
+		n += b.untold
+	}
+	if n != 2*(maxLimited+10) || len(l.refused) > maxLimited+1 {
+		t.Errorf("%d of %d in %d", n, 2*(maxLimited+10), len(l.refused))
+	}
+	l.giveBack("new", f, 1)
+	if len(l.refused) > maxLimited {
+		t.Errorf("%d are remembered", len(l.refused))
 	}
 }

@@ -13,10 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/store"
@@ -103,8 +100,6 @@ type Server struct {
 	login    login
 	handler  http.Handler
 	hosts    map[string]bool
-	failures *rate.Limiter // of log-ins, that are recorded
-	untold   atomic.Int64  // failed log-ins beyond that
 }
 
 // New makes the pages. The error names what of c is wrong.
@@ -134,7 +129,7 @@ func New(c Config) (*Server, error) {
 	if c.QueryTimeout <= 0 {
 		c.QueryTimeout = defaultQueryTimeout
 	}
-	s := &Server{c: c, log: c.Log, limits: newLimits(c.Now), hosts: map[string]bool{}, failures: rate.NewLimiter(failuresRate, failuresBurst)}
+	s := &Server{c: c, log: c.Log, limits: newLimits(c.Now), hosts: map[string]bool{}}
 	s.ends.learn = s.readEnds
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
