@@ -205,6 +205,8 @@ func addRelay(ctx context.Context, h *host) error {
 	}
 	config := relay.TLS(h.apiTLS)
 	return h.run(func(ctx context.Context) error {
+		stop := r.Sweep(ctx)
+		defer stop() // nobody calls any more, and the trail is open still
 		if err := serveHTTP(ctx, h.relayListen, config, r.HTTP()); err != nil {
 			return fmt.Errorf("relay: %w", err)
 		}

@@ -54,6 +54,8 @@ func addUI(ctx context.Context, h *host) error {
 	server := newServer(s, h.log)
 	server.WriteTimeout, server.ReadTimeout = 0, 0 // live pages and exports have bounds of their own
 	return h.run(func(ctx context.Context) error {
+		stop := s.Sweep(ctx)
+		defer stop() // nobody asks any more, and the trail is open still
 		if err := serveHTTP(ctx, h.uiListen, config, server); err != nil {
 			return fmt.Errorf("review page: %w", err)
 		}

@@ -131,6 +131,8 @@ func serveUI(ctx context.Context, c *cobra.Command, g *global, pl *places, url s
 		close(done)
 	}
 	defer func() { <-done }()
+	stop := page.Sweep(ctx)
+	defer stop()
 	srv := &http.Server{Handler: page, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	fmt.Fprintf(c.OutOrStdout(), "Open this once, in your browser; Ctrl-C ends the page.\n\n  %s\n\n", link.URL())
