@@ -78,6 +78,9 @@ func TestRandomBytesOfTheFile(t *testing.T) {
 	for turn := range turns {
 		changed := append([]byte(nil), whole...)
 		at := random.IntN(len(changed))
+		for turn%4 > 0 && changed[at] == 0 { // much of a small file is empty
+			at = random.IntN(len(changed))
+		}
 		changed[at] ^= byte(1 + random.IntN(255)) //nolint:gosec // a byte
 		file := filepath.Join(t.TempDir(), "audit.db")
 		w.must(os.WriteFile(file, changed, 0o600))
@@ -101,7 +104,7 @@ func TestRandomBytesOfTheFile(t *testing.T) {
 			found++
 		}
 	}
-	if found < turns/10 { // much of a small file is empty
+	if found < turns/4 { // freed pages are no answer's
 		t.Errorf("%d of %d changes were found", found, turns)
 	}
 	t.Logf("%d of %d changes were found; the others changed nothing", found, turns)
