@@ -364,7 +364,7 @@ func (d *DB) Pages(ctx context.Context, q Query) iter.Seq2[Page, error] {
 			}
 			if page.Next == "" {
 				if page.Partial {
-					yield(Page{}, fmt.Errorf("%w: some of those up to %s are missing, ask for them with until:", ErrOpen, page.Until.Format(time.RFC3339)))
+					yield(Page{}, fmt.Errorf("%w: some of those up to %s are missing, until: reaches them", ErrOpen, page.Until.Format(time.RFC3339)))
 				}
 				return
 			}
