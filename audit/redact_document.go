@@ -26,7 +26,7 @@ func (x *Redactor) DocumentLines(s string) []string {
 	if s == "" {
 		return nil
 	}
-	out := x.lines(s)[:strings.Count(strings.TrimSuffix(s, "\n"), "\n")+1]
+	out := x.lines(s)[:strings.Count(s, "\n")+1]
 	for i, l := range out {
 		if rest, ok := strings.CutPrefix(l, joint); ok && len(x.patterns) > 0 {
 			out[i] = Mask + rest

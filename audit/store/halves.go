@@ -104,11 +104,8 @@ func (c *commit) half(ctx context.Context, key halfKey, ending bool) (half, bool
 	if ok || !unread[key] {
 		return h, ok, nil
 	}
-	delete(unread, key)
-	one, _, err := c.t.halves(ctx, []halfKey{key}, ending)
-	if h, ok = one[key]; ok {
-		m[key] = h
-	}
+	one, _, err := c.t.halves(ctx, []halfKey{key}, ending) // and again, if need be: it is not kept
+	h, ok = one[key]
 	return h, ok, err
 }
 
@@ -128,7 +125,7 @@ func (c *commit) begin(ctx context.Context, producer string, r *audit.Record, te
 	if ok && h.record.ID == r.ID && h.producer == producer {
 		whole := audit.Join(*r, h.record)
 		c.row(&whole, at, h.at)
-		c.halves.found(key, true)
+		c.halves.found(key, true, h.stored)
 		return nil
 	}
 	c.halves.begins[key] = half{producer: producer, record: *r, json: text, at: at}
@@ -146,7 +143,7 @@ func (c *commit) end(ctx context.Context, producer string, r *audit.Record, text
 	case ok && h.record.ID == r.ID && h.producer == producer:
 		whole := audit.Join(h.record, *r)
 		c.row(&whole, h.at, at)
-		c.halves.found(key, false)
+		c.halves.found(key, false, h.stored)
 		return nil
 	case ok:
 		c.row(r, place{}, at)
@@ -164,15 +161,16 @@ func (c *commit) end(ctx context.Context, producer string, r *audit.Record, text
 	return nil
 }
 
-func (h *halves) found(key halfKey, ending bool) {
+func (h *halves) found(key halfKey, ending, stored bool) {
 	m := h.begins
 	if ending {
 		m = h.ends
 	}
-	if m[key].stored {
+	if stored {
 		h.gone[toInt(ending)] = append(h.gone[toInt(ending)], key)
 	}
 	delete(m, key)
+	delete(h.unread[toInt(ending)], key)
 }
 
 // save writes what is new and removes what is gone.

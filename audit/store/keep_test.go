@@ -309,6 +309,31 @@ func TestManySegmentsAreMerged(t *testing.T) {
 	})
 }
 
+// Long texts that are all different are not merged into one segment.
+func TestLongTextsAreNotMerged(t *testing.T) {
+	d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db"), store.Options{QueryTimeout: time.Minute})
+	s := newScribe(t, "e1")
+	const each = 4100
+	for range 10 { // 9.9 MB each: six are merged, a seventh is too much
+		var l []audit.Line
+		for range each {
+			l = append(l, s.line(audit.Record{Type: audit.TypeEnd, ID: fmt.Sprintf("rec_%d", s.seq), Request: &audit.Request{Host: "a.example.com", Method: "GET",
+				Path: fmt.Sprintf("/x/%d/%s", s.seq, strings.Repeat("0", 2400))}, Result: &audit.Result{Outcome: audit.OutcomeOK}}))
+		}
+		put(t, d, alice, l...)
+	}
+	if err := d.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.Segments(t.Context()); err != nil || n < 4 {
+		t.Errorf("%d segments, %v", n, err)
+	}
+	f, err := d.Facets(t.Context(), store.Query{Filter: filter(t, "path:/x/*7/0*")}, []string{"host"}, 1)
+	if err != nil || f.Total.Count != 10*each/10 {
+		t.Errorf("%d match, %v", f.Total.Count, err)
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		if strings.HasPrefix(url, "sqlite:") {

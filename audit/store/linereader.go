@@ -179,7 +179,7 @@ func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut *
 	if errors.Is(err, errEnough) && len(l) > 0 {
 		at := l[len(l)-1].at
 		cut = new(int64)
-		_, err = t.one(ctx, "SELECT max(time) FROM half WHERE time >= ? AND time < ? AND (block < ? OR block = ? AND line < ?)", []any{low, high, at.block, at.block, int(at.line)}, cut)
+		_, err = t.one(ctx, "SELECT time FROM half WHERE time >= ? AND time < ? AND (block < ? OR block = ? AND line < ?) ORDER BY time DESC LIMIT 1", []any{low, high, at.block, at.block, int(at.line)}, cut)
 	}
 	if err != nil || len(l) == 0 {
 		return nil, nil, err

@@ -71,7 +71,8 @@ func (d *DB) mergeOnce(ctx context.Context, other map[int64]bool) (bool, error) 
 			return nil
 		}
 		b := newBuilder(&d.layout)
-		for _, i := range l {
+		texts, largest, large := 0, 0, int64(0)
+		for n, i := range l {
 			x, err := newView(i).load(ctx, t.fetch, &d.layout)
 			if errors.Is(err, errOtherLayout) {
 				other[i.id] = true // of an older version: stays as it is
@@ -79,12 +80,24 @@ func (d *DB) mergeOnce(ctx context.Context, other map[int64]bool) (bool, error) 
 			if err != nil {
 				return err
 			}
+			size := x.textBytes()
+			if size > largest {
+				largest, large = size, i.id
+			}
+			if texts += size; n > 0 && texts > maxTexts {
+				l = l[:n]
+				break
+			}
 			b.merge(x)
+		}
+		if len(l) == 1 { // the first two are too many
+			other[large] = true
+			return errLarge
 		}
 		s = b.finish()
 		return nil
 	})
-	if errors.Is(err, errOtherLayout) {
+	if errors.Is(err, errOtherLayout) || errors.Is(err, errLarge) {
 		return true, nil
 	}
 	if err != nil || len(l) == 0 {
@@ -121,6 +134,24 @@ func (d *DB) mergeOnce(ctx context.Context, other map[int64]bool) (bool, error) 
 		d.views.forget(ids)
 	}
 	return err == nil, err
+}
+
+// maxTexts bounds the texts of a segment that is made of others, in bytes: an agent
+// that makes up long paths must not fill the memory, nor a drawer that is too large
+// to be read.
+const maxTexts = 64 << 20
+
+// errLarge says that a segment has too many texts to be merged.
+var errLarge = errors.New("segment has many texts")
+
+func (s *segment) textBytes() int {
+	n := 0
+	for i := range s.texts {
+		for _, v := range s.texts[i].values {
+			n += len(v)
+		}
+	}
+	return n
 }
 
 // nextSegment gives a number that no segment of the day ever had, for others

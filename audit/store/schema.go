@@ -42,6 +42,7 @@ func migrations() [][]string {
 			epoch TEXT NOT NULL, sequence INT NOT NULL, ending INT NOT NULL, producer TEXT NOT NULL, time INT NOT NULL,
 			block INT NOT NULL, line INT NOT NULL, json BLOB NOT NULL, PRIMARY KEY (epoch, sequence, ending))`,
 		`CREATE INDEX half_block ON half (block, line)`,
+		`CREATE INDEX half_time ON half (time, block, line)`,
 		`CREATE TABLE checkpoint (number INT PRIMARY KEY, time INT NOT NULL, note BLOB NOT NULL, heads BLOB NOT NULL)`,
 		`CREATE TABLE removal (
 			number INT PRIMARY KEY, epoch TEXT NOT NULL, first INT NOT NULL, last INT NOT NULL,
@@ -159,7 +160,7 @@ func (t *tx) makeDay(ctx context.Context, day int64) error {
 	for table := range partitioned() {
 		part := dayTable(table, day)
 		var there int
-		if _, err := t.one(ctx, "SELECT count(*) FROM pg_inherits WHERE inhrelid = to_regclass(?)", []any{part}, &there); err != nil {
+		if _, err := t.one(ctx, "SELECT count(*) FROM pg_inherits WHERE inhrelid = to_regclass(?) AND inhparent = to_regclass(?)", []any{part, table}, &there); err != nil {
 			return fmt.Errorf("make the partition of day %d: %w", day, err)
 		}
 		if there > 0 {

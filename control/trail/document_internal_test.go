@@ -3,6 +3,8 @@ package trail
 import (
 	"strings"
 	"testing"
+
+	"github.com/attache-dev/attache/audit"
 )
 
 func plain(s string) []string { return strings.Split(s, "\n") }
@@ -18,6 +20,10 @@ func TestDiff(t *testing.T) {
 		if got := diff(c.before, c.after, plain); got != c.want {
 			t.Errorf("%s: got\n%s", name, got)
 		}
+	}
+	var r audit.Redactor
+	if got := diff("a: 1\nb: |+\n  x\n\n", "a: 2\nb: |+\n  x\n\n", r.DocumentLines); !strings.Contains(got, "+a: 2") || strings.Contains(got, audit.Mask) {
+		t.Errorf("a text that ends with an empty line: got\n%s", got)
 	}
 	large := diff(strings.Repeat("a line\n", 9000), strings.Repeat("b line\n", 9000), plain)
 	if len(large) > maxDiff || !strings.HasSuffix(large, "…\n") {
