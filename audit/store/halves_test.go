@@ -22,24 +22,28 @@ func long(epoch string, n uint64, at string) audit.Line {
 // A producer whose requests never end, and are long, does not fill the memory of
 // who asks something, and hides nothing unsaid, whatever time its lines say.
 func TestLongRequestsWithoutAnEnd(t *testing.T) {
-	for _, at := range []string{"1970-01-01T00:00:00Z", "2030-01-01T00:00:00Z"} {
+	times := []string{"1970-01-01T00:00:00Z", "2030-01-01T00:00:00Z"}
+	if raced {
+		times = times[:1]
+	}
+	for _, at := range times {
 		d := open(t, "sqlite:"+filepath.Join(t.TempDir(), "audit.db"), store.Options{QueryTimeout: time.Minute}) // the race detector is slow
 		other := newScribe(t, "e0")
 		other.now = time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC)
 		put(t, d, store.Producer{ID: "pod-b", Kind: "sidecar", Namespace: "two"}, other.begin("victim"), other.event("task.opened", nil))
-		for n := range uint64(70) {
+		for n := range uint64(40) {
 			put(t, d, alice, long("e1", n+1, at))
 		}
 		f, err := d.Facets(t.Context(), store.Query{}, []string{"outcome"}, 5)
-		if err != nil || f.Total.Count < 60 || f.Total.Count >= 70 || !f.Partial {
-			t.Errorf("%s: %d of 70 requests of 1 MB are looked at, partial %v, %v", at, f.Total.Count, f.Partial, err)
+		if err != nil || f.Total.Count < 28 || f.Total.Count >= 40 || !f.Partial {
+			t.Errorf("%s: %d of 40 requests of 1 MB are looked at, partial %v, %v", at, f.Total.Count, f.Partial, err)
 		}
 		for _, oldest := range []bool{false, true} {
 			n := 0
-			for p, e := range d.Pages(t.Context(), store.Query{Limit: 30, Oldest: oldest}) {
+			for p, e := range d.Pages(t.Context(), store.Query{Limit: 100, Oldest: oldest}) {
 				n, err = n+len(p.Rows), e
 			}
-			if n < 60 || !errors.Is(err, store.ErrOpen) || !strings.Contains(err.Error(), max(at, other.now.Add(-time.Second).Format(time.RFC3339))) {
+			if n < 28 || !errors.Is(err, store.ErrOpen) || !strings.Contains(err.Error(), max(at, other.now.Add(-time.Second).Format(time.RFC3339))) {
 				t.Errorf("%s: %d rows, and the end does not say up to when some are missing: %v", at, n, err)
 			}
 		}

@@ -147,7 +147,7 @@ func (l *lineReader) open(ctx context.Context, e *epochState) (string, error) {
 // no spool of ours writes, must not fill the memory.
 const (
 	maxHalves      = 20_000
-	maxHalvesBytes = 64 << 20
+	maxHalvesBytes = 32 << 20
 )
 
 // halves returns a view of the lines whose other half has not come; nil if

@@ -77,6 +77,27 @@ func exportFormat(format, file string) (string, error) {
 	return export.JSON, nil
 }
 
+// States of an export, as its record says.
+const (
+	whole  = "whole"
+	broken = "broken off"
+)
+
+// exported says of what ended an export whether its file is kept, and in which
+// state.
+func exported(err error) (keep bool, state string) {
+	switch {
+	case err == nil:
+		return true, whole
+	case errors.Is(err, audit.ErrDamaged):
+		return true, "without damaged lines"
+	case errors.Is(err, store.ErrOpen):
+		return true, "without some open requests"
+	default:
+		return false, broken
+	}
+}
+
 // export writes the file, and records that before it begins and at its end.
 func (r *reading) export(ctx context.Context, c *cobra.Command, format, file string) error {
 	r.event.Event, r.event.Format = audit.EventAuditExport, format
@@ -100,24 +121,19 @@ func (r *reading) export(ctx context.Context, c *cobra.Command, format, file str
 		return failure{err, 2}
 	}
 	n, err := r.write(ctx, format, to)
-	damaged, open := errors.Is(err, audit.ErrDamaged), errors.Is(err, store.ErrOpen)
+	keep, state := exported(err)
 	switch {
-	case err == nil || damaged || open:
+	case keep:
 		err = errors.Join(to.keep(), err)
 	case ctx.Err() != nil:
 		err = errors.Join(errors.New("interrupted: the export is not whole"), to.drop())
 	default:
 		err = errors.Join(err, to.drop())
 	}
-	r.event.Records, r.event.State = strconv.Itoa(n), "whole"
-	switch {
-	case damaged:
-		r.event.State = "without damaged lines"
-	case open:
-		r.event.State = "without some open requests"
-	case err != nil:
-		r.event.State = "broken off"
+	if err != nil && state == whole {
+		state = broken
 	}
+	r.event.Records, r.event.State = strconv.Itoa(n), state
 	if e := record(context.WithoutCancel(ctx)); e != nil {
 		err = errors.Join(err, fmt.Errorf("the end of the export is not recorded: %w", e))
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,32 +56,19 @@ func TestExportToStandardOutput(t *testing.T) {
 
 // An export that open requests had to be left out of is kept, and does not pass for
 // a whole one.
-func TestExportWithoutSomeOpenRequests(t *testing.T) {
-	state, url := written(t, 1)
-	db, err := store.Open(t.Context(), url, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n := range uint64(70) { // more than one question reads
-		text := fmt.Appendf(nil, `{"schema":%q,"type":"begin","id":"r%d","epoch":"e1","sequence":%d,"time":"2026-03-01T12:00:00Z","request":{"path":%q}}`,
-			audit.SchemaVersion, n, n+1, strings.Repeat("/x", 500_000))
-		if _, err := db.Append(t.Context(), store.Producer{ID: "p"}, []audit.Line{{Epoch: "e1", Sequence: n + 1, JSON: text}}); err != nil {
-			t.Fatal(err)
+func TestWhatIsKeptOfAnExport(t *testing.T) {
+	for _, x := range []struct {
+		err   error
+		keep  bool
+		state string
+	}{
+		{nil, true, "whole"},
+		{fmt.Errorf("a spool: %w", audit.ErrDamaged), true, "without damaged lines"},
+		{fmt.Errorf("%w: some are missing", store.ErrOpen), true, "without some open requests"},
+		{errors.New("the disk is full"), false, "broken off"},
+	} {
+		if keep, state := exported(x.err); keep != x.keep || state != x.state {
+			t.Errorf("%v: %v, %q", x.err, keep, state)
 		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "out.jsonl")
-	_, told, err := separate(t, "audit", "export", "--store", url, "--state", state, "-o", file)
-	if !errors.Is(err, store.ErrOpen) || strings.Contains(told, "records in") {
-		t.Errorf("%v %q", err, told)
-	}
-	if b, err := os.ReadFile(file); err != nil || bytes.Count(b, []byte("\n")) < 60 {
-		t.Errorf("%d bytes are kept, %v", len(b), err)
-	}
-	out, _, err := separate(t, "audit", "search", "event:audit.export", "--state", state, "-o", "json")
-	if err != nil || !strings.Contains(out, "without some open requests") {
-		t.Errorf("the record of the export does not say it: %v\n%s", err, out)
 	}
 }
