@@ -288,6 +288,20 @@ func bars(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Reco
 	}
 }
 
+// with counts one more record.
+func with(c store.Count, r *audit.Record) store.Count {
+	if c.Count++; c.Count == 1 || r.Time.Before(c.First) {
+		c.First = r.Time
+	}
+	if r.Time.After(c.Last) {
+		c.Last = r.Time
+	}
+	if r.Result != nil {
+		c.Bytes += r.Result.BytesUp + r.Result.BytesDown
+	}
+	return c
+}
+
 // people compares what is counted by person, whom the index keeps apart.
 func people(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Record) {
 	t.Helper()
@@ -297,17 +311,7 @@ func people(t *testing.T, d *store.DB, q string, f audit.Filter, want []audit.Re
 			continue
 		}
 		k := [2]string{r.Human.Email, r.Workload.Namespace}
-		c := m[k]
-		if c.Count++; c.Count == 1 || r.Time.Before(c.First) {
-			c.First = r.Time
-		}
-		if r.Time.After(c.Last) {
-			c.Last = r.Time
-		}
-		if r.Result != nil {
-			c.Bytes += r.Result.BytesUp + r.Result.BytesDown
-		}
-		m[k] = c
+		m[k] = with(m[k], &r)
 	}
 	l, _, err := d.Groups(t.Context(), store.Query{Filter: f}, []string{"human", "namespace"}, 100_000)
 	if err != nil {
@@ -339,17 +343,7 @@ func shownPeople(t *testing.T, d *store.DB, q string, f audit.Filter, want []aud
 		if r.Human == nil {
 			continue
 		}
-		c := m[r.Human.Email]
-		if c.Count++; c.Count == 1 || r.Time.Before(c.First) {
-			c.First = r.Time
-		}
-		if r.Time.After(c.Last) {
-			c.Last = r.Time
-		}
-		if r.Result != nil {
-			c.Bytes += r.Result.BytesUp + r.Result.BytesDown
-		}
-		m[r.Human.Email] = c
+		m[r.Human.Email] = with(m[r.Human.Email], &r)
 	}
 	for _, limit := range []int{3, 1000} {
 		x, err := d.Facets(t.Context(), store.Query{Filter: f}, []string{"human", "owner"}, limit)
