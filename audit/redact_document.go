@@ -1,6 +1,10 @@
 package audit
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/attache-dev/attache/api/v1alpha1"
+)
 
 // Redactor is what takes secrets out of the records of s.
 func (s *Spool) Redactor() *Redactor { return s.redactor }
@@ -195,15 +199,19 @@ func (o *outline) value(key, text string, at, indent int, named bool) (int, bool
 
 func (o *outline) push(indent, kind int) { o.inside = append(o.inside, section{indent, kind, false}) }
 
-// announces reports whether key says that v is a secret: a list may have the
-// plural.
+// announces reports whether key says that v is a secret, or several: the plural
+// does, too. "tokens: keep" is a setting of ours.
 func announces(key, v string) bool {
 	key = letters(key)
 	if nameOf(key) == surely {
 		return true
 	}
-	one, plural := strings.CutSuffix(strings.ToLower(key), "s")
-	return plural && (v == "" || strings.IndexByte("[{&!", v[0]) >= 0) && nameOf(one) == surely
+	one, plural := strings.CutSuffix(strings.ToLower(strings.TrimRight(key, "0123456789_-.")), "s")
+	if one == "token" {
+		v, _, _ = strings.Cut(v, " #")
+		v = strings.Trim(v, ` "'`)
+	}
+	return plural && nameOf(one) == surely && (one != "token" || v != v1alpha1.RedactKeep && v != v1alpha1.RedactMask)
 }
 
 // letters is a name without what may stand in a key of YAML beside it.
@@ -268,7 +276,7 @@ func pairs(lines []string) []bool {
 		m := open[n-1]
 		switch {
 		case nameKey(key):
-			m.secret = m.secret || nameOf(letters(l[at:])) == surely
+			m.secret = m.secret || announces(l[at:], "")
 		case valueKey(key):
 			m.values = append(m.values, i)
 		}
@@ -343,7 +351,7 @@ func flowSecret(s string) bool {
 		if announces(m.key, "[") {
 			return true
 		}
-		name = name || nameKey(m.key) && nameOf(letters(m.value)) == surely
+		name = name || nameKey(m.key) && announces(m.value, "")
 		value = value || valueKey(m.key)
 	}
 	return name && value

@@ -85,12 +85,17 @@ func TestSecretsOfDocuments(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{"passwords", "tokens", "apiKeys"} {
-		if got := shown(&x, key+":\n- zq\n", "zq"); got != "" {
-			t.Errorf("shown in %s", got)
+	for _, key := range []string{"passwords", "tokens", "apiKeys", "db_passwords_2", "X-Api-Keys", "cookies"} {
+		for _, v := range []string{":\n- zq", ":\n  - zq", ": zq", ": 'zq zq'", ": keep zq", ": |\n  zq\n  zq", ": [a, zq]", ":\n  a: zq", ": &a zq"} {
+			for _, before := range []string{"", "a:\n- ", "+"} {
+				text := before + key + strings.ReplaceAll(v, "\n", "\n"+strings.Repeat(" ", len(before)%4)) + "\n"
+				if got := shown(&x, text, "zq"); got != "" {
+					t.Errorf("%s\nshown in %s", text, got)
+				}
+			}
 		}
 	}
-	stay := "apiKey:\n  file: /a\n  secretRef:\n    key: token\n    name: a\n  vault:\n    path: kv/a\n    role: b\njwt:\n  audience: x\nb:\n  apiKey: {secretRef: {name: a, key: token}}\n  list: [a, {b: c}]\ntokens: keep\nsecretName: a\ntokenURL: https://a.example/token\nrules:\n- name: password\n  paths:\n  - /a\n- value: a\n  name: page\n"
+	stay := "apiKey:\n  file: /a\n  secretRef:\n    key: token\n    name: a\n  vault:\n    path: kv/a\n    role: b\njwt:\n  audience: x\nb:\n  apiKey: {secretRef: {name: a, key: token}}\n  list: [a, {b: c}]\ntokens: keep\nb:\n  tokens: \"mask\" # why\nsecretName: a\ntokenURL: https://a.example/token\nrules:\n- name: password\n  paths:\n  - /a\n- value: a\n  name: page\n"
 	if got := x.document(stay); got != stay {
 		t.Errorf("got %s", got)
 	}
