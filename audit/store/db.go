@@ -23,6 +23,7 @@ type DB struct {
 	codec  *codec
 	layout layout
 	views  views
+	opens  openRows
 
 	jobs     chan *job
 	merge    chan struct{} // has room for one: there may be something to merge
@@ -210,16 +211,8 @@ func (t *tx) segmentList(ctx context.Context, where string, args ...any) ([]segm
 // anything else with t.
 func (t *tx) fetch(ctx context.Context, segment int64, name string) ([]byte, error) {
 	const q = "SELECT data FROM part WHERE segment = ? AND name = ?"
-	// Parts never change and their numbers are never given again, so another
-	// connection may read them, several at once. What it does not find may be of a
-	// segment that was merged since.
-	var rows *sql.Rows
-	var err error
-	if p := t.e.asides.get(q); p != nil {
-		rows, err = p.QueryContext(ctx, segment, name)
-	} else {
-		rows, err = t.e.aside.QueryContext(ctx, t.e.text(q), segment, name)
-	}
+	// What is not found may be of a segment that was merged since.
+	rows, err := t.beside(ctx, q, segment, name)
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +228,16 @@ func (t *tx) fetch(ctx context.Context, segment int64, name string) ([]byte, err
 		return nil, fmt.Errorf("part %s of segment %d: %w", name, segment, err)
 	}
 	return raw, nil
+}
+
+// beside asks on another connection than the snapshot's, where several may ask at
+// once: for parts and blocks, which never change and whose numbers are never given
+// again.
+func (t *tx) beside(ctx context.Context, q string, args ...any) (*sql.Rows, error) {
+	if p := t.e.asides.get(q); p != nil {
+		return p.QueryContext(ctx, args...)
+	}
+	return t.e.aside.QueryContext(ctx, t.e.text(q), args...)
 }
 
 // unpackOne unpacks the part in the first row, where the driver has it.

@@ -179,11 +179,11 @@ func (h *halves) save(ctx context.Context, t *tx) error {
 	for ending, m := range []map[halfKey]half{h.begins, h.ends} {
 		for k, x := range m {
 			if !x.stored {
-				l = append(l, []any{k.epoch, int64(k.seq), ending, x.producer, x.record.Time.UnixMicro(), x.at.block, int(x.at.line), x.json}) //nolint:gosec // at most 2^62
+				l = append(l, []any{k.epoch, int64(k.seq), ending, x.producer, x.record.Time.UnixMicro(), spaced(audit.Namespaces(&x.record)), x.at.block, int(x.at.line), x.json}) //nolint:gosec // at most 2^62
 			}
 		}
 	}
-	if err := t.insert(ctx, "INSERT INTO half (epoch, sequence, ending, producer, time, block, line, json)", l, ""); err != nil {
+	if err := t.insert(ctx, "INSERT INTO half (epoch, sequence, ending, producer, time, namespaces, block, line, json)", l, ""); err != nil {
 		return err
 	}
 	for ending, keys := range h.gone {

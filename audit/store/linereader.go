@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/attache-dev/attache/audit"
 )
@@ -35,30 +36,88 @@ func (l *lineReader) block(ctx context.Context, id int64) (*ownedBlock, error) {
 	if b := l.blocks[id]; b != nil {
 		return b, nil
 	}
-	b := &ownedBlock{}
-	var epoch int64
+	var x *readBlock
 	err := l.t.each(ctx, func(scan func(...any) error) error {
 		var err error
-		b.block, err = l.d.scanBlock(func(dest ...any) error { return scan(append([]any{&epoch}, dest...)...) }, "")
+		x, err = l.d.readBlock(scan)
 		return err
-	}, "SELECT epoch, "+blockColumns+" FROM block WHERE id = ?", id)
+	}, oneBlock, id)
 	if err != nil {
 		return nil, err
 	}
-	if b.block == nil {
+	if x == nil {
 		return nil, errNoBlock
 	}
-	if b.epoch, err = l.epoch(ctx, epoch); err != nil {
+	return l.own(ctx, x)
+}
+
+// oneBlock is what readBlock reads.
+const oneBlock = "SELECT epoch, " + blockColumns + " FROM block WHERE id = ?"
+
+type readBlock struct {
+	*block
+
+	of int64 // epoch
+}
+
+func (d *DB) readBlock(scan func(...any) error) (*readBlock, error) {
+	x := &readBlock{}
+	var err error
+	x.block, err = d.scanBlock(func(dest ...any) error { return scan(append([]any{&x.of}, dest...)...) }, "")
+	return x, err
+}
+
+// own keeps a block, with its epoch.
+func (l *lineReader) own(ctx context.Context, x *readBlock) (*ownedBlock, error) {
+	e, err := l.epoch(ctx, x.of)
+	if err != nil {
 		return nil, err
 	}
-	b.block.epoch = b.epoch.name
+	x.block.epoch = e.name
 	if len(l.order) == keepBlocks {
 		delete(l.blocks, l.order[0])
 		l.order = l.order[1:]
 	}
-	l.blocks[id] = b
-	l.order = append(l.order, id)
+	b := &ownedBlock{x.block, e}
+	l.blocks[x.id] = b
+	l.order = append(l.order, x.id)
 	return b, nil
+}
+
+// ahead reads blocks that are about to be asked for, several at once and beside
+// the snapshot, as fetch does. What is not found there, block looks for.
+func (l *lineReader) ahead(ctx context.Context, ids []int64) error {
+	slices.Sort(ids)
+	ids = slices.DeleteFunc(slices.Compact(ids), func(id int64) bool { return id == 0 || l.blocks[id] != nil })
+	if len(ids) < 2 {
+		return nil
+	}
+	got := make([]*readBlock, len(ids))
+	err := each(ctx, min(parallel(), len(ids)), len(ids), func(ctx context.Context, _, i int) error {
+		rows, err := l.t.beside(ctx, oneBlock, ids[i])
+		if err != nil {
+			return err
+		}
+		defer rows.Close() //nolint:errcheck // read to the end, or an error is returned
+		if rows.Next() {
+			if got[i], err = l.d.readBlock(rows.Scan); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}, func(int) {})
+	if err != nil {
+		return err
+	}
+	for _, x := range got {
+		if x == nil {
+			continue
+		}
+		if _, err := l.own(ctx, x); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *lineReader) epoch(ctx context.Context, id int64) (*epochState, error) {
@@ -140,78 +199,4 @@ func (l *lineReader) open(ctx context.Context, e *epochState) (string, error) {
 		return audit.OutcomeOpen, nil
 	}
 	return audit.OutcomeUnknown, nil
-}
-
-// maxHalves and maxHalvesBytes bound the requests without an end that a question
-// looks at; the newest count. The bytes are those of JSON: lines of 1 MiB, which
-// no spool of ours writes, must not fill the memory.
-const (
-	maxHalves      = 20_000
-	maxHalvesBytes = 32 << 20
-)
-
-// halves returns a view of the lines whose other half has not come; nil if
-// there are none in that time. If there are more than may be looked at, those that
-// came last are there, and cut is the newest microsecond of one that is not.
-func (d *DB) halves(ctx context.Context, t *tx, low, high int64) (v *view, cut *int64, err error) {
-	type line struct {
-		epoch  string
-		ending bool
-		at     place
-		json   []byte
-	}
-	var l []line
-	size := 0
-	err = t.each(ctx, func(scan func(...any) error) error {
-		if len(l) == maxHalves {
-			return errEnough
-		}
-		var x line
-		var ending int
-		err := scan(&x.epoch, &ending, &x.at.block, &x.at.line, &x.json)
-		x.ending = ending != 0
-		if size += len(x.json); err == nil && size > maxHalvesBytes {
-			return errEnough
-		}
-		l = append(l, x)
-		return err
-	}, "SELECT epoch, ending, block, line, json FROM half WHERE time >= ? AND time < ? ORDER BY block DESC, line DESC LIMIT ?", low, high, maxHalves+1)
-	if errors.Is(err, errEnough) && len(l) > 0 {
-		at := l[len(l)-1].at
-		cut = new(int64)
-		_, err = t.one(ctx, "SELECT time FROM half WHERE time >= ? AND time < ? AND (block < ? OR block = ? AND line < ?) ORDER BY time DESC LIMIT 1", []any{low, high, at.block, at.block, int(at.line)}, cut)
-	}
-	if err != nil || len(l) == 0 {
-		return nil, nil, err
-	}
-	reader := d.newLineReader(t)
-	states := map[string]*epochState{}
-	b := newBuilder(&d.layout)
-	for _, x := range l {
-		r, err := decodeLine(x.json)
-		if err != nil {
-			return nil, nil, err
-		}
-		if x.ending {
-			b.add(d.layout.fill(&r, place{}, x.at))
-			continue
-		}
-		e := states[x.epoch]
-		if e == nil {
-			if e, err = t.epoch(ctx, x.epoch); err != nil {
-				return nil, nil, err
-			}
-			if e == nil {
-				return nil, nil, damaged("epoch %s is not there", x.epoch)
-			}
-			states[x.epoch] = e
-		}
-		open, err := reader.open(ctx, e)
-		if err != nil {
-			return nil, nil, err
-		}
-		r.Result = &audit.Result{Outcome: open}
-		b.add(d.layout.fill(&r, x.at, place{}))
-	}
-	return memoryView(b.finish()), cut, nil
 }

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"database/sql"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,5 +46,22 @@ func TestLongReaderStopsNobody(t *testing.T) {
 	c.add(24 * time.Hour)
 	if _, err := other.Append(ctx, alice, []audit.Line{s.event("task.opened", nil)}); err != nil {
 		t.Fatal(err)
+	}
+	// Retention gives way, and whoever asks something then need not wait either.
+	gone, err := other.Retain(ctx, store.Retention{Keep: time.Second})
+	if err == nil || len(gone) > 0 || !strings.Contains(err.Error(), "2026-03-01") {
+		t.Errorf("retention removed %d, %v", len(gone), err)
+	}
+	if _, err := other.Append(ctx, alice, []audit.Line{s.event("task.opened", nil)}); err != nil {
+		t.Fatal(err)
+	}
+	if l := all(t, other, store.Query{Filter: filter(t, "event:task.opened")}); len(l) != 3 {
+		t.Errorf("%d records are left, want all 3", len(l))
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if gone, err = other.Retain(ctx, store.Retention{Keep: time.Second}); err != nil || len(gone) != 1 {
+		t.Errorf("retention removed %d, %v", len(gone), err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // A page is the times and places of some rows of a segment: what a question needs
 // of the rows that it shows. Rows that are far apart are found by reading a page
 // each, not all of a segment's.
-const pageRows = 16 << 10
+const pageRows = 4 << 10
 
 func pagesOf(rows int) int { return (rows + pageRows - 1) / pageRows }
 

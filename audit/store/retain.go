@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/attache-dev/attache/audit/chain"
 )
@@ -107,18 +110,44 @@ func (d *DB) drop(ctx context.Context, day int64, reason string) ([]Removal, err
 				return err
 			}
 		}
+		if err := t.waitBriefly(ctx); err != nil {
+			return err
+		}
 		for table, column := range partitioned() {
 			q, args := "DELETE FROM "+table+" WHERE "+column+" >= ? AND "+column+" < ?", []any{low, high}
 			if t.e.postgres {
 				q, args = "DROP TABLE IF EXISTS "+dayTable(table, day), nil
 			}
 			if _, err := t.exec(ctx, q, args...); err != nil {
-				return err
+				return inUse(err, day)
 			}
 		}
 		return nil
 	})
-	return l, err
+	if err != nil {
+		return nil, err // nothing was removed
+	}
+	return l, nil
+}
+
+// waitBriefly bounds how long PostgreSQL may wait for whoever reads a table that
+// is to go: all who come later wait behind.
+func (t *tx) waitBriefly(ctx context.Context) error {
+	if !t.e.postgres {
+		return nil
+	}
+	_, err := t.exec(ctx, "SET LOCAL lock_timeout = '2s'")
+	return err
+}
+
+// inUse says what to do when a day could not be removed because it is read.
+func inUse(err error, day int64) error {
+	const lockNotAvailable = "55P03"
+	if e := (*pgconn.PgError)(nil); errors.As(err, &e) && e.Code == lockNotAvailable {
+		return fmt.Errorf("audit store: %s is still there: somebody reads it for long, such as a dump or a session left in a transaction (pg_stat_activity names them); it is tried again within %v: %w",
+			micro(day*microsPerDay).UTC().Format(time.DateOnly), RetainEvery, err)
+	}
+	return err
 }
 
 // removals says which lines a day has: runs of each epoch.

@@ -9,11 +9,11 @@ import (
 
 // schemaVersion is that of the tables and of what segments hold. A store of an
 // older one is migrated when it is opened for writing; a newer one is refused.
-// Each change of what segments hold has a version; 1 and 2 were in no release.
-const schemaVersion = 3
+// Each change of what segments hold has a version; those before were in no release.
+const schemaVersion = 4
 
 // oldest is the version from which stores are migrated.
-const oldest = 3
+const oldest = 4
 
 // migrations[n] makes version oldest+n, the first of nothing. BLOB, INT and
 // SERIAL are replaced by each engine's words.
@@ -39,7 +39,7 @@ func migrations() [][]string {
 		`CREATE TABLE part (segment INT NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (segment, name)) PARTITION`,
 		// Lines whose other half has not come.
 		`CREATE TABLE half (
-			epoch TEXT NOT NULL, sequence INT NOT NULL, ending INT NOT NULL, producer TEXT NOT NULL, time INT NOT NULL,
+			epoch TEXT NOT NULL, sequence INT NOT NULL, ending INT NOT NULL, producer TEXT NOT NULL, time INT NOT NULL, namespaces TEXT NOT NULL,
 			block INT NOT NULL, line INT NOT NULL, json BLOB NOT NULL, PRIMARY KEY (epoch, sequence, ending))`,
 		`CREATE INDEX half_block ON half (block, line)`,
 		`CREATE INDEX half_time ON half (time, block, line)`,

@@ -200,7 +200,7 @@ func (d *DB) snapshot(ctx context.Context, t *tx, p *plan) (l []*view, cut *int6
 	if !p.open {
 		return l, nil, nil
 	}
-	v, cut, err := d.halves(ctx, t, p.low, p.high)
+	v, cut, err := d.openRequests(ctx, t, p)
 	if v != nil {
 		l = append(l, v)
 	}
@@ -300,38 +300,63 @@ func (d *DB) search(ctx context.Context, q Query, about string) (Page, error) {
 			return err
 		}
 		for {
-			w, err := s.next(ctx)
+			l, more, err := s.take(ctx, min(limit-len(page.Rows), takeRows))
 			if err != nil {
 				return err
 			}
-			if w == nil {
-				s.short(&page)
-				return nil
+			for _, x := range l {
+				row, err := s.lines.row(ctx, x.begun, x.are)
+				if err != nil {
+					return err
+				}
+				if q.Filter.Match(&row.Record) && (about == "" || concerns(&row.Record, about)) {
+					row.Cursor = x.pos.cursor(cursorTime)
+					page.Rows = append(page.Rows, row)
+				} else if s.tired() {
+					page.Partial, page.Next, page.Until = true, x.pos.cursor(cursorTime), micro(x.pos.time)
+					return nil
+				}
 			}
-			if len(page.Rows) == limit {
+			if more && len(page.Rows) == limit {
 				page.Next = page.Rows[limit-1].Cursor
+			}
+			if !more || len(page.Rows) == limit {
 				s.short(&page)
-				return nil
-			}
-			pos := w.pos
-			row, err := s.read(ctx, w)
-			if err != nil {
-				return err
-			}
-			if err := w.next(ctx); err != nil {
-				return err
-			}
-			if q.Filter.Match(&row.Record) && (about == "" || concerns(&row.Record, about)) {
-				row.Cursor = pos.cursor(cursorTime)
-				page.Rows = append(page.Rows, row)
-			} else if s.tired() {
-				page.Partial, page.Next, page.Until = true, pos.cursor(cursorTime), micro(pos.time)
 				return nil
 			}
 		}
 	})
 	d.views.trim()
 	return page, err
+}
+
+// takeRows bounds the rows whose lines are read at once.
+const takeRows = 64
+
+// taken is a row that a walker found.
+type taken struct {
+	pos        position
+	begun, are place
+}
+
+// take returns the next rows that the index matches, n at most, whose lines
+// are at hand then; more reports whether there are others.
+func (s *search) take(ctx context.Context, n int) (l []taken, more bool, err error) {
+	var blocks []int64
+	for {
+		w, err := s.next(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		if w == nil || len(l) == n {
+			return l, w != nil, s.lines.ahead(ctx, blocks)
+		}
+		l = append(l, taken{w.pos, w.begun, w.are})
+		blocks = append(blocks, w.begun.block, w.are.block)
+		if err := w.next(ctx); err != nil {
+			return nil, false, err
+		}
+	}
 }
 
 // short says of a page that reaches to a time at which open requests were left

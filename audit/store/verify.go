@@ -371,15 +371,16 @@ func (v *indexCheck) halves(ctx context.Context) error {
 		seq, time       int64
 		ending          int
 		at              place
+		spaces          string
 		json            []byte
 	}
 	var l []half
 	err := v.t.each(ctx, func(scan func(...any) error) error {
 		var h half
-		err := scan(&h.epoch, &h.seq, &h.ending, &h.producer, &h.time, &h.at.block, &h.at.line, &h.json)
+		err := scan(&h.epoch, &h.seq, &h.ending, &h.producer, &h.time, &h.spaces, &h.at.block, &h.at.line, &h.json)
 		l = append(l, h)
 		return err
-	}, "SELECT epoch, sequence, ending, producer, time, block, line, json FROM half ORDER BY block, line")
+	}, "SELECT epoch, sequence, ending, producer, time, namespaces, block, line, json FROM half ORDER BY block, line")
 	if err != nil {
 		return err
 	}
@@ -411,6 +412,8 @@ func (v *indexCheck) halves(ctx context.Context) error {
 			what = "place"
 		case h.time != r.Time.UnixMicro():
 			what = "time"
+		case h.spaces != spaced(audit.Namespaces(&r)):
+			what = "namespace"
 		case h.producer != b.epoch.producer.ID:
 			what = "producer"
 		}

@@ -28,6 +28,7 @@ func TestIndexIsComparedWithLines(t *testing.T) {
 		"a segment's time":             {[]string{"UPDATE segment SET high = high + 1"}, "covers other records", 1},
 		"an open request's time":       {[]string{"UPDATE half SET time = 9223372036854775807"}, "another time", 1},
 		"an open request's owner":      {[]string{"UPDATE half SET producer = 'another'"}, "another producer", 1},
+		"an open request's namespace":  {[]string{"UPDATE half SET namespaces = ' other '"}, "another namespace", 1},
 		"an open request's place":      {[]string{"UPDATE half SET sequence = sequence + 7"}, "another place", 1},
 		"a document's author":          {[]string{"UPDATE document SET body = CAST(replace(CAST(body AS TEXT), 'mallory', 'alice') AS BLOB)"}, "something else", 1},
 		"a document is gone":           {[]string{"DELETE FROM document"}, "something else", 1},
