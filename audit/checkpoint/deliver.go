@@ -90,7 +90,7 @@ func once(path string, content []byte) error {
 			return fmt.Errorf("read checkpoint: %w", err)
 		}
 		if bytes.Equal(had, content) {
-			return nil
+			return last(path)
 		}
 		if len(had) < len(content) && bytes.HasPrefix(content, had) { // cut short by a crash
 			return keep(path, content)
@@ -102,6 +102,19 @@ func once(path string, content []byte) error {
 	}
 	_, err = f.Write(content)
 	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// last makes a file durable that may be there by a program that was killed before
+// it did.
+func last(path string) error {
+	f, err := os.Open(path) //nolint:gosec // the operator's folder
+	if err != nil {
+		return fmt.Errorf("sync checkpoint: %w", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close(), replace.Folder(filepath.Dir(path))); err != nil {
+		return fmt.Errorf("sync checkpoint: %w", err)
+	}
+	return nil
 }
 
 // keep replaces a file that everybody may read. What it says has been given away

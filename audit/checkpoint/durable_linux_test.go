@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"golang.org/x/mod/sumdb/note"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/attache-dev/attache/audit/chain"
 	"github.com/attache-dev/attache/audit/checkpoint"
+	"github.com/attache-dev/attache/test/unprivileged"
 )
 
 // unsyncable makes a folder, in which names can be made but which cannot be
@@ -20,7 +20,6 @@ import (
 // be relative: the way to a test's folder is closed to others.
 func unsyncable(t *testing.T, dir string, check func()) {
 	t.Helper()
-	const nobody = 65534
 	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o300)); err != nil {
 		t.Fatal(err)
 	}
@@ -29,24 +28,7 @@ func unsyncable(t *testing.T, dir string, check func()) {
 			t.Error(err)
 		}
 	}()
-	if os.Geteuid() != 0 {
-		check()
-		return
-	}
-	if err := os.Chown(dir, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with its user
-		if err := unix.Setfsuid(nobody); err != nil {
-			t.Error(err)
-			return
-		}
-		check()
-	}()
-	<-done
+	unprivileged.Run(t, dir, check)
 }
 
 // A witness gives no signature away that a power failure could make it forget:
@@ -91,5 +73,41 @@ func TestDirectorySyncsItsNames(t *testing.T) {
 	})
 	if err := d.Put(t.Context(), p); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is there already, as a program that was killed before it was done has left
+// it, is synced before it counts: the file, and its name.
+func TestDirectorySyncsWhatIsThere(t *testing.T) {
+	t.Chdir(t.TempDir())
+	signer, _ := newKey(t, "attache/test")
+	d, p := checkpoint.Directory{Path: "outside"}, statement(t, signer, 1, chain.Hash{}, 1)
+	unsyncable(t, "outside", func() {
+		if err := d.Put(t.Context(), p); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("got %v", err)
+		}
+	})
+	if err := os.Remove("outside/latest"); err != nil {
+		t.Fatal(err)
+	}
+	unsyncable(t, "outside", func() {
+		if err := d.Put(t.Context(), p); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("got %v", err)
+		}
+	})
+	if _, err := os.Lstat("outside/latest"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the newest was written before the names of its parts last: %v", err)
+	}
+	const cannot = "/proc/sys/kernel/ostype" // be synced
+	var err error
+	if p.Note, err = os.ReadFile(cannot); err != nil {
+		t.Fatal(err)
+	}
+	p.Number++
+	if err := os.Symlink(cannot, "outside/000000000002.checkpoint"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Put(t.Context(), p); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -5,40 +5,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/attache-dev/attache/internal/replace"
+	"github.com/attache-dev/attache/test/unprivileged"
 )
-
-// nobody owns nothing.
-const nobody = 65534
-
-// unprivileged runs check as a user whom modes bind, also where the tests run as
-// root. Paths must be relative: the way to a test's folder is closed to others.
-func unprivileged(t *testing.T, dir string, check func()) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		check()
-		return
-	}
-	if err := os.Chown(dir, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with its user
-		if err := unix.Setfsuid(nobody); err != nil {
-			t.Error(err)
-			return
-		}
-		check()
-	}()
-	<-done
-}
 
 // A folder that may be read only is an error, and nothing changes in it.
 func TestReadOnlyFolder(t *testing.T) {
@@ -48,7 +19,7 @@ func TestReadOnlyFolder(t *testing.T) {
 		if err := os.Chmod(dir, 0o500); err != nil {
 			t.Fatal(err)
 		}
-		unprivileged(t, dir, func() {
+		unprivileged.Run(t, dir, func() {
 			if err := replace.File("file", []byte(after), how); !errors.Is(err, fs.ErrPermission) {
 				t.Errorf("got %v", err)
 			}
@@ -67,7 +38,7 @@ func TestFolderIsSynced(t *testing.T) {
 		if err := os.Chmod(dir, 0o300); err != nil {
 			t.Fatal(err)
 		}
-		unprivileged(t, dir, func() {
+		unprivileged.Run(t, dir, func() {
 			err := replace.File("file", []byte(after), how)
 			if durable := how.Durability == replace.Durable; durable != errors.Is(err, fs.ErrPermission) || !durable && err != nil {
 				t.Errorf("got %v", err)
