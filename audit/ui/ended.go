@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -102,10 +103,7 @@ func (s *Server) readingEnds(ctx context.Context) *reading {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endedRead)
 		defer cancel()
-		r.err = s.ends.learn(ctx, now)
-		if r.err != nil {
-			s.log.WarnContext(ctx, "cannot read which sessions ended elsewhere", "error", r.err)
-		}
+		r.err = s.learnOnce(ctx, now)
 		s.ends.mu.Lock()
 		defer s.ends.mu.Unlock()
 		if r.err == nil {
@@ -115,6 +113,21 @@ func (s *Server) readingEnds(ctx context.Context) *reading {
 		close(r.done)
 	}()
 	return r
+}
+
+// learnOnce is one reading. A panic is one that failed: those who wait must have
+// an answer, and the process is not theirs alone.
+func (s *Server) learnOnce(ctx context.Context, now time.Time) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.log.ErrorContext(ctx, "reading which sessions ended elsewhere panicked", "panic", v, "stack", string(debug.Stack()))
+			err = errEnds
+		}
+	}()
+	if err = s.ends.learn(ctx, now); err != nil {
+		s.log.WarnContext(ctx, "cannot read which sessions ended elsewhere", "error", err)
+	}
+	return err
 }
 
 func (s *Server) readEnds(ctx context.Context, now time.Time) error {

@@ -1,12 +1,15 @@
 package ui
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -276,6 +279,42 @@ func TestAReadingOfLogoutsIsNobodysOwn(t *testing.T) {
 		time.Sleep(endedRead) // of the bubble: the reading that hangs is given up
 		if err := <-ask(t.Context()); err != nil {
 			t.Errorf("when the store answers again: %v", err)
+		}
+	})
+}
+
+// A reading that panics is one that failed: all who wait are told at once, the
+// process lives, and the next one is made.
+func TestAReadingOfLogoutsThatPanics(t *testing.T) {
+	c := newClock()
+	h := serve(t, newDB(t, c), c, grantsFor(subject(Viewer, "ada", AllNamespaces)))
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		h.page.log = slog.New(slog.NewTextHandler(&out, nil))
+		h.page.c.Now = time.Now
+		began, panics := time.Now(), true
+		h.page.ends = ends{learn: func(context.Context, time.Time) error {
+			time.Sleep(time.Second)
+			if panics {
+				panic("too bad")
+			}
+			return nil
+		}}
+		got := make(chan error, 3)
+		for range cap(got) {
+			go func() { got <- h.page.learnEnds(t.Context()) }()
+		}
+		for range cap(got) {
+			if err := <-got; !errors.Is(err, errEnds) || time.Since(began) != time.Second {
+				t.Errorf("who waits is told after %s: %v", time.Since(began), err)
+			}
+		}
+		if !strings.Contains(out.String(), "level=ERROR") || !strings.Contains(out.String(), "too bad") || !strings.Contains(out.String(), "ended_test.go") {
+			t.Errorf("logged: %s", &out)
+		}
+		panics = false
+		if err := h.page.learnEnds(t.Context()); err != nil {
+			t.Errorf("the next reading: %v", err)
 		}
 	})
 }

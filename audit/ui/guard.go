@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/attache-dev/attache/audit"
+	"github.com/attache-dev/attache/internal/sweep"
 )
 
 const (
@@ -186,23 +187,28 @@ func (s *Server) accessRejected(r *http.Request, v *visit) error {
 // refused records a refusal, or counts it.
 func (s *Server) refused(ctx context.Context, key string, f *refusal) error {
 	f.at = s.c.Now()
-	untold, tell := s.limits.rejected(key, f)
+	t, tell := s.limits.rejected(key, f)
 	if !tell {
 		return nil
 	}
-	return s.tellRefusal(ctx, key, f, untold)
+	return s.tellRefusals(ctx, t)
 }
 
-// tellRefusal records the last of several refusals, for all. Where that fails
+// tellRefusals records the last of several refusals, for all. Where that fails
 // they are counted with those that come.
-func (s *Server) tellRefusal(ctx context.Context, key string, f *refusal, untold int) error {
-	fields := maps.Clone(f.what)
-	if untold > 0 {
-		fields["unrecorded"] = strconv.Itoa(untold)
+func (s *Server) tellRefusals(ctx context.Context, t summed) error {
+	fields, person := maps.Clone(t.last.what), t.last.person
+	if t.n > 1 {
+		fields["unrecorded"] = strconv.Itoa(t.n - 1)
 	}
-	err := s.eventAt(ctx, f.at, f.name, f.person, fields)
+	if t.n > 1 && t.key == othersKey { // the others may be anybody's
+		person = nil
+		delete(fields, "page")
+		fields["people"] = "several"
+	}
+	err := s.eventAt(ctx, t.last.at, t.last.name, person, fields)
 	if err != nil {
-		s.limits.giveBack(key, f, untold+1)
+		s.limits.giveBack(t)
 	}
 	return err
 }
@@ -211,33 +217,14 @@ func (s *Server) tellRefusal(ctx context.Context, key string, f *refusal, untold
 // by none: within a minute, and the rest when stop is called, which is when no
 // request can come any more.
 func (s *Server) Sweep(ctx context.Context) (stop func()) {
-	ctx = context.WithoutCancel(ctx)
-	over, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		t := time.NewTicker(tellRefusals)
-		defer t.Stop()
-		for {
-			select {
-			case <-over:
-				return
-			case <-t.C:
-				s.tellAll(ctx)
-			}
-		}
-	}()
-	return func() {
-		close(over)
-		<-done
-		s.tellAll(ctx)
-	}
+	return sweep.Start(ctx, s.log, tellRefusals, func(ctx context.Context, _ bool) { s.tellAll(ctx) })
 }
 
 // tellAll records all refusals that were only counted.
 func (s *Server) tellAll(ctx context.Context) {
-	for key, b := range s.limits.takeRefused() {
-		if err := s.tellRefusal(ctx, key, b.last, b.untold-1); err != nil {
-			s.log.ErrorContext(ctx, "refusals are not recorded", "event", b.last.name, "refusals", b.untold, "error", err)
+	for _, t := range s.limits.takeRefused() {
+		if err := s.tellRefusals(ctx, t); err != nil {
+			s.log.ErrorContext(ctx, "refusals are not recorded", "event", t.last.name, "refusals", t.n, "error", err)
 		}
 	}
 }
@@ -270,10 +257,17 @@ type refusals struct {
 	last   *refusal // of those
 }
 
+// summed are refusals that one record stands for.
+type summed struct {
+	key  string // whose
+	last *refusal
+	n    int
+}
+
 // Keys of refusals that are no one person's.
 const (
 	loginsKey = "log-ins"
-	othersKey = "others" // when there are too many
+	othersKey = "others" // those of people who are not told apart: there are too many
 )
 
 func newLimits(now func() time.Time) *limits {
@@ -301,26 +295,26 @@ func (l *limits) allow(key string) bool {
 	return b.AllowN(l.now(), 1)
 }
 
-// rejected reports whether one more refusal of somebody is recorded, and how
-// many before it were not.
-func (l *limits) rejected(key string, f *refusal) (untold int, tell bool) {
+// rejected reports whether one more refusal of somebody is recorded, with those
+// before it that were not.
+func (l *limits) rejected(key string, f *refusal) (t summed, tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.refusalsOf(key)
+	key, b := l.refusalsOf(key)
+	b.untold++
+	b.last = f
 	if !b.AllowN(f.at, 1) {
-		b.untold++
-		b.last = f
-		return 0, false
+		return summed{}, false
 	}
-	untold, b.untold = b.untold, 0
-	return untold, true
+	return b.take(key), true
 }
 
-// refusalsOf returns somebody's. l.mu is held.
-func (l *limits) refusalsOf(key string) *refusals {
+// refusalsOf returns somebody's, and under which key. l.mu is held.
+func (l *limits) refusalsOf(key string) (string, *refusals) {
 	b := l.refused[key]
-	if b == nil && len(l.refused) >= maxLimited { // who logs in is known to an issuer: they are never so many
-		maps.DeleteFunc(l.refused, func(_ string, b *refusals) bool { return b.untold == 0 })
+	if b == nil && key != loginsKey && len(l.refused) >= maxLimited { // who logs in is known to an issuer: they are never so many
+		now := l.now() // who is forgotten begins anew with all that may be recorded
+		maps.DeleteFunc(l.refused, func(_ string, b *refusals) bool { return b.untold == 0 && b.TokensAt(now) >= failuresBurst })
 		if len(l.refused) >= maxLimited {
 			key = othersKey
 			b = l.refused[key]
@@ -330,30 +324,33 @@ func (l *limits) refusalsOf(key string) *refusals {
 		b = &refusals{Limiter: rate.NewLimiter(failuresRate, failuresBurst)}
 		l.refused[key] = b
 	}
-	return b
+	return key, b
 }
 
-// giveBack counts n refusals anew that could not be recorded, of which f was the
-// last.
-func (l *limits) giveBack(key string, f *refusal, n int) {
+func (b *refusals) take(key string) summed {
+	t := summed{key, b.last, b.untold}
+	b.untold = 0
+	return t
+}
+
+// giveBack counts refusals anew that could not be recorded.
+func (l *limits) giveBack(t summed) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.refusalsOf(key)
+	_, b := l.refusalsOf(t.key)
 	if b.untold == 0 {
-		b.last = f
+		b.last = t.last
 	}
-	b.untold += n
+	b.untold += t.n
 }
 
 // takeRefused returns the refusals that were only counted.
-func (l *limits) takeRefused() map[string]refusals {
+func (l *limits) takeRefused() (all []summed) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := map[string]refusals{}
 	for key, b := range l.refused {
 		if b.untold > 0 {
-			all[key] = *b
-			b.untold = 0
+			all = append(all, b.take(key))
 		}
 	}
 	return all

@@ -3,6 +3,7 @@ package ui
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/attache-dev/attache/audit"
 )
@@ -460,17 +463,71 @@ func TestRefusalsOfManyAreCounted(t *testing.T) {
 	l := newLimits(time.Now)
 	f := &refusal{name: audit.EventAccessRejected}
 	for i := range maxLimited + 10 {
-		l.giveBack(strconv.Itoa(i), f, 2)
+		l.giveBack(summed{strconv.Itoa(i), f, 2})
 	}
 	n := 0
 	for _, b := range l.takeRefused() {
-		n += b.untold
+		n += b.n
 	}
 	if n != 2*(maxLimited+10) || len(l.refused) > maxLimited+1 {
 		t.Errorf("%d of %d in %d", n, 2*(maxLimited+10), len(l.refused))
 	}
-	l.giveBack("new", f, 1)
+	l.giveBack(summed{"new", f, 1})
 	if len(l.refused) > maxLimited {
 		t.Errorf("%d are remembered", len(l.refused))
 	}
+}
+
+// A record names nobody for what others did: beyond those who are told apart one
+// that stands for several says so. A failed log-in is no refusal of theirs.
+func TestNobodyIsNamedForOthers(t *testing.T) {
+	h := world(t, grantsFor(subject(Viewer, "viewer", "a")))
+	for i := range maxLimited {
+		h.page.limits.refused["person "+strconv.Itoa(i)] = &refusals{Limiter: rate.NewLimiter(0, 0), untold: 1, last: &refusal{}}
+	}
+	r := httptest.NewRequest(http.MethodGet, "/policy/x", nil)
+	refuse := func(who string) {
+		t.Helper()
+		if err := h.page.accessRejected(r, &visit{session: &session{Person: Person{Subject: who, Issuer: "https://login.example.com"}}}); err != nil && !errors.Is(err, errUnrecorded) {
+			t.Fatal(err)
+		}
+	}
+	last := func(event string, n int, want map[string]string) {
+		t.Helper()
+		l := h.named(event)
+		if len(l) != n {
+			t.Fatalf("%d records, want %d", len(l), n)
+		}
+		if got := l[n-1].Event.Fields; !maps.Equal(got, want) {
+			t.Errorf("record %d has %v, want %v", n, got, want)
+		}
+	}
+	named := func(who string) map[string]string {
+		return map[string]string{"by": who, "subject": who, "issuer": "https://login.example.com", "page": "/policy/x"}
+	}
+	for i := range failuresBurst {
+		refuse(strconv.Itoa(-i))
+	}
+	refuse("ada")
+	refuse("bob")
+	last(audit.EventAccessRejected, failuresBurst, named(strconv.Itoa(1-failuresBurst)))
+	if err := h.page.loginFailed(r, errFlow); err != nil {
+		t.Fatal(err)
+	}
+	last(audit.EventLoginFailed, 1, map[string]string{"reason": errFlow.Error(), "remote": r.RemoteAddr})
+	h.clock.advance(time.Second)
+	h.broken = true
+	refuse("cyd")
+	h.broken = false
+	h.clock.advance(time.Second)
+	refuse("dan")
+	last(audit.EventAccessRejected, failuresBurst+1, map[string]string{"people": "several", "unrecorded": "3"})
+	refuse("eve") // one alone, by its name
+	for k := range h.page.limits.refused {
+		if k != othersKey {
+			delete(h.page.limits.refused, k)
+		}
+	}
+	h.page.tellAll(t.Context())
+	last(audit.EventAccessRejected, failuresBurst+2, named("eve"))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/attache-dev/attache/api/controlpb"
 	"github.com/attache-dev/attache/identity"
+	"github.com/attache-dev/attache/internal/sweep"
 	"github.com/attache-dev/attache/minting"
 	"github.com/attache-dev/attache/proxy/pipeline"
 	wire "github.com/attache-dev/attache/proxy/relay"
@@ -100,52 +101,39 @@ func (s *Server) giveBack(e Event) {
 	a.untold += e.Unrecorded + 1
 }
 
-// leave keeps an event of a pod that rates forgot. s.mu is held.
+// leave keeps an event of a pod that rates forgot, up to a bound. s.mu is held.
 func (s *Server) leave(e Event) {
 	if len(s.left) < rememberedPod {
 		s.left = append(s.left, e)
+		return
 	}
+	s.lost += e.Unrecorded + 1
+	s.c.Metrics.lost.Add(float64(e.Unrecorded + 1))
 }
 
 // Sweep records from now on what was only counted of pods that call no more: a
 // minute after the last record of each, and the rest when stop is called, which
 // is when no call can come any more.
 func (s *Server) Sweep(ctx context.Context) (stop func()) {
-	ctx = context.WithoutCancel(ctx)
-	over, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		t := time.NewTicker(tellAgain)
-		defer t.Stop()
-		for {
-			select {
-			case <-over:
-				return
-			case <-t.C:
-				s.tell(ctx, false)
-			}
-		}
-	}()
-	return func() {
-		close(over)
-		<-done
-		s.tell(ctx, true)
-	}
+	return sweep.Start(ctx, s.c.Log, tellAgain, s.tell)
 }
 
 // tell records the refusals that were only counted: of all pods, or of those
-// whose minute is over.
+// whose minute is over. How many are lost since it last did is logged.
 func (s *Server) tell(ctx context.Context, all bool) {
 	now := s.c.Now()
 	s.mu.Lock()
-	list := s.left
-	s.left = nil
+	list, lost := s.left, s.lost
+	s.left, s.lost = nil, 0
 	for _, a := range s.rates.Values() {
 		if a.untold > 0 && (all || now.Sub(a.told) >= tellAgain) {
 			list = append(list, a.take(now))
 		}
 	}
 	s.mu.Unlock()
+	if lost > 0 {
+		s.c.Log.ErrorContext(ctx, "relay: refusals are lost: those of too many pods could not be recorded", "refusals", lost)
+	}
 	for _, e := range list {
 		s.record(ctx, e)
 	}

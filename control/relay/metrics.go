@@ -16,6 +16,7 @@ type Metrics struct {
 	calls    *prometheus.CounterVec
 	live     prometheus.Gauge
 	latency  prometheus.Histogram
+	lost     prometheus.Counter
 	pipeline *pipeline.Metrics // a sidecar's, shown nowhere
 }
 
@@ -26,13 +27,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		live:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "attache_relay_calls", Help: "Calls under way through the relay."}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "attache_relay_call_seconds", Help: "Duration of a call through the relay, the origin's part included.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}}),
+		lost:     prometheus.NewCounter(prometheus.CounterOpts{Name: "attache_relay_unrecorded_total", Help: "Refusals through the relay that will not be recorded: those of too many pods could not be."}),
 		pipeline: pipeline.NewMetrics(prometheus.NewRegistry()),
 	}
 	for _, result := range []string{resultEnded, resultDenied, "unauthenticated"} {
 		m.calls.WithLabelValues(result)
 	}
 	if r != nil {
-		r.MustRegister(m.calls, m.live, m.latency)
+		r.MustRegister(m.calls, m.live, m.latency, m.lost)
 	}
 	return m
 }

@@ -1,15 +1,20 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/attache-dev/attache/control/broker"
 	"github.com/attache-dev/attache/control/xds"
@@ -139,5 +144,68 @@ func TestNoRefusalIsLost(t *testing.T) {
 		if len(r.events()) != 1 || len(s.left) != 0 {
 			t.Errorf("at the end: %+v, %+v", r.events(), s.left)
 		}
+	})
+}
+
+// shared is a log that is read while it is written.
+type shared struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (s *shared) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *shared) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// What is beyond all bounds is lost, but not in silence: it is counted at once,
+// and logged a minute later and at the end.
+func TestLostRefusalsAreTold(t *testing.T) {
+	r := &told{}
+	s := counting(t, r)
+	synctest.Test(t, func(t *testing.T) {
+		out := &shared{}
+		s.c.Log = slog.New(slog.NewTextHandler(out, nil))
+		logged := func(when string, want ...string) {
+			t.Helper()
+			var got []string
+			for _, m := range regexp.MustCompile(`refusals are lost.* refusals=(\d+)`).FindAllStringSubmatch(out.String(), -1) {
+				got = append(got, m[1])
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s %v are logged, want %v", when, got, want)
+			}
+		}
+		beyond := func(n int) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for len(s.left) < rememberedPod {
+				s.left = append(s.left, Event{})
+			}
+			s.giveBack(Event{PodUID: "nobody knows it", Unrecorded: n - 1})
+		}
+		stop := s.Sweep(t.Context())
+		beyond(3)
+		beyond(4)
+		if n := testutil.ToFloat64(s.c.Metrics.lost); n != 7 {
+			t.Errorf("%v are counted", n)
+		}
+		logged("at once")
+		time.Sleep(tellAgain)
+		synctest.Wait()
+		logged("a minute later", "7")
+		time.Sleep(tellAgain)
+		synctest.Wait()
+		logged("when none is lost", "7")
+		beyond(1)
+		stop()
+		logged("at the end", "7", "1")
 	})
 }

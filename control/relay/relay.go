@@ -106,6 +106,7 @@ type Server struct {
 	rates *simplelru.LRU[string, *allowance]
 	// left are refusals that were only counted, of pods that rates forgot.
 	left []Event
+	lost int // refusals beyond those, of which nothing was logged yet
 	// revoked are the revocations in force.
 	revoked []*controlpb.Revocation
 }
