@@ -81,7 +81,9 @@ func (d Directory) Put(_ context.Context, p Published) error {
 	return keep(filepath.Join(d.Path, "latest"), p.Note)
 }
 
-// once writes a file that must not exist, or exist with that content.
+// once writes a file that must not exist, or exist with that content. What could
+// not be written and synced is removed: a second sync of the same pages may
+// succeed without having written them.
 func once(path string, content []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444) //nolint:gosec // public
 	if errors.Is(err, os.ErrExist) {
@@ -101,7 +103,10 @@ func once(path string, content []byte) error {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	_, err = f.Write(content)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write checkpoint: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
 }
 
 // last makes a file durable that may be there by a program that was killed before

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"testing"
 
@@ -109,5 +110,37 @@ func TestDirectorySyncsWhatIsThere(t *testing.T) {
 	}
 	if err := d.Put(t.Context(), p); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What could not be written whole is not left behind, where it would count as
+// written when it is looked at again.
+func TestDirectoryLeavesNothingHalf(t *testing.T) {
+	signer, _ := newKey(t, "attache/test")
+	dir := t.TempDir()
+	d, p := checkpoint.Directory{Path: dir}, statement(t, signer, 1, chain.Hash{}, 1)
+	var had unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &had); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	little := had
+	little.Cur = 8
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &little); err != nil {
+		t.Fatal(err)
+	}
+	err := d.Put(t.Context(), p)
+	if e := unix.Setrlimit(unix.RLIMIT_FSIZE, &had); e != nil {
+		t.Fatal(e)
+	}
+	if !errors.Is(err, unix.EFBIG) {
+		t.Errorf("got %v", err)
+	}
+	if l, err := os.ReadDir(dir); err != nil || len(l) > 0 {
+		t.Errorf("left: %v, %v", l, err)
+	}
+	if err := d.Put(t.Context(), p); err != nil {
+		t.Error(err)
 	}
 }
