@@ -69,7 +69,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.caSource, "ca-source", caSecret, "who has the authority of the X.509-SVIDs: secret, or spire: an intermediate one of a SPIRE server")
 	f.StringVar(&o.spireSocket, "spire-socket", "unix:///run/spire/sockets/agent.sock", "SPIFFE Workload API, for --ca-source spire")
 	f.StringVar(&o.spireServer, "spire-server", "", "HOST:PORT of the SPIRE server, for --ca-source spire")
-	f.StringVar(&o.defaults, "defaults", "", "file with the AttacheConfig that the leader applies at its start")
+	f.StringVar(&o.defaults, "defaults", "", "file with the AttacheConfig that the leader applies at its start; its audit.redact holds for this replica's records, too")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time write status")
 	o.recordOptions.flags(f)
 	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long to keep serving after SIGTERM, until no endpoint names this replica")

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
 
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
 	"github.com/attache-dev/attache/audit/ship"
 	"github.com/attache-dev/attache/audit/ship/otlp"
@@ -116,6 +118,29 @@ func replicaName() (string, error) {
 // serviceAccount of the control plane, as the chart names it.
 const serviceAccount = "attache-control"
 
+// redaction is what the operator's AttacheConfig takes out of records, as the
+// chart has it: this program has no other when it begins to record.
+func (o *options) redaction() (v1alpha1.AuditRedact, error) {
+	var c struct {
+		Spec struct {
+			Audit struct {
+				Redact v1alpha1.AuditRedact `json:"redact"`
+			} `json:"audit"`
+		} `json:"spec"`
+	}
+	if o.defaults == "" {
+		return c.Spec.Audit.Redact, nil
+	}
+	text, err := os.ReadFile(o.defaults)
+	if err == nil {
+		err = yaml.Unmarshal(text, &c)
+	}
+	if err != nil {
+		return c.Spec.Audit.Redact, fmt.Errorf("--defaults %s: %w", o.defaults, err)
+	}
+	return c.Spec.Audit.Redact, nil
+}
+
 // openTrail opens this replica's records.
 func (h *host) openTrail(ctx context.Context) error {
 	if h.auditDir == "" {
@@ -125,8 +150,13 @@ func (h *host) openTrail(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	redact, err := h.redaction()
+	if err != nil {
+		return err
+	}
 	o := trail.Options{
-		Dir: h.auditDir, MaxBytes: h.auditMaxBytes, OnFull: h.auditOnFull, Replica: replica,
+		Redact: redact,
+		Dir:    h.auditDir, MaxBytes: h.auditMaxBytes, OnFull: h.auditOnFull, Replica: replica,
 		Version: version.Get().Version, Registry: h.registry, Log: h.log,
 	}
 	if h.holdsKeys() {

@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -10,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
@@ -39,6 +45,55 @@ func TestRecordFlags(t *testing.T) {
 				t.Errorf("got %v; want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// What the operator wants out of records is not in what the control plane
+// records either: neither in a document nor in its difference.
+func TestOwnRedaction(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "default.yaml")
+	open := func(redact string) (*host, error) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("{apiVersion: attache.dev/v1alpha1, kind: AttacheConfig, metadata: {name: default}, spec: {audit: {redact: "+redact+"}}}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h := &host{log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
+		h.auditDir, h.auditMaxBytes, h.defaults = t.TempDir(), 64<<20, file
+		return h, h.openTrail(t.Context())
+	}
+	for _, redact := range []string{"{patterns: ['(']}", "{patterns: ['x*']}", "{patterns: 1}", "[]"} {
+		if h, err := open(redact); err == nil {
+			t.Errorf("%s is taken: %v", redact, h.trail.Close())
+		}
+	}
+	h, err := open("{patterns: ['patient-[0-9]+']}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := func(n string) json.RawMessage { return json.RawMessage(`{"spec":{"note":"of patient-` + n + `"}}`) }
+	if err := h.trail.Requested(t.Context(), trail.Request{ID: "r", Kind: "AccessPolicy", Namespace: "team", Name: "x", Operation: trail.OpUpdate, Before: object("17"), After: object("18")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.trail.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	files, err := filepath.Glob(filepath.Join(h.auditDir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	if text := all.String(); strings.Contains(text, "patient-1") || strings.Count(text, "of "+audit.Mask) < 3 {
+		t.Errorf("recorded: %s", text)
+	}
+	if _, err := (&options{defaults: file + "-not"}).redaction(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
 	}
 }
 

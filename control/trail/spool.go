@@ -11,5 +11,6 @@ func spoolOptions(o Options) audit.Options {
 	return audit.Options{
 		Dir: o.Dir, MaxBytes: o.MaxBytes, OnFull: o.OnFull, Version: o.Version, Logger: o.Log,
 		Producer: producerPrefix + o.Replica, Kind: audit.KindControl, Signer: o.Signer, Collector: true,
+		Redact: o.Redact,
 	}
 }

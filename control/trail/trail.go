@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/attache-dev/attache/api/v1alpha1"
 	"github.com/attache-dev/attache/audit"
 )
 
@@ -39,6 +40,8 @@ type Options struct {
 	OnFull   string // audit.OnFullRefuse (default) or OnFullOverwrite
 	// Replica is the name of this pod.
 	Replica string
+	// Redact says what is taken out of the records, documents included.
+	Redact v1alpha1.AuditRedact
 	// Signer signs the end of the epoch; nil: nobody.
 	Signer   func(text []byte) (audit.Signature, error)
 	Version  string
