@@ -119,7 +119,8 @@ func replicaName() (string, error) {
 const serviceAccount = "attache-control"
 
 // redaction is what the operator's AttacheConfig takes out of records, as the
-// chart has it: this program has no other when it begins to record.
+// chart has it: this program has no other when it begins to record. The rest of
+// the file is the leader's to judge, whose errors stop no replica.
 func (o *options) redaction() (v1alpha1.AuditRedact, error) {
 	var c struct {
 		Spec struct {
@@ -155,8 +156,7 @@ func (h *host) openTrail(ctx context.Context) error {
 		return err
 	}
 	o := trail.Options{
-		Redact: redact,
-		Dir:    h.auditDir, MaxBytes: h.auditMaxBytes, OnFull: h.auditOnFull, Replica: replica,
+		Dir: h.auditDir, MaxBytes: h.auditMaxBytes, OnFull: h.auditOnFull, Replica: replica, Redact: redact,
 		Version: version.Get().Version, Registry: h.registry, Log: h.log,
 	}
 	if h.holdsKeys() {
